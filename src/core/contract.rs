@@ -1,0 +1,370 @@
+//! What goes into [`Mesh`](super::mesh::Mesh) and what comes out of it. Both enums are closed and
+//! serialise, so any run is a log that can be replayed.
+//!
+//! # The run loop
+//!
+//! 1. `handle(input, now)` or `handle_timeout(now)` makes exactly one change. `now` never goes back.
+//! 2. Then `poll_output()` until `None`. An [`Effect`] with `after: Some(n)` must wait until persist
+//!    `n` is committed; the others may act at once. SWIM packets never wait.
+//! 3. `poll_timeout()` is when `handle_timeout` wants to be called next.
+//!
+//! The core's memory never runs ahead of the disk: a change that must be durable is applied when
+//! [`Input::Committed`] comes back, so [`Input::CommitFailed`] only drops what waited for it.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::error::Refusal;
+use super::ids::{AgentName, LinkId, MeshId, NodeId, PersistNo, RequestId};
+use super::model::{AgentSpec, Event, Hello, Load, NodeCard};
+use super::wire::{AgentStats, Control, RequestBody, ResponseBody};
+
+/// What the driver tells the core.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Input {
+    /// A connection has passed TLS and the exchange of hellos.
+    LinkUp {
+        /// Its number.
+        link: LinkId,
+        /// Who is at the other end; its certificate says so too.
+        hello: Hello,
+        /// Where the other end is, for the log.
+        address: String,
+        /// Whether this node opened it.
+        dialled: bool,
+    },
+    /// A connection is gone.
+    LinkDown {
+        /// Its number.
+        link: LinkId,
+        /// Why.
+        reason: LinkEnd,
+    },
+    /// A dial failed before it became a link.
+    DialFailed {
+        /// What was dialled.
+        target: DialTarget,
+        /// Why, for people.
+        reason: String,
+        /// Whether the other side was reached and refused this node.
+        refused: Option<Refused>,
+    },
+    /// A SWIM packet came in.
+    Swim {
+        /// The link it came over.
+        link: LinkId,
+        /// Its bytes, not yet trusted.
+        packet: Bytes,
+    },
+    /// A control frame came in.
+    Control {
+        /// The link it came over.
+        link: LinkId,
+        /// The frame.
+        frame: Control,
+    },
+    /// A local client asks something.
+    Request {
+        /// Names the reply.
+        request: RequestId,
+        /// The node that should do it; this one or another.
+        node: NodeId,
+        /// What is asked.
+        body: RequestBody,
+    },
+    /// What the runtime reports of an agent.
+    Agent {
+        /// The agent.
+        agent: AgentName,
+        /// The run that the report is about; reports of earlier runs are outdated.
+        run: u64,
+        /// What happened.
+        report: AgentReport,
+    },
+    /// The answer to [`Output::AskRuntime`].
+    RuntimeAnswer {
+        /// The number of the question.
+        question: u64,
+        /// The answer.
+        answer: RuntimeAnswer,
+    },
+    /// The machine's load was measured.
+    Load(Load),
+    /// A message needs a link to a node that is alive and has none.
+    WantLink {
+        /// The node.
+        node: NodeId,
+    },
+    /// The node is asked to stop (a signal).
+    Stop,
+    /// A persist is durable.
+    Committed(PersistNo),
+    /// A persist failed; nothing of it is durable.
+    CommitFailed {
+        /// Which.
+        no: PersistNo,
+        /// What the store said.
+        reason: String,
+    },
+}
+
+/// Why a link ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LinkEnd {
+    /// Nothing came for [`LINK_IDLE_MAX`](super::limits::LINK_IDLE_MAX): no news of the peer either way.
+    Idle,
+    /// The peer closed it, or its process lost the connection's state: worth a check at once.
+    Closed {
+        /// What the peer said.
+        reason: String,
+    },
+    /// The peer's side refused this node.
+    Refused(Refused),
+    /// This side closed it.
+    Local,
+}
+
+/// Why one side of a connection refuses the other. The number is the QUIC application close code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[repr(u32)]
+pub enum Refused {
+    /// No common protocol version.
+    Version = 1,
+    /// Another mesh.
+    Mesh = 2,
+    /// Neither side belongs to a mesh yet.
+    NoMesh = 3,
+    /// A live node has this name.
+    Duplicate = 4,
+    /// The hello names another node than the certificate.
+    Name = 5,
+    /// The hello or a frame is malformed.
+    Malformed = 6,
+    /// The peer was told to leave for good and is not wanted back under this link.
+    Full = 7,
+    /// The node dialled itself.
+    Oneself = 8,
+    /// Another link to the same node has taken its place.
+    Superseded = 9,
+    /// Gossip holds the peer for failed.
+    Failed = 10,
+    /// The node stops.
+    Stopping = 11,
+}
+
+impl Refused {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Version,
+        Self::Mesh,
+        Self::NoMesh,
+        Self::Duplicate,
+        Self::Name,
+        Self::Malformed,
+        Self::Full,
+        Self::Oneself,
+        Self::Superseded,
+        Self::Failed,
+        Self::Stopping,
+    ];
+
+    /// The close code on the wire.
+    #[must_use]
+    pub fn code(self) -> u32 {
+        self as u32
+    }
+
+    /// The reason with that close code.
+    #[must_use]
+    pub fn from_code(code: u64) -> Option<Self> {
+        Self::ALL.into_iter().find(|r| u64::from(r.code()) == code)
+    }
+
+    /// A sentence for the log and the operator.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Version => "no protocol version is spoken by both sides: upgrade the older node",
+            Self::Mesh => "the two nodes belong to different meshes: a mesh never merges with another",
+            Self::NoMesh => "neither node belongs to a mesh yet: bootstrap one of them, or join one that has",
+            Self::Duplicate => "a live node has this node id: give this one a certificate of its own",
+            Self::Name => "the hello names another node or mesh than the certificate",
+            Self::Malformed => "the first frame was not a valid hello",
+            Self::Full => "the node knows as many peers as it can",
+            Self::Oneself => "the address is this node's own",
+            Self::Superseded => "another connection between the two nodes is kept instead",
+            Self::Failed => "the node is held for failed",
+            Self::Stopping => "the node is stopping",
+        }
+    }
+}
+
+/// What the core asks of the driver.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Output {
+    /// Send a SWIM packet: a datagram, or a stream of its own where the path carries none.
+    Swim {
+        /// Over which link.
+        link: LinkId,
+        /// The packet.
+        packet: Bytes,
+    },
+    /// Send a control frame.
+    Control {
+        /// Over which link.
+        link: LinkId,
+        /// The frame.
+        frame: Control,
+    },
+    /// Open a connection; answered by [`Input::LinkUp`] or [`Input::DialFailed`].
+    Dial {
+        /// To whom.
+        target: DialTarget,
+        /// `host:port` texts to try, in order; names may resolve to several addresses.
+        addresses: Vec<String>,
+    },
+    /// Close a connection.
+    Close {
+        /// Which.
+        link: LinkId,
+        /// What to tell the other side.
+        reason: Refused,
+    },
+    /// Store these changes in one transaction, then feed [`Input::Committed`].
+    Persist {
+        /// Names the transaction.
+        no: PersistNo,
+        /// What to store.
+        changes: Vec<Change>,
+    },
+    /// Start an agent; the runtime reports with [`Input::Agent`].
+    StartAgent {
+        /// What to start.
+        spec: AgentSpec,
+        /// Names this run of it.
+        run: u64,
+    },
+    /// Stop an agent: let it finish what it has, then end it.
+    StopAgent {
+        /// Which.
+        agent: AgentName,
+        /// Its run.
+        run: u64,
+        /// How long it may take to finish what it has, in milliseconds.
+        drain_ms: u64,
+    },
+    /// Ask the runtime something; answered by [`Input::RuntimeAnswer`].
+    AskRuntime {
+        /// Names the answer.
+        question: u64,
+        /// Which agent.
+        agent: AgentName,
+        /// What.
+        query: RuntimeQuery,
+    },
+    /// Answer a local client.
+    Reply {
+        /// Which request.
+        request: RequestId,
+        /// What came of it.
+        result: Result<ResponseBody, Refusal>,
+    },
+    /// Tell those who watch.
+    Event(Event),
+    /// Members, links or agents have changed: publish a new view.
+    ViewChanged,
+    /// The hello that this node says from now on.
+    HelloChanged(Hello),
+    /// The node must not go on: end the process with this reason.
+    Fatal {
+        /// One sentence.
+        reason: String,
+    },
+    /// The node has told its peers and stopped its agents: end the process.
+    Stopped,
+}
+
+/// An output, and the persist that must be durable before it may act.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Effect {
+    /// `None`: act at once.
+    pub after: Option<PersistNo>,
+    /// What to do.
+    pub output: Output,
+}
+
+/// Whom to dial.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum DialTarget {
+    /// A known node: a certificate with another name is refused.
+    Node(NodeId),
+    /// A seed, by its address: whoever answers with a certificate of this mesh.
+    Seed(String),
+}
+
+/// One durable change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// The mesh that this node belongs to.
+    MeshId(MeshId),
+    /// A peer, so that a restart finds the mesh with every seed dead.
+    Peer(NodeCard),
+    /// A peer that left for good.
+    ForgetPeer(NodeId),
+    /// An agent that comes back with the node.
+    Agent(AgentSpec),
+    /// An agent that does not.
+    RemoveAgent(AgentName),
+    /// This node left its mesh for good: mesh id and peers are forgotten.
+    LeaveMesh,
+    /// The next process start is at least this number (a store older than what peers remember).
+    StartAtLeast(u64),
+}
+
+/// What a node knows when its process starts, read from its store.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remembered {
+    /// The number of this process start, already durable.
+    pub start: u64,
+    /// The mesh it belongs to.
+    pub mesh_id: Option<MeshId>,
+    /// The peers it knew.
+    pub peers: Vec<NodeCard>,
+    /// The agents that come back with it.
+    pub agents: Vec<AgentSpec>,
+}
+
+/// What the runtime reports of one run of an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AgentReport {
+    /// It takes messages.
+    Running,
+    /// It could not be started, or ended without having been asked to.
+    Ended {
+        /// Why, with the last lines of its log where there are any.
+        reason: String,
+    },
+    /// It ended because it was asked to.
+    Stopped,
+}
+
+/// A question to the runtime.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RuntimeQuery {
+    /// What is measured of the agent.
+    Stats,
+    /// The last lines of its log.
+    Logs {
+        /// At most so many.
+        lines: u32,
+    },
+}
+
+/// The runtime's answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RuntimeAnswer {
+    /// To [`RuntimeQuery::Stats`].
+    Stats(AgentStats),
+    /// To [`RuntimeQuery::Logs`], oldest first.
+    Lines(Vec<String>),
+}

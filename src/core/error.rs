@@ -1,0 +1,210 @@
+//! Why the mesh refuses: one closed list of reasons, each a sentence that says what failed, what the
+//! caller may do and whether anything changed. The same reason travels over the wire, the HTTP API and
+//! to the exit code.
+
+use serde::{Deserialize, Serialize};
+
+use super::ids::{AgentName, NodeId};
+
+/// Why a message was not handled or not answered. Nothing was delivered unless the text says otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum SendError {
+    /// No live node runs an agent of that name.
+    #[error("no agent named {agent} runs anywhere in the mesh: deploy it, or check the name with `shoal agent list`")]
+    UnknownAgent {
+        /// The name asked for.
+        agent: AgentName,
+    },
+    /// The agent is known, but every node that runs it is failed or has left.
+    #[error("agent {agent} is not reachable: its node {node} is {status}")]
+    NodeDown {
+        /// The name asked for.
+        agent: AgentName,
+        /// The node that ran it.
+        node: NodeId,
+        /// `failed` or `left`.
+        status: String,
+    },
+    /// The agent exists and is not able to take messages now.
+    #[error("agent {agent} on {node} is {state}: it takes no messages")]
+    NotRunning {
+        /// The name asked for.
+        agent: AgentName,
+        /// The node it is on.
+        node: NodeId,
+        /// The agent's state.
+        state: String,
+    },
+    /// A mailbox, a queue or a table is full.
+    #[error("{what} is full: slow down and try again")]
+    Overloaded {
+        /// What is full.
+        what: String,
+    },
+    /// No answer came in time; the agent may or may not have handled the message.
+    #[error("no answer within {deadline_ms} ms; the agent may or may not have handled the message")]
+    DeadlineExceeded {
+        /// The deadline that was given.
+        deadline_ms: u64,
+    },
+    /// The content exceeds its bound.
+    #[error("the content has {bytes} bytes, the most a message can carry is {bytes_max}")]
+    ContentTooLarge {
+        /// Bytes given.
+        bytes: u64,
+        /// Bytes allowed.
+        bytes_max: u64,
+    },
+    /// The address is not one that this version understands.
+    #[error("address {address:?} is not understood: {why}")]
+    BadAddress {
+        /// The address given.
+        address: String,
+        /// The rule that it breaks.
+        why: String,
+    },
+    /// The link to the node broke while the message was on its way; it may or may not have arrived.
+    #[error("the link to {node} broke before the answer came; the agent may or may not have handled the message")]
+    LinkLost {
+        /// The node the message went to.
+        node: NodeId,
+    },
+    /// The agent answered that it failed.
+    #[error("agent {agent} failed: {reason}")]
+    AgentFailed {
+        /// The agent that failed.
+        agent: AgentName,
+        /// What it said.
+        reason: String,
+    },
+    /// The message has passed through too many hands.
+    #[error("the message has made {hops} hops: it is going round in circles")]
+    TooManyHops {
+        /// Hops made.
+        hops: u8,
+    },
+    /// This node is shutting down.
+    #[error("node {node} is stopping and takes no new messages")]
+    Stopping {
+        /// The node that is stopping.
+        node: NodeId,
+    },
+}
+
+impl SendError {
+    /// The stable, machine-readable name of the reason: the metric label and the JSON field.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownAgent { .. } => "unknown_agent",
+            Self::NodeDown { .. } => "node_down",
+            Self::NotRunning { .. } => "not_running",
+            Self::Overloaded { .. } => "overloaded",
+            Self::DeadlineExceeded { .. } => "deadline_exceeded",
+            Self::ContentTooLarge { .. } => "content_too_large",
+            Self::BadAddress { .. } => "bad_address",
+            Self::LinkLost { .. } => "link_lost",
+            Self::AgentFailed { .. } => "agent_failed",
+            Self::TooManyHops { .. } => "too_many_hops",
+            Self::Stopping { .. } => "stopping",
+        }
+    }
+}
+
+/// Why a request to the mesh (deploy, stop, ping, leave, logs) was refused. Nothing changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// There is no such node.
+    #[error("no node named {node} is known: see `shoal cluster members`")]
+    UnknownNode {
+        /// The node asked for.
+        node: NodeId,
+    },
+    /// The node is known and not reachable.
+    #[error("node {node} is {status}: it cannot be asked now")]
+    NodeDown {
+        /// The node asked for.
+        node: NodeId,
+        /// Its status.
+        status: String,
+    },
+    /// There is no such agent on that node.
+    #[error("no agent named {agent} on {node}: see `shoal agent list`")]
+    UnknownAgent {
+        /// The agent asked for.
+        agent: AgentName,
+        /// The node asked.
+        node: NodeId,
+    },
+    /// The agent exists already.
+    #[error("{node} already has an agent named {agent}: stop it first, or choose another name")]
+    AgentExists {
+        /// The agent.
+        agent: AgentName,
+        /// The node.
+        node: NodeId,
+    },
+    /// The agent could not be started.
+    #[error("agent {agent} did not start on {node}: {reason}")]
+    StartFailed {
+        /// The agent.
+        agent: AgentName,
+        /// The node.
+        node: NodeId,
+        /// What went wrong, with the last lines of its log where there are any.
+        reason: String,
+    },
+    /// A bound is reached.
+    #[error("{what} is full: try again later, or make room")]
+    Overloaded {
+        /// What is full.
+        what: String,
+    },
+    /// The other node did not answer in time; it may still act on the request.
+    #[error("{node} did not answer within {deadline_ms} ms; it may still act on the request")]
+    TimedOut {
+        /// The node asked.
+        node: NodeId,
+        /// The deadline.
+        deadline_ms: u64,
+    },
+    /// The request itself is wrong.
+    #[error("{why}")]
+    BadRequest {
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The disk did not take the change.
+    #[error("the change could not be stored on {node}: {reason}; nothing changed")]
+    StoreFailed {
+        /// The node whose disk it is.
+        node: NodeId,
+        /// What the store said.
+        reason: String,
+    },
+    /// This node is not part of a mesh yet.
+    #[error("{node} has not joined its mesh yet: none of its seeds has answered")]
+    Joining {
+        /// The node asked.
+        node: NodeId,
+    },
+}
+
+impl Refusal {
+    /// The stable, machine-readable name of the reason.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownNode { .. } => "unknown_node",
+            Self::NodeDown { .. } => "node_down",
+            Self::UnknownAgent { .. } => "unknown_agent",
+            Self::AgentExists { .. } => "agent_exists",
+            Self::StartFailed { .. } => "start_failed",
+            Self::Overloaded { .. } => "overloaded",
+            Self::TimedOut { .. } => "timed_out",
+            Self::BadRequest { .. } => "bad_request",
+            Self::StoreFailed { .. } => "store_failed",
+            Self::Joining { .. } => "joining",
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Every bound of the mesh, by name, with what happens when it is reached. Nothing grows without one.
+
+use std::time::Duration;
+
+/// Bytes of a node id. Longer: refused where it is parsed.
+pub const NODE_ID_BYTES_MAX: usize = 128;
+/// Bytes of an agent's name. Longer: refused where it is parsed.
+pub const AGENT_NAME_BYTES_MAX: usize = 64;
+/// Bytes of a mesh's name. Longer: refused where it is parsed.
+pub const MESH_NAME_BYTES_MAX: usize = 64;
+
+/// Nodes that one node knows, itself excluded. One more: its record is dropped and counted.
+pub const PEERS_MAX: usize = 1024;
+/// Up to this many nodes, deltas go to every live peer directly; above, to [`RELAY_FANOUT`] that pass them on.
+pub const FULL_MESH_NODES_MAX: usize = 32;
+/// Peers that one node passes a new record on to in a mesh too large for direct delivery.
+pub const RELAY_FANOUT: usize = 4;
+/// Advertised addresses of one node. More: the record is refused.
+pub const ADDRESSES_MAX: usize = 8;
+/// Bytes of one `host:port` text. More: refused where it is parsed.
+pub const ADDRESS_BYTES_MAX: usize = 263;
+/// Labels of one node; a key and a value are at most [`LABEL_BYTES_MAX`] long. More: refused at start.
+pub const LABELS_MAX: usize = 32;
+/// Bytes of one label key or value.
+pub const LABEL_BYTES_MAX: usize = 128;
+
+/// Bytes of a SWIM packet, our envelope included: a QUIC datagram carries 1162 right after the
+/// handshake, before the path's MTU is known.
+pub const SWIM_PACKET_BYTES_MAX: usize = 1150;
+/// Bytes of our trailer in a SWIM packet, set aside from the packet's budget.
+pub const SWIM_TRAILER_BYTES_MAX: usize = 64;
+/// Members in one packet or list. More: the packet is malformed.
+pub const MEMBERS_PER_FRAME_MAX: usize = 2 * PEERS_MAX;
+/// SWIM packets kept for a peer while its link is being dialled; the oldest is dropped.
+pub const SWIM_STASH_PACKETS_MAX: usize = 4;
+/// How long such a packet is worth sending.
+pub const SWIM_STASH_AGE_MAX: Duration = Duration::from_millis(500);
+/// A claimed process start further above the known one than this is absurd and refused: it would
+/// lock the real node out of its own name.
+pub const INCARNATION_START_JUMP_MAX: u64 = 1 << 24;
+
+/// Bytes of a message's content. More: refused at the sender.
+pub const CONTENT_BYTES_MAX: usize = 1 << 20;
+/// Bytes of one frame: a message's content and its envelope. More: the stream is closed.
+pub const FRAME_BYTES_MAX: usize = (1 << 20) + (64 << 10);
+/// Bytes of the frames that pass before a peer's identity has been checked against its hello.
+pub const HELLO_BYTES_MAX: usize = 64 << 10;
+/// Nesting of a MessagePack value. Deeper: the frame is refused before it is decoded.
+pub const MSGPACK_DEPTH_MAX: usize = 32;
+/// Hops of one message between agents. More: refused, it is going round in circles.
+pub const HOPS_MAX: u8 = 16;
+/// Messages waiting in one agent's mailbox. Full: `overloaded` to the sender.
+pub const MAILBOX_MESSAGES_MAX: usize = 1024;
+/// Bytes of content waiting in one agent's mailbox. Full: `overloaded` to the sender.
+pub const MAILBOX_BYTES_MAX: usize = 16 << 20;
+/// Asks of this node that wait for their answer. More: `overloaded` to the asker.
+pub const ASKS_IN_FLIGHT_MAX: usize = 65_536;
+/// Bytes queued for one data stream while the peer does not read. Full: `overloaded` to the sender.
+pub const STREAM_QUEUE_BYTES_MAX: usize = 4 << 20;
+/// Data streams that one node opens to one peer; a conversation always takes the same one.
+pub const DATA_STREAMS: usize = 4;
+/// The longest deadline a message may have.
+pub const DEADLINE_MAX: Duration = Duration::from_secs(3600);
+
+/// Agents of one node. One more: the deploy is refused.
+pub const AGENTS_PER_NODE_MAX: usize = 10_000;
+/// Arguments of a process agent; their bytes together are at most [`AGENT_ARGS_BYTES_MAX`].
+pub const AGENT_ARGS_MAX: usize = 256;
+/// Bytes of a process agent's command and arguments together. More: the deploy is refused.
+pub const AGENT_ARGS_BYTES_MAX: usize = 32 << 10;
+/// Bytes of one line that an agent writes on stdout. Longer: the agent is stopped with that reason.
+pub const AGENT_LINE_BYTES_MAX: usize = 2 << 20;
+/// Lines of an agent's log kept in memory; the oldest is dropped.
+pub const AGENT_LOG_LINES_MAX: usize = 1000;
+/// Bytes of one line of an agent's log; the rest of the line is cut.
+pub const AGENT_LOG_LINE_BYTES_MAX: usize = 8 << 10;
+
+/// Records that one node publishes about itself. One more: refused at the source, dropped on receipt.
+pub const OWNED_RECORDS_MAX: usize = AGENTS_PER_NODE_MAX + 16;
+/// Bytes of the value of one such record. More: refused at the source, the frame dropped on receipt.
+pub const OWNED_VALUE_BYTES_MAX: usize = 64 << 10;
+/// Removed records that a node remembers so that it can tell by delta; above, peers get a snapshot.
+pub const OWNED_TOMBSTONES_MAX: usize = 256;
+/// Bytes of records in one control frame; more are split over several.
+pub const OWNED_FRAME_BYTES_MAX: usize = 256 << 10;
+
+/// Requests from other nodes and clients that wait in one node. One more: refused as `overloaded`.
+pub const REQUESTS_IN_FLIGHT_MAX: usize = 1024;
+/// How long a request to another node may take before it fails as timed out.
+pub const REQUEST_DEADLINE: Duration = Duration::from_secs(15);
+/// Inputs waiting for the driver. Full: the producer waits, except for SWIM packets, which are dropped.
+pub const DRIVER_QUEUE_MAX: usize = 8192;
+/// Events kept for clients that resume; the oldest is dropped and a resuming client is told.
+pub const EVENTS_MAX: usize = 1024;
+
+/// Handshakes of unproven peers under way at once. One more: refused.
+pub const HANDSHAKES_MAX: usize = 64;
+/// Handshakes per second and address; above, the address must prove itself (QUIC Retry).
+pub const HANDSHAKES_PER_SECOND_MAX: u32 = 20;
+/// Connections waiting to be accepted. One more: refused.
+pub const INCOMING_MAX: usize = 256;
+/// Bidirectional streams that a peer may hold open.
+pub const BIDI_STREAMS_MAX: u32 = 64;
+/// Unidirectional streams that a peer may hold open.
+pub const UNI_STREAMS_MAX: u32 = 32;
+/// Flow-control window of one stream, in bytes.
+pub const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+/// Flow-control window of one connection, in bytes.
+pub const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+/// Bytes sent and not yet acknowledged on one connection.
+pub const SEND_WINDOW_BYTES: u64 = 4 << 20;
+/// Buffer for datagrams, each way; the oldest is dropped.
+pub const DATAGRAM_BUFFER_BYTES: usize = 16 << 10;
+/// A connection without a packet for this long is closed.
+pub const LINK_IDLE_MAX: Duration = Duration::from_secs(15);
+/// Where messages flow, a link is kept alive this often.
+pub const LINK_KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// How long TLS and the hello may take together.
+pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+/// Control and state bytes accepted from one peer per second; above, its streams are read more slowly.
+pub const CONTROL_BYTES_PER_SECOND_MAX: u64 = 8 << 20;
+
+/// Bytes of an HTTP request body. More: 413.
+pub const API_BODY_BYTES_MAX: usize = 2 << 20;
+/// Clients that follow the event stream at once. One more: 503.
+pub const API_WATCHERS_MAX: usize = 64;
+/// How long an HTTP client may take for its headers, and for its body.
+pub const API_READ_DEADLINE: Duration = Duration::from_secs(10);

@@ -1,0 +1,470 @@
+//! The plain records that rooms exchange: what a node, an agent, a message and an event are.
+//! Nothing here decides anything.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::error::SendError;
+use super::ids::{AgentName, Incarnation, MeshId, MeshName, NodeId, ProcessId};
+use super::limits;
+
+/// What a node says about itself; it travels in the hello and as the record `_owned/<node>/node`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeCard {
+    /// The node's name, equal to the one in its certificate.
+    pub node_id: NodeId,
+    /// Where it can be dialled, `host:port` or `[v6]:port`, best first.
+    pub addresses: Vec<String>,
+    /// Region label, empty when none was given.
+    pub region: String,
+    /// Zone label, empty when none was given.
+    pub zone: String,
+    /// Free labels, also called tags.
+    pub labels: BTreeMap<String, String>,
+    /// The software's version.
+    pub version: String,
+}
+
+impl NodeCard {
+    /// Checks the bounds that a card from another node must keep.
+    ///
+    /// # Errors
+    /// The bound that is broken, as text for the log.
+    pub fn check(&self) -> Result<(), &'static str> {
+        let text_max = limits::LABEL_BYTES_MAX;
+        if self.addresses.len() > limits::ADDRESSES_MAX {
+            return Err("it has too many addresses");
+        }
+        if self.addresses.iter().any(|a| a.len() > limits::ADDRESS_BYTES_MAX) {
+            return Err("one of its addresses is too long");
+        }
+        if self.labels.len() > limits::LABELS_MAX {
+            return Err("it has too many labels");
+        }
+        if self.labels.iter().any(|(k, v)| k.len() > text_max || v.len() > text_max) {
+            return Err("one of its labels is too long");
+        }
+        if [&self.region, &self.zone, &self.version].iter().any(|t| t.len() > text_max) {
+            return Err("its region, zone or version is too long");
+        }
+        Ok(())
+    }
+}
+
+/// What a node believes of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MemberStatus {
+    /// It answers, or others say so.
+    Alive,
+    /// It missed a probe and has not answered for itself yet.
+    Suspect,
+    /// It did not answer for longer than the suspicion time.
+    Failed,
+    /// It said good-bye.
+    Left,
+}
+
+impl MemberStatus {
+    /// All of them, in the order in which they are counted and shown.
+    pub const ALL: [Self; 4] = [Self::Alive, Self::Suspect, Self::Failed, Self::Left];
+
+    /// The word that users see.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Alive => "alive",
+            Self::Suspect => "suspect",
+            Self::Failed => "failed",
+            Self::Left => "left",
+        }
+    }
+
+    /// Whether messages are routed to it.
+    #[must_use]
+    pub fn is_reachable(self) -> bool {
+        matches!(self, Self::Alive | Self::Suspect)
+    }
+}
+
+impl fmt::Display for MemberStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// How loaded a node is, measured on the node itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Load {
+    /// CPU in use on the whole machine, in thousandths of all its cores.
+    pub cpu_permille: u16,
+    /// Memory in use on the whole machine, in bytes.
+    pub memory_bytes: u64,
+}
+
+/// One node as this node sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberView {
+    /// What it says of itself.
+    pub card: NodeCard,
+    /// What this node believes of it.
+    pub status: MemberStatus,
+    /// Its incarnation as far as known.
+    pub incarnation: Incarnation,
+    /// Its load, once it has told.
+    pub load: Option<Load>,
+    /// Agents that it says it has.
+    pub agents: u32,
+}
+
+/// How a process agent is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProcessProtocol {
+    /// JSON lines on stdin and stdout.
+    Stdio,
+    /// HTTP on loopback at the port given in `PORT`.
+    Http,
+}
+
+/// What an agent is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "kind")]
+pub enum AgentSource {
+    /// Built into the binary.
+    Native {
+        /// Which one: `echo`.
+        builtin: String,
+    },
+    /// An executable on the node's machine.
+    Process {
+        /// How it is spoken to.
+        protocol: ProcessProtocol,
+        /// Absolute path, or a name that the node looks up in its `PATH`.
+        command: String,
+        /// Its arguments.
+        args: Vec<String>,
+    },
+}
+
+impl AgentSource {
+    /// The word that users see: `native`, `stdio` or `http`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Native { .. } => "native",
+            Self::Process { protocol: ProcessProtocol::Stdio, .. } => "stdio",
+            Self::Process { protocol: ProcessProtocol::Http, .. } => "http",
+        }
+    }
+}
+
+/// What should run: an agent's name and what it is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentSpec {
+    /// Its name; messages are addressed to it.
+    pub name: AgentName,
+    /// What it is made of.
+    pub source: AgentSource,
+}
+
+impl AgentSpec {
+    /// Checks the bounds of a specification.
+    ///
+    /// # Errors
+    /// A sentence for the person who deploys it.
+    pub fn check(&self) -> Result<(), String> {
+        match &self.source {
+            AgentSource::Native { builtin } if builtin == "echo" => Ok(()),
+            AgentSource::Native { builtin } => {
+                Err(format!("there is no built-in agent {builtin:?}: the only one is `echo`"))
+            }
+            AgentSource::Process { command, args, .. } => {
+                let bytes = command.len() + args.iter().map(String::len).sum::<usize>();
+                if command.is_empty() {
+                    return Err("the agent's command is empty".to_owned());
+                }
+                if args.len() > limits::AGENT_ARGS_MAX || bytes > limits::AGENT_ARGS_BYTES_MAX {
+                    return Err(format!(
+                        "the agent's command is too long: at most {} arguments and {} bytes",
+                        limits::AGENT_ARGS_MAX,
+                        limits::AGENT_ARGS_BYTES_MAX
+                    ));
+                }
+                if command.contains('\0') || args.iter().any(|a| a.contains('\0')) {
+                    return Err("the agent's command has a NUL byte".to_owned());
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Where an agent is in its life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "state")]
+pub enum AgentState {
+    /// Its process is being started.
+    Starting,
+    /// It takes messages.
+    Running,
+    /// It finishes what it has and takes nothing new.
+    Draining,
+    /// It waits for its next start, after it ended unexpectedly.
+    Restarting {
+        /// Why it ended.
+        reason: String,
+    },
+    /// It ended unexpectedly too often, or could not be started.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl AgentState {
+    /// The word that users see.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Draining => "draining",
+            Self::Restarting { .. } => "restarting",
+            Self::Failed { .. } => "failed",
+        }
+    }
+
+    /// Why it is in that state, where there is something to say.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Restarting { reason } | Self::Failed { reason } => Some(reason),
+            Self::Starting | Self::Running | Self::Draining => None,
+        }
+    }
+}
+
+/// What a node publishes about one of its agents, as `_owned/<node>/agents/<name>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentRecord {
+    /// `native`, `stdio` or `http`.
+    pub kind: String,
+    /// Where it is in its life.
+    pub state: AgentState,
+    /// How often it was started again since it was deployed or its node started.
+    pub restarts: u32,
+}
+
+/// One agent on one node as this node sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentView {
+    /// Its name.
+    pub name: AgentName,
+    /// The node it is on.
+    pub node: NodeId,
+    /// What this node believes of that node.
+    pub node_status: MemberStatus,
+    /// What that node says of the agent.
+    pub record: AgentRecord,
+}
+
+/// The speech act of a message: the performatives of the FIPA ACL specification (SC00037).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs, reason = "the names are the specification's, which defines them")]
+pub enum Performative {
+    AcceptProposal,
+    Agree,
+    Cancel,
+    Cfp,
+    Confirm,
+    Disconfirm,
+    Failure,
+    #[default]
+    Inform,
+    InformIf,
+    InformRef,
+    NotUnderstood,
+    Propagate,
+    Propose,
+    Proxy,
+    QueryIf,
+    QueryRef,
+    Refuse,
+    RejectProposal,
+    Request,
+    RequestWhen,
+    RequestWhenever,
+    Subscribe,
+}
+
+/// Where a message goes: an agent by name, wherever it is, or on one node.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Address {
+    /// The agent.
+    pub agent: AgentName,
+    /// The node, when the sender insists on one.
+    pub node: Option<NodeId>,
+}
+
+impl Address {
+    /// Parses `agent` or `agent@node`.
+    ///
+    /// # Errors
+    /// [`SendError::BadAddress`] with the rule that is broken; the forms `cap:`, `topic:` and `all:` are
+    /// named as not offered by this version.
+    pub fn parse(text: &str) -> Result<Self, SendError> {
+        let bad = |why: String| {
+            let address = text.chars().take(200).collect();
+            Err(SendError::BadAddress { address, why })
+        };
+        if let Some((form, _)) = text.split_once(':') {
+            return bad(format!("addresses of the form {form}:NAME are not offered by this version"));
+        }
+        let (agent, node) = match text.split_once('@') {
+            Some((agent, node)) => (agent, Some(node)),
+            None => (text, None),
+        };
+        let agent = match AgentName::new(agent) {
+            Ok(agent) => agent,
+            Err(error) => return bad(error.to_string()),
+        };
+        match node.map(NodeId::new).transpose() {
+            Ok(node) => Ok(Self { agent, node }),
+            Err(error) => bad(error.to_string()),
+        }
+    }
+}
+
+impl TryFrom<String> for Address {
+    type Error = SendError;
+    fn try_from(text: String) -> Result<Self, SendError> {
+        Self::parse(&text)
+    }
+}
+
+impl From<Address> for String {
+    fn from(address: Address) -> Self {
+        address.to_string()
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.node {
+            Some(node) => write!(f, "{}@{node}", self.agent),
+            None => self.agent.fmt(f),
+        }
+    }
+}
+
+/// A message from an agent or a client to an agent. It travels as a positional MessagePack array;
+/// `extensions` is its last element and the place where later versions put what this one skips.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// UUID version 7.
+    pub id: Uuid,
+    /// Who sent it: `agent@node`, or `client@node` for the API.
+    pub from: String,
+    /// Where it goes.
+    pub to: Address,
+    /// Its speech act.
+    pub performative: Performative,
+    /// The conversation that it belongs to; order is kept within one.
+    pub conversation_id: Option<String>,
+    /// The id of the message that this one answers.
+    pub in_reply_to: Option<Uuid>,
+    /// MIME type of the content.
+    pub content_type: String,
+    /// At most [`limits::CONTENT_BYTES_MAX`] bytes.
+    pub content: Bytes,
+    /// Time left for an answer when the message left its last node, in milliseconds.
+    pub deadline_ms: u32,
+    /// W3C trace context, passed on unread.
+    pub traceparent: Option<String>,
+    /// Hops made between agents; bounded by [`limits::HOPS_MAX`].
+    pub hops: u8,
+    /// What later versions add, by number.
+    pub extensions: BTreeMap<u8, Bytes>,
+}
+
+/// What an agent answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Who answered: `agent@node`.
+    pub from: String,
+    /// MIME type of the content.
+    pub content_type: String,
+    /// At most [`limits::CONTENT_BYTES_MAX`] bytes.
+    pub content: Bytes,
+}
+
+/// What happened in the mesh, as this node saw it. Every change of a status is one of these.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "type")]
+pub enum Event {
+    /// This node belongs to a mesh and has found it (or is its first node).
+    Joined {
+        /// The mesh.
+        mesh_id: MeshId,
+    },
+    /// A node's status changed.
+    Member {
+        /// The node.
+        node: NodeId,
+        /// Its new status.
+        status: MemberStatus,
+        /// Why, in a few words.
+        reason: String,
+    },
+    /// An agent's state changed, or the agent is gone.
+    Agent {
+        /// The agent.
+        agent: AgentName,
+        /// Its node.
+        node: NodeId,
+        /// Its new state; `stopped` when it is gone.
+        state: String,
+        /// Why, where there is something to say.
+        reason: Option<String>,
+    },
+    /// A second live process claims a node's name.
+    DuplicateNode {
+        /// The name claimed twice.
+        node: NodeId,
+        /// Where the newcomer came from.
+        address: String,
+    },
+    /// A peer was refused.
+    Refused {
+        /// Who, as far as known.
+        peer: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The first thing either side of a connection says, before anything else is read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Lowest protocol version that the sender speaks.
+    pub version_min: u8,
+    /// Highest protocol version that the sender speaks.
+    pub version_max: u8,
+    /// The mesh that the sender belongs to; `None` while it has not joined one.
+    pub mesh_id: Option<MeshId>,
+    /// The mesh's name, equal to the trust domain in its certificate.
+    pub mesh_name: MeshName,
+    /// This run of the sender's process.
+    pub process_id: ProcessId,
+    /// The sender's current incarnation.
+    pub incarnation: Incarnation,
+    /// The sender's card; its `node_id` must equal the certificate's.
+    pub card: NodeCard,
+}

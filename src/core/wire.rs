@@ -1,0 +1,658 @@
+//! Frames: what travels on streams, and the total decoding of it.
+//!
+//! A frame is `length: u32 LE | version: u8 | kind: u8 | body`, where `length` counts what follows it.
+//! Bodies are MessagePack; before one is decoded, [`check`] walks it without recursion and refuses
+//! nesting and counts that could make a decoder allocate or recurse without bound. A kind that is not
+//! known is skipped by its length, so a newer peer may say more than we understand.
+//!
+//! SWIM packets are not frames: see `membership::packet`.
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::error::{Refusal, SendError};
+use super::ids::{AgentName, Incarnation, NodeId, NodeKey};
+use super::limits;
+use super::model::{AgentSpec, Answer, Hello, Message};
+
+/// The protocol version that this build speaks.
+pub const PROTOCOL_VERSION: u8 = 1;
+/// Bytes before a frame's body.
+pub const HEADER_BYTES: usize = 6;
+
+/// Why bytes are not a frame. The frame is dropped and counted; nothing else changes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// The length is below the two bytes that every frame has, or above the bound.
+    #[error("a frame claims {length} bytes, allowed are 2 to {length_max}")]
+    Length {
+        /// What it claims.
+        length: u64,
+        /// What is allowed here.
+        length_max: u64,
+    },
+    /// The version is not spoken here.
+    #[error("protocol version {0} is not spoken here")]
+    Version(u8),
+    /// The body nests too deep, claims more elements than it has bytes, is cut short, or has trailing bytes.
+    #[error("malformed MessagePack: {0}")]
+    Shape(&'static str),
+    /// The body is well-formed and not what its kind says.
+    #[error("undecodable body: {0}")]
+    Body(String),
+    /// A record in the body breaks a bound.
+    #[error("refused: {0}")]
+    Bound(&'static str),
+}
+
+/// The kind of a frame, its second header byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum FrameKind {
+    /// [`Hello`], the first frame in each direction.
+    Hello = 1,
+    /// [`Control`], on the control stream.
+    Control = 2,
+    /// [`Data`], on the data streams.
+    Data = 3,
+    /// A SWIM packet, where the path carries no datagram.
+    Swim = 4,
+}
+
+impl FrameKind {
+    /// The kind with this number, or `None` for one that a later version added.
+    #[must_use]
+    pub fn from_byte(byte: u8) -> Option<Self> {
+        [Self::Hello, Self::Control, Self::Data, Self::Swim].into_iter().find(|kind| *kind as u8 == byte)
+    }
+}
+
+/// Control frames: between cores, through the driver, in order, on one stream per connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Control {
+    /// The sender's whole member list: at the start of a link, and when hashes differ.
+    Members {
+        /// One entry a member, the sender included.
+        members: Vec<MemberEntry>,
+        /// Whether the receiver should send its own list back.
+        reply: bool,
+    },
+    /// A hash of the sender's member list; the receiver answers with [`Control::Members`] if its own differs.
+    MembersHash {
+        /// FNV-1a over the sorted entries.
+        hash: u64,
+    },
+    /// How much of each node's own records the sender has; the receiver sends what is newer.
+    OwnedDigest {
+        /// One entry a node.
+        have: Vec<OwnedVersion>,
+        /// Whether the receiver should send its own digest back.
+        reply: bool,
+    },
+    /// Records that nodes publish about themselves.
+    Owned {
+        /// One batch an owner.
+        batches: Vec<OwnedBatch>,
+    },
+    /// Somebody holds the receiver for failed at this incarnation: it should renew if that is its current one.
+    HeldForFailed {
+        /// The incarnation that is held for failed.
+        incarnation: Incarnation,
+    },
+    /// The sender is stopping of its own will.
+    Leaving {
+        /// Its incarnation; a later one is alive again.
+        incarnation: Incarnation,
+        /// Whether it leaves the mesh for good (`cluster leave`) and is to be forgotten.
+        forget: bool,
+    },
+    /// A second live process has claimed the receiver's node id.
+    DuplicateSeen {
+        /// Where the newcomer came from.
+        address: String,
+    },
+    /// "Are you there": answered at once with [`Control::CheckAnswer`].
+    Check {
+        /// Chosen by the sender.
+        nonce: u64,
+    },
+    /// The answer to [`Control::Check`].
+    CheckAnswer {
+        /// The nonce of the check.
+        nonce: u64,
+    },
+    /// A request to the receiver.
+    Request {
+        /// Chosen by the sender, unique among its open requests.
+        id: u64,
+        /// What is asked.
+        body: RequestBody,
+    },
+    /// The answer to a request.
+    Response {
+        /// The request's number.
+        id: u64,
+        /// What came of it.
+        result: Result<ResponseBody, Refusal>,
+    },
+    /// Nothing; keeps a link alive on which messages flow.
+    KeepAlive,
+}
+
+/// One member in a list: as gossip knows it, without name or address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct MemberEntry {
+    /// The node.
+    pub key: NodeKey,
+    /// Its incarnation.
+    pub incarnation: Incarnation,
+    /// How often it refuted a suspicion within that incarnation.
+    pub refutations: u16,
+    /// Its state.
+    pub state: MemberEntryState,
+}
+
+/// The state of a member in a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "the names say all")]
+pub enum MemberEntryState {
+    Alive,
+    Suspect,
+    Failed,
+    Left,
+}
+
+/// How much of one node's own records somebody has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnedVersion {
+    /// The owner.
+    pub node: NodeId,
+    /// The owner's process start.
+    pub start: u64,
+    /// The highest number seen, without gaps.
+    pub n: u64,
+}
+
+/// Records of one owner. Either a delta that continues at `after`, or (with `after == 0`) a snapshot
+/// that replaces all that is known of the owner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnedBatch {
+    /// The owner.
+    pub node: NodeId,
+    /// The owner's process start; a higher one replaces all records of a lower one.
+    pub start: u64,
+    /// The receiver must have seen up to here for a delta to apply.
+    pub after: u64,
+    /// The highest number that the receiver has seen once this batch is applied.
+    pub upto: u64,
+    /// The records, each newest version only.
+    pub records: Vec<OwnedRecord>,
+}
+
+/// One record `_owned/<node>/<path>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnedRecord {
+    /// The path below `_owned/<node>/`: `node`, `load`, `agents/<name>`.
+    pub path: String,
+    /// The number of the write, growing by one with each write of the owner.
+    pub n: u64,
+    /// MessagePack; `None` when the record was removed.
+    pub value: Option<Bytes>,
+}
+
+/// What one node may ask another to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RequestBody {
+    /// Answer at once.
+    Ping,
+    /// Start this agent and keep it.
+    Deploy {
+        /// The agent.
+        spec: AgentSpec,
+    },
+    /// Stop this agent and forget it.
+    StopAgent {
+        /// The agent.
+        agent: AgentName,
+    },
+    /// Tell all about one agent.
+    AgentInfo {
+        /// The agent.
+        agent: AgentName,
+    },
+    /// The last lines of an agent's log.
+    AgentLogs {
+        /// The agent.
+        agent: AgentName,
+        /// At most so many lines.
+        lines: u32,
+    },
+    /// Leave the mesh for good.
+    Leave {
+        /// How long agents may take to finish what they have.
+        drain_ms: u64,
+    },
+}
+
+/// What a request brings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResponseBody {
+    /// Done, and nothing to say.
+    Done,
+    /// All about one agent.
+    AgentInfo {
+        /// What it is.
+        spec: AgentSpec,
+        /// What the runtime measures of it.
+        stats: AgentStats,
+    },
+    /// Lines of a log, oldest first.
+    Lines {
+        /// The lines, without newlines.
+        lines: Vec<String>,
+    },
+}
+
+/// What the runtime measures of one agent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentStats {
+    /// Operating-system process, where it has one.
+    pub pid: Option<u32>,
+    /// Seconds since it last became `running`.
+    pub uptime_seconds: u64,
+    /// Messages handled or failed since the node started.
+    pub requests: u64,
+    /// Messages that ended in an error.
+    pub errors: u64,
+    /// Messages waiting in its mailbox now.
+    pub waiting: u64,
+}
+
+/// Data frames: messages between agents, on the data streams. No core step sees them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Data {
+    /// A message for an agent on the receiving node.
+    Deliver {
+        /// What the sender wants to hear back.
+        want: Want,
+        /// Names the message in what comes back; unique among the sender's open ones. 0 with [`Want::Nothing`].
+        tag: u64,
+        /// The message.
+        message: Message,
+    },
+    /// What became of the message with that tag.
+    Outcome {
+        /// The tag of the [`Data::Deliver`].
+        tag: u64,
+        /// `None` when the message was put into the mailbox and only that was asked.
+        result: Result<Option<Answer>, SendError>,
+    },
+}
+
+/// What the sender of a message wants to hear back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Want {
+    /// Nothing at all.
+    Nothing,
+    /// Whether it is in the agent's mailbox.
+    Receipt,
+    /// The agent's answer.
+    Answer,
+}
+
+/// A body that can be put into a frame.
+pub trait Body: Serialize + DeserializeOwned {
+    /// The kind that names it.
+    const KIND: FrameKind;
+    /// Checks the bounds that decoding alone does not.
+    ///
+    /// # Errors
+    /// The bound that is broken.
+    fn check(&self) -> Result<(), &'static str> {
+        Ok(())
+    }
+}
+
+impl Body for Hello {
+    const KIND: FrameKind = FrameKind::Hello;
+    fn check(&self) -> Result<(), &'static str> {
+        self.card.check()
+    }
+}
+
+impl Body for Control {
+    const KIND: FrameKind = FrameKind::Control;
+    fn check(&self) -> Result<(), &'static str> {
+        match self {
+            Self::Members { members, .. } if members.len() > limits::MEMBERS_PER_FRAME_MAX => {
+                Err("too many members")
+            }
+            Self::OwnedDigest { have, .. } if have.len() > limits::MEMBERS_PER_FRAME_MAX => {
+                Err("too many owners")
+            }
+            Self::Owned { batches } => batches.iter().try_for_each(OwnedBatch::check),
+            Self::DuplicateSeen { address } if address.len() > limits::ADDRESS_BYTES_MAX => {
+                Err("the address is too long")
+            }
+            Self::Members { .. }
+            | Self::MembersHash { .. }
+            | Self::OwnedDigest { .. }
+            | Self::HeldForFailed { .. }
+            | Self::Leaving { .. }
+            | Self::DuplicateSeen { .. }
+            | Self::Check { .. }
+            | Self::CheckAnswer { .. }
+            | Self::Request { .. }
+            | Self::Response { .. }
+            | Self::KeepAlive => Ok(()),
+        }
+    }
+}
+
+impl OwnedBatch {
+    fn check(&self) -> Result<(), &'static str> {
+        if self.records.len() > limits::OWNED_RECORDS_MAX {
+            return Err("too many records");
+        }
+        for record in &self.records {
+            if record.n <= self.after || record.n > self.upto {
+                return Err("a record's number lies outside its batch");
+            }
+            if record.path.is_empty() || record.path.len() > limits::NODE_ID_BYTES_MAX {
+                return Err("a record's path is empty or too long");
+            }
+            if record.value.as_ref().is_some_and(|v| v.len() > limits::OWNED_VALUE_BYTES_MAX) {
+                return Err("a record's value is too large");
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Body for Data {
+    const KIND: FrameKind = FrameKind::Data;
+    fn check(&self) -> Result<(), &'static str> {
+        let content = match self {
+            Self::Deliver { message, .. } => &message.content,
+            Self::Outcome { result: Ok(Some(answer)), .. } => &answer.content,
+            Self::Outcome { .. } => return Ok(()),
+        };
+        if content.len() > limits::CONTENT_BYTES_MAX {
+            return Err("the content is too large");
+        }
+        Ok(())
+    }
+}
+
+/// Appends a whole frame to `out`.
+///
+/// # Errors
+/// [`WireError::Length`] when the frame would exceed [`limits::FRAME_BYTES_MAX`]; `out` is as it was.
+pub fn encode<B: Body>(body: &B, out: &mut Vec<u8>) -> Result<(), WireError> {
+    let start = out.len();
+    out.extend_from_slice(&[0, 0, 0, 0, PROTOCOL_VERSION, B::KIND as u8]);
+    // Control frames are maps, so that a later version may add fields; data frames are arrays, for speed,
+    // and their extensions have a field of their own.
+    let encoded = match B::KIND {
+        FrameKind::Data => rmp_serde::encode::write(out, body),
+        FrameKind::Hello | FrameKind::Control | FrameKind::Swim => rmp_serde::encode::write_named(out, body),
+    };
+    let length = (out.len() - start - 4) as u64;
+    let length_max = limits::FRAME_BYTES_MAX as u64;
+    let result = match encoded {
+        Err(error) => Err(WireError::Body(error.to_string())),
+        Ok(()) if length > length_max => Err(WireError::Length { length, length_max }),
+        Ok(()) => Ok(length as u32),
+    };
+    match result {
+        Ok(length) => {
+            out[start..start + 4].copy_from_slice(&length.to_le_bytes());
+            Ok(())
+        }
+        Err(error) => {
+            out.truncate(start);
+            Err(error)
+        }
+    }
+}
+
+/// Appends a SWIM packet as a frame.
+pub fn encode_swim(packet: &[u8], out: &mut Vec<u8>) {
+    let length = (packet.len() + 2) as u32;
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(&[PROTOCOL_VERSION, FrameKind::Swim as u8]);
+    out.extend_from_slice(packet);
+}
+
+/// Reads the length prefix of a frame: the bytes that follow it.
+///
+/// # Errors
+/// [`WireError::Length`] when it is below 2 or above `length_max`; the stream cannot be followed further.
+pub fn frame_length(prefix: [u8; 4], length_max: usize) -> Result<usize, WireError> {
+    let length = u32::from_le_bytes(prefix) as usize;
+    if length < 2 || length > length_max {
+        return Err(WireError::Length { length: length as u64, length_max: length_max as u64 });
+    }
+    Ok(length)
+}
+
+/// Splits what follows the length prefix into its kind and its body. `Ok(None)` is a kind that this
+/// version does not know: skip it.
+///
+/// # Errors
+/// [`WireError::Version`] for another version, [`WireError::Length`] for a frame without a header.
+pub fn split(frame: &[u8]) -> Result<Option<(FrameKind, &[u8])>, WireError> {
+    let [version, kind, body @ ..] = frame else {
+        return Err(WireError::Length { length: frame.len() as u64, length_max: limits::FRAME_BYTES_MAX as u64 });
+    };
+    if *version != PROTOCOL_VERSION {
+        return Err(WireError::Version(*version));
+    }
+    Ok(FrameKind::from_byte(*kind).map(|kind| (kind, body)))
+}
+
+/// Decodes a body after [`check`]ing its shape, then its bounds.
+///
+/// # Errors
+/// [`WireError::Shape`], [`WireError::Body`] or [`WireError::Bound`].
+pub fn decode<B: Body>(body: &[u8]) -> Result<B, WireError> {
+    check(body)?;
+    let value: B = rmp_serde::from_slice(body).map_err(|e| WireError::Body(e.to_string()))?;
+    value.check().map_err(WireError::Bound)?;
+    Ok(value)
+}
+
+/// Encodes a record's value.
+///
+/// # Panics
+/// Never for the records of [`super::model`]: they have no maps with keys that MessagePack refuses.
+#[must_use]
+pub fn encode_value<T: Serialize>(value: &T) -> Bytes {
+    rmp_serde::to_vec_named(value).expect("plain records always encode").into()
+}
+
+/// Decodes a record's value, shape first.
+///
+/// # Errors
+/// [`WireError::Shape`] or [`WireError::Body`].
+pub fn decode_value<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
+    check(bytes)?;
+    rmp_serde::from_slice(bytes).map_err(|e| WireError::Body(e.to_string()))
+}
+
+/// Walks one MessagePack value without recursion or allocation and proves that it ends exactly where
+/// the bytes end, nests at most [`limits::MSGPACK_DEPTH_MAX`] deep and claims no more elements than
+/// bytes remain. Only what passes may be given to a recursive decoder.
+///
+/// # Errors
+/// [`WireError::Shape`] names the rule.
+pub fn check(bytes: &[u8]) -> Result<(), WireError> {
+    let mut rest = bytes;
+    let mut open = [0_u64; limits::MSGPACK_DEPTH_MAX];
+    let mut depth = 0;
+    loop {
+        let (children, after) = value_head(rest)?;
+        rest = after;
+        if children > rest.len() as u64 {
+            return Err(WireError::Shape("a count above the bytes that remain"));
+        }
+        if children > 0 {
+            let Some(slot) = open.get_mut(depth) else {
+                return Err(WireError::Shape("nested too deep"));
+            };
+            *slot = children;
+            depth += 1;
+            continue;
+        }
+        while depth > 0 {
+            open[depth - 1] -= 1;
+            if open[depth - 1] > 0 {
+                break;
+            }
+            depth -= 1;
+        }
+        if depth == 0 {
+            break;
+        }
+    }
+    if rest.is_empty() { Ok(()) } else { Err(WireError::Shape("trailing bytes")) }
+}
+
+/// Reads the head of one value: how many values follow inside it, and the bytes behind its own payload.
+fn value_head(bytes: &[u8]) -> Result<(u64, &[u8]), WireError> {
+    let cut = WireError::Shape("cut short");
+    let (&marker, rest) = bytes.split_first().ok_or(cut.clone())?;
+    let sized = |width: usize| -> Result<(u64, &[u8]), WireError> {
+        if rest.len() < width {
+            return Err(cut.clone());
+        }
+        let (length, rest) = rest.split_at(width);
+        Ok((length.iter().fold(0, |n, b| n << 8 | u64::from(*b)), rest))
+    };
+    let skip = |length: u64, rest: &[u8], cut: WireError| -> Result<usize, WireError> {
+        usize::try_from(length).ok().filter(|l| *l <= rest.len()).ok_or(cut)
+    };
+    let (children, rest, payload) = match marker {
+        0x00..=0x7f | 0xe0..=0xff | 0xc0 | 0xc2 | 0xc3 => (0, rest, 0),
+        0x80..=0x8f => (2 * u64::from(marker & 0x0f), rest, 0),
+        0x90..=0x9f => (u64::from(marker & 0x0f), rest, 0),
+        0xa0..=0xbf => (0, rest, u64::from(marker & 0x1f)),
+        0xc1 => return Err(WireError::Shape("a marker that does not exist")),
+        0xc4 | 0xd9 => sized(1).map(|(n, r)| (0, r, n))?,
+        0xc5 | 0xda => sized(2).map(|(n, r)| (0, r, n))?,
+        0xc6 | 0xdb => sized(4).map(|(n, r)| (0, r, n))?,
+        0xc7 => sized(1).map(|(n, r)| (0, r, n + 1))?,
+        0xc8 => sized(2).map(|(n, r)| (0, r, n + 1))?,
+        0xc9 => sized(4).map(|(n, r)| (0, r, n + 1))?,
+        0xcc | 0xd0 => (0, rest, 1),
+        0xcd | 0xd1 => (0, rest, 2),
+        0xca | 0xce | 0xd2 => (0, rest, 4),
+        0xcb | 0xcf | 0xd3 => (0, rest, 8),
+        0xd4 => (0, rest, 2),
+        0xd5 => (0, rest, 3),
+        0xd6 => (0, rest, 5),
+        0xd7 => (0, rest, 9),
+        0xd8 => (0, rest, 17),
+        0xdc => sized(2).map(|(n, r)| (n, r, 0))?,
+        0xdd => sized(4).map(|(n, r)| (n, r, 0))?,
+        0xde => sized(2).map(|(n, r)| (2 * n, r, 0))?,
+        0xdf => sized(4).map(|(n, r)| (2 * n, r, 0))?,
+    };
+    let payload = skip(payload, rest, cut)?;
+    Ok((children, &rest[payload..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn framed<B: Body>(body: &B) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode(body, &mut out).expect("it fits");
+        out
+    }
+
+    #[test]
+    fn a_frame_survives_the_round_trip() {
+        let body = Control::Request { id: 7, body: RequestBody::Ping };
+        let bytes = framed(&body);
+        let length = frame_length(bytes[..4].try_into().expect("four"), limits::FRAME_BYTES_MAX).expect("fine");
+        assert_eq!(length, bytes.len() - 4);
+        let (kind, rest) = split(&bytes[4..]).expect("version 1").expect("known");
+        assert_eq!(kind, FrameKind::Control);
+        assert_eq!(decode::<Control>(rest).expect("decodes"), body);
+    }
+
+    #[test]
+    fn a_lying_length_is_refused_before_anything_is_allocated() {
+        for length in [0_u32, 1, limits::FRAME_BYTES_MAX as u32 + 1, u32::MAX] {
+            assert!(frame_length(length.to_le_bytes(), limits::FRAME_BYTES_MAX).is_err(), "{length}");
+        }
+    }
+
+    #[test]
+    fn another_version_is_refused_and_an_unknown_kind_is_skipped() {
+        assert_eq!(split(&[0, 2]), Err(WireError::Version(0)));
+        assert_eq!(split(&[255, 2]), Err(WireError::Version(255)));
+        assert_eq!(split(&[PROTOCOL_VERSION, 99, 1, 2, 3]), Ok(None));
+        assert!(split(&[1]).is_err());
+    }
+
+    #[test]
+    fn shapes_that_would_hurt_a_decoder_are_refused() {
+        let deep = [vec![0x91; 1000], vec![0xc0]].concat();
+        assert_eq!(check(&deep), Err(WireError::Shape("nested too deep")));
+        assert!(check(&[0xdd, 0xff, 0xff, 0xff, 0xff, 0xc0]).is_err(), "2^32 elements in six bytes");
+        assert!(check(&[0xdf, 0xff, 0xff, 0xff, 0xff]).is_err());
+        assert!(check(&[0xc6, 0xff, 0xff, 0xff, 0xff, 1]).is_err());
+        assert!(check(&[0xc0, 0xc0]).is_err(), "trailing");
+        assert!(check(&[]).is_err());
+        assert!(check(&[0xc1]).is_err());
+        assert!(check(&[0x92, 0x01]).is_err(), "cut short");
+        let fits = [vec![0x91; limits::MSGPACK_DEPTH_MAX], vec![0xc0]].concat();
+        assert_eq!(check(&fits), Ok(()));
+    }
+
+    #[test]
+    fn an_oversized_frame_is_refused_and_leaves_the_buffer_as_it_was() {
+        let lines = vec!["x".repeat(limits::FRAME_BYTES_MAX)];
+        let body = Control::Response { id: 1, result: Ok(ResponseBody::Lines { lines }) };
+        let mut out = vec![1, 2, 3];
+        assert!(matches!(encode(&body, &mut out), Err(WireError::Length { .. })));
+        assert_eq!(out, [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_field_that_a_later_version_adds_to_a_control_frame_is_skipped() {
+        #[derive(Serialize)]
+        #[serde(rename_all = "snake_case")]
+        enum Later {
+            Check { nonce: u64, mood: &'static str },
+        }
+        let bytes = rmp_serde::to_vec_named(&Later::Check { nonce: 5, mood: "fine" }).expect("encodes");
+        assert_eq!(decode::<Control>(&bytes).expect("decodes"), Control::Check { nonce: 5 });
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_the_decoder_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+            let _ = decode::<Control>(&bytes);
+            let _ = decode::<Data>(&bytes);
+            let _ = decode::<Hello>(&bytes);
+        }
+
+        #[test]
+        fn what_the_decoder_accepts_passes_the_walk(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..60)) {
+            // The walk must never be stricter about length than the decoder that follows it.
+            if rmp_serde::from_slice::<u64>(&bytes[..]).is_ok() && check(&bytes).is_err() {
+                // Only trailing bytes may make the difference.
+                proptest::prop_assert!(check(&bytes) == Err(WireError::Shape("trailing bytes")));
+            }
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Shoal: a peer-to-peer mesh for agents.
+
+pub mod core;
+#[cfg(feature = "node")]
+pub mod node;

@@ -1,0 +1,3 @@
+//! The shell: the only code that awaits, sleeps, reads or writes.
+
+pub mod runtime;
