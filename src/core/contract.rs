@@ -15,8 +15,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::error::Refusal;
-use super::ids::{AgentName, LinkId, MeshId, NodeId, PersistNo, RequestId};
-use super::model::{AgentSpec, Event, Hello, Load, NodeCard};
+use super::ids::{AgentName, LinkId, MeshId, MeshName, NodeId, PersistNo, ProcessId, RequestId};
+use super::membership::{Overrides, Profile};
+use super::model::{AgentSpec, AgentView, Event, Hello, Load, MemberView, NodeCard};
 use super::wire::{AgentStats, Control, RequestBody, ResponseBody};
 
 /// What the driver tells the core.
@@ -30,8 +31,8 @@ pub enum Input {
         hello: Hello,
         /// Where the other end is, for the log.
         address: String,
-        /// Whether this node opened it.
-        dialled: bool,
+        /// What this node dialled to get it; `None` when the other side opened it.
+        dialled: Option<DialTarget>,
     },
     /// A connection is gone.
     LinkDown {
@@ -367,4 +368,74 @@ pub enum RuntimeAnswer {
     Stats(AgentStats),
     /// To [`RuntimeQuery::Logs`], oldest first.
     Lines(Vec<String>),
+}
+
+/// What a mesh is made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boot {
+    /// This node's card; its addresses may be empty until they are known.
+    pub card: NodeCard,
+    /// The mesh's name from this node's certificate.
+    pub mesh_name: MeshName,
+    /// This run of the process.
+    pub process_id: ProcessId,
+    /// What the store remembers; its start number is durable.
+    pub remembered: Remembered,
+    /// How the node finds its mesh.
+    pub start: StartMode,
+    /// Gossip timings.
+    pub profile: Profile,
+    /// Explicit gossip timings.
+    pub overrides: Overrides,
+    /// Seeds all randomness of the core.
+    pub seed: [u8; 32],
+}
+
+/// How a node finds its mesh. A node that remembers a mesh always resumes that one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StartMode {
+    /// Begin a new mesh with this id.
+    Bootstrap {
+        /// Freshly drawn.
+        mesh_id: MeshId,
+    },
+    /// Ask these seeds, `host:port`, for ever.
+    Join {
+        /// At least one.
+        seeds: Vec<String>,
+    },
+    /// Go back to the mesh that is remembered.
+    Resume,
+}
+
+/// The mesh as this node sees it, for readers outside the core.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct View {
+    /// This node.
+    pub own: NodeId,
+    /// Its mesh, once it belongs to one.
+    pub mesh_id: Option<MeshId>,
+    /// Whether it has found its mesh.
+    pub joined: bool,
+    /// Whether it is stopping.
+    pub stopping: bool,
+    /// All nodes, this one included, in order of names, each with its proven link.
+    pub members: Vec<(MemberView, Option<LinkId>)>,
+    /// All agents that nodes have told of, whatever the nodes' status, in order of names.
+    pub agents: Vec<AgentView>,
+    /// What was refused or dropped.
+    pub counters: Counters,
+}
+
+/// What the core has dropped, since the process started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// SWIM packets that did not decode or named another sender than their link.
+    pub swim_packets_dropped: u64,
+    /// Claims in SWIM packets and lists that were not credible.
+    pub claims_dropped: u64,
+    /// Record batches that did not decode.
+    pub records_dropped: u64,
+    /// How often this node had to renew its incarnation.
+    pub renewals: u64,
 }

@@ -10,7 +10,9 @@ use super::ids::{AgentName, NodeId};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum SendError {
     /// No live node runs an agent of that name.
-    #[error("no agent named {agent} runs anywhere in the mesh: deploy it, or check the name with `shoal agent list`")]
+    #[error(
+        "no agent named {agent} runs anywhere in the mesh: deploy it, or check the name with `shoal agent list`"
+    )]
     UnknownAgent {
         /// The name asked for.
         agent: AgentName,
@@ -64,7 +66,9 @@ pub enum SendError {
         why: String,
     },
     /// The link to the node broke while the message was on its way; it may or may not have arrived.
-    #[error("the link to {node} broke before the answer came; the agent may or may not have handled the message")]
+    #[error(
+        "the link to {node} broke before the answer came; the agent may or may not have handled the message"
+    )]
     LinkLost {
         /// The node the message went to.
         node: NodeId,
@@ -168,6 +172,12 @@ pub enum Refusal {
         /// The deadline.
         deadline_ms: u64,
     },
+    /// The link to the other node broke before it answered.
+    #[error("the link to {node} broke before it answered; it may still act on the request")]
+    LinkLost {
+        /// The node asked.
+        node: NodeId,
+    },
     /// The request itself is wrong.
     #[error("{why}")]
     BadRequest {
@@ -202,6 +212,7 @@ impl Refusal {
             Self::StartFailed { .. } => "start_failed",
             Self::Overloaded { .. } => "overloaded",
             Self::TimedOut { .. } => "timed_out",
+            Self::LinkLost { .. } => "link_lost",
             Self::BadRequest { .. } => "bad_request",
             Self::StoreFailed { .. } => "store_failed",
             Self::Joining { .. } => "joining",

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::contract::Refused;
 use super::error::SendError;
 use super::ids::{AgentName, Incarnation, MeshId, MeshName, NodeId, ProcessId};
 use super::limits;
@@ -467,4 +468,29 @@ pub struct Hello {
     pub incarnation: Incarnation,
     /// The sender's card; its `node_id` must equal the certificate's.
     pub card: NodeCard,
+}
+
+impl Hello {
+    /// Why the node that says this hello cannot talk to the one that says `theirs`, if it cannot. Both
+    /// sides come to the same answer, except for [`Refused::Duplicate`], which only the namesake sees.
+    #[must_use]
+    pub fn refusal(&self, theirs: &Self) -> Option<Refused> {
+        if self.version_min > theirs.version_max || theirs.version_min > self.version_max {
+            return Some(Refused::Version);
+        }
+        if self.mesh_name != theirs.mesh_name {
+            return Some(Refused::Name);
+        }
+        if self.process_id == theirs.process_id {
+            return Some(Refused::Oneself);
+        }
+        if self.card.node_id == theirs.card.node_id {
+            return Some(Refused::Duplicate);
+        }
+        match (self.mesh_id, theirs.mesh_id) {
+            (Some(ours), Some(theirs)) if ours != theirs => Some(Refused::Mesh),
+            (None, None) => Some(Refused::NoMesh),
+            (Some(_), _) | (None, Some(_)) => None,
+        }
+    }
 }

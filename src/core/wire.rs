@@ -79,10 +79,13 @@ pub enum Control {
         /// Whether the receiver should send its own list back.
         reply: bool,
     },
-    /// A hash of the sender's member list; the receiver answers with [`Control::Members`] if its own differs.
-    MembersHash {
-        /// FNV-1a over the sorted entries.
-        hash: u64,
+    /// Hashes of what the sender knows; a receiver that differs answers with [`Control::Members`] or
+    /// [`Control::OwnedDigest`], each asking for a reply.
+    Summary {
+        /// Over who is there at which incarnation.
+        members: u64,
+        /// Over whose own records it has up to where.
+        owned: u64,
     },
     /// How much of each node's own records the sender has; the receiver sends what is newer.
     OwnedDigest {
@@ -340,7 +343,7 @@ impl Body for Control {
                 Err("the address is too long")
             }
             Self::Members { .. }
-            | Self::MembersHash { .. }
+            | Self::Summary { .. }
             | Self::OwnedDigest { .. }
             | Self::HeldForFailed { .. }
             | Self::Leaving { .. }
@@ -448,7 +451,10 @@ pub fn frame_length(prefix: [u8; 4], length_max: usize) -> Result<usize, WireErr
 /// [`WireError::Version`] for another version, [`WireError::Length`] for a frame without a header.
 pub fn split(frame: &[u8]) -> Result<Option<(FrameKind, &[u8])>, WireError> {
     let [version, kind, body @ ..] = frame else {
-        return Err(WireError::Length { length: frame.len() as u64, length_max: limits::FRAME_BYTES_MAX as u64 });
+        return Err(WireError::Length {
+            length: frame.len() as u64,
+            length_max: limits::FRAME_BYTES_MAX as u64,
+        });
     };
     if *version != PROTOCOL_VERSION {
         return Err(WireError::Version(*version));
@@ -581,7 +587,8 @@ mod tests {
     fn a_frame_survives_the_round_trip() {
         let body = Control::Request { id: 7, body: RequestBody::Ping };
         let bytes = framed(&body);
-        let length = frame_length(bytes[..4].try_into().expect("four"), limits::FRAME_BYTES_MAX).expect("fine");
+        let length =
+            frame_length(bytes[..4].try_into().expect("four"), limits::FRAME_BYTES_MAX).expect("fine");
         assert_eq!(length, bytes.len() - 4);
         let (kind, rest) = split(&bytes[4..]).expect("version 1").expect("known");
         assert_eq!(kind, FrameKind::Control);

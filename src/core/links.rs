@@ -1,0 +1,299 @@
+//! Who can be reached where: the connections to peers, the dials under way, the seeds, and what waits
+//! for a connection. A table and its rules; it sends nothing itself.
+//!
+//! A link is `Proven` once this node talks over it, or `Doubted` while a process that already has the
+//! same node id is asked whether it still lives. There is one proven link a node.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::contract::DialTarget;
+use super::ids::{LinkId, MeshId, NodeId, NodeKey, ProcessId};
+use super::limits;
+use super::model::NodeCard;
+use super::time::Instant;
+use super::wire::Control;
+
+/// Wait before a seed is tried again: doubles from the first to the last.
+const SEED_RETRY_FIRST: Duration = Duration::from_millis(500);
+const SEED_RETRY_LAST: Duration = Duration::from_secs(15);
+/// A node that could not be dialled is not dialled again for this long, whoever asks.
+const REDIAL_PAUSE: Duration = Duration::from_millis(500);
+/// Control frames kept for a node while its link is being dialled; the oldest is dropped.
+const STASH_FRAMES_MAX: usize = 16;
+/// How long such a frame is worth sending.
+const STASH_FRAME_AGE_MAX: Duration = Duration::from_secs(5);
+
+/// One connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Link {
+    pub(crate) node: NodeId,
+    pub(crate) key: NodeKey,
+    pub(crate) process: ProcessId,
+    pub(crate) dialled: bool,
+    pub(crate) address: String,
+    /// The mesh that the peer said it belongs to.
+    pub(crate) mesh_id: Option<MeshId>,
+    pub(crate) doubted: bool,
+}
+
+/// A seed and how it fares.
+#[derive(Debug, Clone)]
+struct Seed {
+    failures: u32,
+    next: Instant,
+    reached: Option<NodeKey>,
+}
+
+#[derive(Debug, Default)]
+struct Stash {
+    packets: VecDeque<(Instant, Bytes)>,
+    frames: VecDeque<(Instant, Control)>,
+}
+
+/// The table of links.
+#[derive(Debug, Default)]
+pub(crate) struct Links {
+    links: BTreeMap<LinkId, Link>,
+    proven: BTreeMap<NodeKey, LinkId>,
+    dials: BTreeMap<DialTarget, Instant>,
+    paused: BTreeMap<NodeKey, Instant>,
+    seeds: BTreeMap<String, Seed>,
+    cards: BTreeMap<NodeKey, NodeCard>,
+    stash: BTreeMap<NodeKey, Stash>,
+}
+
+/// Which of two links between the same two processes stays.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Keep {
+    Old,
+    New,
+}
+
+impl Links {
+    pub(crate) fn get(&self, link: LinkId) -> Option<&Link> {
+        self.links.get(&link)
+    }
+
+    pub(crate) fn insert(&mut self, id: LinkId, link: Link) {
+        self.dials.remove(&DialTarget::Node(link.node.clone()));
+        if !link.doubted {
+            self.proven.insert(link.key, id);
+        }
+        self.links.insert(id, link);
+    }
+
+    /// Takes a link out of the table; the second value tells whether it was the node's proven one.
+    pub(crate) fn remove(&mut self, id: LinkId) -> Option<(Link, bool)> {
+        let link = self.links.remove(&id)?;
+        let proven = self.proven.get(&link.key) == Some(&id);
+        if proven {
+            self.proven.remove(&link.key);
+        }
+        Some((link, proven))
+    }
+
+    pub(crate) fn proven(&self, key: &NodeKey) -> Option<LinkId> {
+        self.proven.get(key).copied()
+    }
+
+    pub(crate) fn all_proven(&self) -> impl Iterator<Item = (NodeKey, LinkId)> + '_ {
+        self.proven.iter().map(|(key, link)| (*key, *link))
+    }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = (LinkId, &Link)> {
+        self.links.iter().map(|(id, link)| (*id, link))
+    }
+
+    /// When both sides dial at once, both must keep the same link: the one that the lower id dialled. Of
+    /// two that one side dialled, the newer one: that side has lost the older.
+    pub(crate) fn which_stays(own: &NodeId, old: &Link, new_dialled: bool) -> Keep {
+        if old.dialled == new_dialled {
+            return Keep::New;
+        }
+        let own_is_lower = own < &old.node;
+        if new_dialled == own_is_lower { Keep::New } else { Keep::Old }
+    }
+
+    pub(crate) fn card(&self, key: &NodeKey) -> Option<&NodeCard> {
+        self.cards.get(key)
+    }
+
+    pub(crate) fn cards(&self) -> impl Iterator<Item = (&NodeKey, &NodeCard)> {
+        self.cards.iter()
+    }
+
+    /// Remembers a node's card. Returns whether it differs from the one known; a card beyond
+    /// [`limits::PEERS_MAX`] is not taken.
+    pub(crate) fn learn(&mut self, card: &NodeCard) -> bool {
+        let key = card.node_id.key();
+        if self.cards.get(&key) == Some(card) {
+            return false;
+        }
+        if !self.cards.contains_key(&key) && self.cards.len() >= limits::PEERS_MAX {
+            return false;
+        }
+        self.cards.insert(key, card.clone());
+        self.paused.remove(&key);
+        true
+    }
+
+    pub(crate) fn forget(&mut self, key: &NodeKey) {
+        self.cards.remove(key);
+        self.stash.remove(key);
+    }
+
+    /// Starts a dial to a known node, unless one is under way, failed a moment ago, or nothing is known
+    /// of where it is.
+    pub(crate) fn dial(&mut self, key: &NodeKey, now: Instant) -> Option<(DialTarget, Vec<String>)> {
+        let card = self.cards.get(key)?;
+        let target = DialTarget::Node(card.node_id.clone());
+        if card.addresses.is_empty() || self.dials.contains_key(&target) {
+            return None;
+        }
+        if self.paused.get(key).is_some_and(|until| now < *until) {
+            return None;
+        }
+        self.dials.insert(target.clone(), now);
+        Some((target, card.addresses.clone()))
+    }
+
+    pub(crate) fn dial_ended(&mut self, target: &DialTarget, now: Instant) {
+        self.dials.remove(target);
+        match target {
+            DialTarget::Node(node) => {
+                self.paused.insert(node.key(), now + REDIAL_PAUSE);
+            }
+            DialTarget::Seed(address) => {
+                if let Some(seed) = self.seeds.get_mut(address) {
+                    let wait = SEED_RETRY_FIRST * 2_u32.saturating_pow(seed.failures.min(10));
+                    seed.failures += 1;
+                    seed.next = now + wait.min(SEED_RETRY_LAST);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn add_seed(&mut self, address: String) {
+        self.seeds.insert(address, Seed { failures: 0, next: Instant::ZERO, reached: None });
+    }
+
+    /// Notes that a seed answered, and who it is.
+    pub(crate) fn seed_reached(&mut self, address: &str, key: NodeKey) {
+        self.dials.remove(&DialTarget::Seed(address.to_owned()));
+        if let Some(seed) = self.seeds.get_mut(address) {
+            seed.failures = 0;
+            seed.reached = Some(key);
+        }
+    }
+
+    /// Seeds that should be dialled now: those whose node was never reached, or is not `reachable` any more.
+    pub(crate) fn due_seeds(&mut self, now: Instant, reachable: impl Fn(&NodeKey) -> bool) -> Vec<String> {
+        let due = |(address, seed): (&String, &Seed)| {
+            let wanted = seed.reached.as_ref().is_none_or(|key| !reachable(key));
+            let idle = !self.dials.contains_key(&DialTarget::Seed(address.clone()));
+            (wanted && idle && seed.next <= now).then(|| address.clone())
+        };
+        let due: Vec<_> = self.seeds.iter().filter_map(due).collect();
+        for address in &due {
+            self.dials.insert(DialTarget::Seed(address.clone()), now);
+        }
+        due
+    }
+
+    /// Keeps a SWIM packet until the node's link is there, for a moment.
+    pub(crate) fn stash_packet(&mut self, key: NodeKey, packet: Bytes, now: Instant) {
+        let packets = &mut self.stash.entry(key).or_default().packets;
+        if packets.len() >= limits::SWIM_STASH_PACKETS_MAX {
+            packets.pop_front();
+        }
+        packets.push_back((now, packet));
+    }
+
+    /// Keeps a control frame until the node's link is there, for a moment.
+    pub(crate) fn stash_frame(&mut self, key: NodeKey, frame: Control, now: Instant) {
+        let frames = &mut self.stash.entry(key).or_default().frames;
+        if frames.len() >= STASH_FRAMES_MAX {
+            frames.pop_front();
+        }
+        frames.push_back((now, frame));
+    }
+
+    /// What waited for the node's link and is still worth sending.
+    pub(crate) fn unstash(&mut self, key: &NodeKey, now: Instant) -> (Vec<Bytes>, Vec<Control>) {
+        let stash = self.stash.remove(key).unwrap_or_default();
+        let fresh = |at: Instant, age_max: Duration| now.since(at) <= age_max;
+        let packets = stash.packets.into_iter().filter(|(at, _)| fresh(*at, limits::SWIM_STASH_AGE_MAX));
+        let frames = stash.frames.into_iter().filter(|(at, _)| fresh(*at, STASH_FRAME_AGE_MAX));
+        (packets.map(|(_, p)| p).collect(), frames.map(|(_, f)| f).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(node: &str, dialled: bool) -> Link {
+        let node = NodeId::new(node).expect("valid");
+        let key = node.key();
+        let process = ProcessId(uuid::Uuid::nil());
+        Link { node, key, process, dialled, address: String::new(), mesh_id: None, doubted: false }
+    }
+
+    #[test]
+    fn when_both_dial_at_once_both_keep_the_dial_of_the_lower_id() {
+        let a = NodeId::new("a").expect("valid");
+        let b = NodeId::new("b").expect("valid");
+        for a_saw_its_own_first in [true, false] {
+            for b_saw_its_own_first in [true, false] {
+                let kept_by_a = Links::which_stays(&a, &link("b", a_saw_its_own_first), !a_saw_its_own_first);
+                let kept_by_b = Links::which_stays(&b, &link("a", b_saw_its_own_first), !b_saw_its_own_first);
+                let a_keeps_own_dial = (kept_by_a == Keep::Old) == a_saw_its_own_first;
+                let b_keeps_own_dial = (kept_by_b == Keep::Old) == b_saw_its_own_first;
+                assert!(a_keeps_own_dial && !b_keeps_own_dial);
+            }
+        }
+    }
+
+    #[test]
+    fn a_second_dial_of_one_side_replaces_its_first() {
+        let a = NodeId::new("a").expect("valid");
+        assert_eq!(Links::which_stays(&a, &link("b", false), false), Keep::New);
+    }
+
+    #[test]
+    fn a_seed_that_never_answers_is_tried_for_ever_with_growing_pauses() {
+        let mut links = Links::default();
+        links.add_seed("s:1".to_owned());
+        let target = DialTarget::Seed("s:1".to_owned());
+        let mut now = Instant::ZERO;
+        let mut pauses = Vec::new();
+        for _ in 0..12 {
+            let since = now;
+            while links.due_seeds(now, |_| false).is_empty() {
+                now = now + Duration::from_millis(100);
+            }
+            pauses.push(now.since(since));
+            links.dial_ended(&target, now);
+        }
+        assert_eq!(pauses[1], SEED_RETRY_FIRST);
+        assert!(pauses.windows(2).skip(1).all(|p| p[0] <= p[1]), "{pauses:?}");
+        assert_eq!(pauses[11], SEED_RETRY_LAST);
+    }
+
+    #[test]
+    fn the_stash_is_bounded_and_forgets_what_is_stale() {
+        let mut links = Links::default();
+        let key = NodeKey([1; 16]);
+        for n in 0..10_u8 {
+            links.stash_packet(key, Bytes::from(vec![n]), Instant::ZERO);
+        }
+        let (packets, _) = links.unstash(&key, Instant::ZERO);
+        assert_eq!(packets.iter().map(|p| p[0]).collect::<Vec<_>>(), [6, 7, 8, 9]);
+        links.stash_packet(key, Bytes::from_static(b"old"), Instant::ZERO);
+        let (packets, _) = links.unstash(&key, Instant::ZERO + Duration::from_secs(1));
+        assert!(packets.is_empty());
+    }
+}

@@ -1,0 +1,556 @@
+//! Who is there: SWIM membership on `foca`, with the parts that it leaves to its user.
+//!
+//! foca probes, suspects, gossips and renews. This room adds, each because foca alone was seen to fail
+//! without it:
+//! - its timers go to the mesh's one heap with delays of our own ([`Timings`]), pop in foca's order and
+//!   are never dropped;
+//! - a suspicion's end is ignored unless the very same suspicion still stands: foca would tell a healthy
+//!   member that it is down although it has refuted;
+//! - news is checked before foca sees it: its sender against the link's peer, claims at absurd or
+//!   outdated incarnations, a "down" below the incarnation that the member has refuted with, a member
+//!   that left of its own will and did not come back;
+//! - who left of its own will, which foca does not know, travels in the note of each packet;
+//! - member lists are exchanged when links form and when their hashes differ ([`Membership::entries`],
+//!   [`Membership::apply_entries`]): foca has no state transfer, and islands and healed cuts need one.
+//!   "Failed" in somebody's list is a reason to suspect and to tell the member, not a verdict.
+//!
+//! It does not know names, addresses or links; whoever sends its packets does.
+//!
+//! Order of calls: any `handle_*` or `apply_*`, then [`Membership::poll`] until `None`.
+//! Source of the protocol: Das, Gupta, Motivala, "SWIM", DSN 2002.
+
+mod identity;
+mod packet;
+mod runtime;
+mod timings;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::num::{NonZeroU8, NonZeroUsize};
+use std::time::Duration;
+
+use foca::{Foca, Member, NoCustomBroadcast, PeriodicParams, State, Timer};
+use rand_chacha::ChaCha8Rng;
+
+use self::identity::Identity;
+use self::packet::SwimCodec;
+use self::runtime::Outbox;
+use super::ids::{Incarnation, NodeKey};
+use super::limits;
+use super::model::MemberStatus;
+use super::wire::{MemberEntry, MemberEntryState};
+
+pub use self::packet::PacketError;
+pub use self::timings::{Overrides, Profile, Timings};
+
+/// A timer of this room, kept in the mesh's heap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MemberTimer(Timer<Identity>);
+
+impl MemberTimer {
+    /// foca's order among timers that are due at once.
+    pub(crate) fn rank(&self) -> u8 {
+        match self.0 {
+            Timer::SendIndirectProbe { .. } => 0,
+            Timer::ProbeRandomMember(_) => 1,
+            Timer::ChangeSuspectToDown { .. } => 2,
+            Timer::PeriodicAnnounce(_) => 3,
+            Timer::PeriodicGossip(_) => 4,
+            Timer::RemoveDown(_) => 5,
+            Timer::PeriodicAnnounceDown(_) => 6,
+        }
+    }
+}
+
+/// What this room wants done.
+#[derive(Debug)]
+pub(crate) enum MemberEffect {
+    /// Send this packet.
+    Send { to: NodeKey, packet: Vec<u8> },
+    /// Call [`Membership::handle_timer`] after this time.
+    Timer { after: Duration, timer: MemberTimer },
+    /// A member's status or incarnation changed.
+    Changed { key: NodeKey, before: Option<Known>, now: Known },
+    /// This node had to take a new incarnation, because others held it for failed.
+    Renewed,
+    /// Others know a later start of this node than it knows itself: its store is older than the mesh's memory.
+    OutdatedSelf(Incarnation),
+    /// Tell this member that somebody holds it for failed at this incarnation.
+    TellHeldForFailed { key: NodeKey, incarnation: Incarnation },
+}
+
+/// What is known of a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Known {
+    pub(crate) incarnation: Incarnation,
+    pub(crate) refutations: u16,
+    pub(crate) status: MemberStatus,
+}
+
+/// The membership of one node.
+pub(crate) struct Membership {
+    foca: Foca<Identity, SwimCodec, ChaCha8Rng, NoCustomBroadcast>,
+    outbox: Outbox,
+    effects: VecDeque<MemberEffect>,
+    known: BTreeMap<NodeKey, Known>,
+    /// Who left of its own will, at which incarnation: not called failed, and not believed alive below it.
+    left: BTreeMap<NodeKey, Incarnation>,
+    /// Departures still to be told, and how often.
+    departures: VecDeque<(NodeKey, Incarnation, u32)>,
+    told_held_for_failed: BTreeSet<(NodeKey, Incarnation)>,
+    profile: Profile,
+    overrides: Overrides,
+    leaving: bool,
+    dropped_claims: u64,
+}
+
+impl std::fmt::Debug for Membership {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Membership").field("self", self.foca.identity()).field("known", &self.known).finish()
+    }
+}
+
+impl Membership {
+    pub(crate) fn new(
+        key: NodeKey,
+        incarnation: Incarnation,
+        profile: Profile,
+        overrides: Overrides,
+        rng: ChaCha8Rng,
+    ) -> Self {
+        let timings = Timings::of(profile, &overrides, 0);
+        let identity = Identity { key, incarnation, renewable: true };
+        Self {
+            foca: Foca::new(identity, foca_config(&timings), rng, SwimCodec),
+            outbox: Outbox::new(timings),
+            effects: VecDeque::new(),
+            known: BTreeMap::new(),
+            left: BTreeMap::new(),
+            departures: VecDeque::new(),
+            told_held_for_failed: BTreeSet::new(),
+            profile,
+            overrides,
+            leaving: false,
+            dropped_claims: 0,
+        }
+    }
+
+    /// What is to be done next; call until `None`.
+    pub(crate) fn poll(&mut self) -> Option<MemberEffect> {
+        self.effects.pop_front()
+    }
+
+    pub(crate) fn incarnation(&self) -> Incarnation {
+        self.foca.identity().incarnation
+    }
+
+    pub(crate) fn known(&self, key: &NodeKey) -> Option<Known> {
+        self.known.get(key).copied()
+    }
+
+    pub(crate) fn all_known(&self) -> impl Iterator<Item = (&NodeKey, &Known)> {
+        self.known.iter()
+    }
+
+    /// Members that are alive or suspect, this node excluded.
+    pub(crate) fn live_count(&self) -> usize {
+        self.foca.num_members()
+    }
+
+    /// Claims that were refused before foca saw them.
+    pub(crate) fn dropped_claims(&self) -> u64 {
+        self.dropped_claims
+    }
+
+    /// Takes in a packet that came over the link of `peer`.
+    pub(crate) fn handle_packet(&mut self, peer: NodeKey, packet: &[u8]) -> Result<(), PacketError> {
+        let opened = packet::open(packet)?;
+        let claimed = opened.header.src.key;
+        if claimed != peer {
+            return Err(PacketError::WrongSender { claimed, peer });
+        }
+        if self.leaving {
+            return Ok(());
+        }
+        for (key, incarnation) in &opened.note.left {
+            self.peer_left(*key, *incarnation);
+        }
+        let sender = Member::new(opened.header.src, opened.header.src_incarnation, State::Alive);
+        if !self.is_credible(&sender) {
+            self.dropped_claims += 1;
+            return Ok(());
+        }
+        let suspects = |m: &Member<Identity>| self.is_credible(m);
+        let credible = opened.members.iter().filter(|(m, _)| suspects(m)).count();
+        let rebuilt = (credible < opened.members.len()).then(|| opened.rebuilt(suspects));
+        self.dropped_claims += (opened.members.len() - credible) as u64;
+        self.outbox.touched.insert(peer);
+        self.outbox.touched.extend(opened.members.iter().map(|(m, _)| m.id().key));
+        self.notice_outdated_self(opened.members.iter().map(|(m, _)| m.id()));
+        let bytes = rebuilt.as_deref().unwrap_or(opened.foca_bytes);
+        // foca refuses what it cannot use (a packet for an earlier identity of ours, an unexpected
+        // acknowledgement); that is the protocol's business as usual.
+        let result = self.foca.handle_data(bytes, &mut self.outbox);
+        self.settle("packet", result);
+        Ok(())
+    }
+
+    /// Fires a timer that [`MemberEffect::Timer`] asked for.
+    pub(crate) fn handle_timer(&mut self, timer: MemberTimer) {
+        let MemberTimer(timer) = timer;
+        if self.leaving {
+            return;
+        }
+        if let Timer::ChangeSuspectToDown { member_id, incarnation, .. } = &timer {
+            let stands = self.foca.iter_membership_state().any(|m| {
+                m.id() == member_id && m.incarnation() == *incarnation && m.state() == State::Suspect
+            });
+            if !stands {
+                return;
+            }
+            self.outbox.touched.insert(member_id.key);
+        }
+        if matches!(timer, Timer::ProbeRandomMember(_)) {
+            self.outbox.touched.extend(self.outbox.probed.take());
+        }
+        let result = self.foca.handle_timer(timer, &mut self.outbox);
+        self.settle("timer", result);
+    }
+
+    /// The whole member list, this node included, in order of keys.
+    pub(crate) fn entries(&self) -> Vec<MemberEntry> {
+        let own = self.foca.identity();
+        let own = MemberEntry {
+            key: own.key,
+            incarnation: own.incarnation,
+            refutations: 0,
+            state: if self.leaving { MemberEntryState::Left } else { MemberEntryState::Alive },
+        };
+        let others = self.known.iter().map(|(key, known)| MemberEntry {
+            key: *key,
+            incarnation: known.incarnation,
+            refutations: known.refutations,
+            state: match known.status {
+                MemberStatus::Alive => MemberEntryState::Alive,
+                MemberStatus::Suspect => MemberEntryState::Suspect,
+                MemberStatus::Failed => MemberEntryState::Failed,
+                MemberStatus::Left => MemberEntryState::Left,
+            },
+        });
+        let mut entries: Vec<_> = others.chain([own]).collect();
+        entries.sort_unstable();
+        entries
+    }
+
+    /// A hash of the member list that is equal on two nodes which agree on who is there (FNV-1a over keys,
+    /// incarnations and presence). Suspicions and refutations pass too quickly to count.
+    pub(crate) fn entries_hash(&self) -> u64 {
+        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+        let mut mix = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        for entry in self.entries() {
+            let present = matches!(entry.state, MemberEntryState::Alive | MemberEntryState::Suspect);
+            entry.key.0.into_iter().for_each(&mut mix);
+            entry.incarnation.0.to_le_bytes().into_iter().for_each(&mut mix);
+            mix(u8::from(present));
+        }
+        hash
+    }
+
+    /// Takes in another node's whole member list. `peer` is whose list it is: of itself it knows best.
+    pub(crate) fn apply_entries(&mut self, peer: NodeKey, entries: &[MemberEntry]) {
+        if self.leaving {
+            return;
+        }
+        let mut news = Vec::new();
+        let mut suspects = Vec::new();
+        for entry in entries {
+            let identity = Identity::of(entry.key, entry.incarnation);
+            if entry.key == self.foca.identity().key {
+                self.notice_outdated_self([&identity].into_iter());
+                if matches!(entry.state, MemberEntryState::Failed) && entry.incarnation == self.incarnation()
+                {
+                    news.push(Member::new(identity, entry.refutations, State::Down));
+                }
+                continue;
+            }
+            match entry.state {
+                MemberEntryState::Left => self.peer_left(entry.key, entry.incarnation),
+                MemberEntryState::Failed if self.is_live_at(entry) && entry.key != peer => {
+                    suspects.push((entry.key, entry.incarnation));
+                }
+                MemberEntryState::Failed => {
+                    news.push(Member::new(identity, entry.refutations, State::Down));
+                }
+                MemberEntryState::Alive | MemberEntryState::Suspect => {
+                    news.push(Member::new(identity, entry.refutations, State::Alive));
+                }
+            }
+        }
+        let own = self.foca.identity().key;
+        news.retain(|member| member.id().key == own || self.is_news(member));
+        // What many learn from lists at once need not be gossiped as well.
+        let gossip = news.len() <= LIST_NEWS_GOSSIPED_MAX;
+        self.outbox.touched.extend(news.iter().map(|m| m.id().key));
+        let result = self.foca.apply_many(news.into_iter(), gossip, &mut self.outbox);
+        self.settle("member list", result);
+        for (key, incarnation) in suspects {
+            self.doubt(key, incarnation);
+        }
+    }
+
+    /// Somebody holds this node for failed at `incarnation`: renew, if that is the current one.
+    pub(crate) fn held_for_failed(&mut self, incarnation: Incarnation) {
+        if self.leaving || incarnation != self.incarnation() {
+            return;
+        }
+        let down = Member::new(*self.foca.identity(), 0, State::Down);
+        let result = self.foca.apply_many([down].into_iter(), true, &mut self.outbox);
+        self.settle("held for failed", result);
+    }
+
+    /// Suspects a member without waiting for its turn to be probed: it has the suspicion time to refute.
+    pub(crate) fn suspect(&mut self, key: NodeKey) {
+        let member = self.foca.iter_membership_state().find(|m| m.id().key == key);
+        let Some(member) = member.filter(|m| m.state() == State::Alive) else {
+            return;
+        };
+        let suspect = Member::new(*member.id(), member.incarnation(), State::Suspect);
+        let timer = Timer::ChangeSuspectToDown {
+            member_id: *suspect.id(),
+            incarnation: suspect.incarnation(),
+            token: self.outbox.token,
+        };
+        self.outbox.touched.insert(key);
+        let result = self.foca.apply_many([suspect].into_iter(), true, &mut self.outbox);
+        let suspicion = self.outbox.timings.suspicion;
+        foca::Runtime::submit_after(&mut self.outbox, timer, suspicion);
+        self.settle("suspicion", result);
+        // The suspect hears of it first: gossip carries it, and any answer refutes.
+        let result = self.foca.gossip(&mut self.outbox);
+        self.settle("suspicion", result);
+    }
+
+    /// A member left of its own will at `incarnation`.
+    pub(crate) fn peer_left(&mut self, key: NodeKey, incarnation: Incarnation) {
+        let known = self.known.get(&key).copied();
+        let newest = self.left.get(&key).is_none_or(|at| *at < incarnation);
+        let Some(known) = known.filter(|known| known.incarnation <= incarnation && newest) else {
+            return;
+        };
+        if !is_credible_start(known.incarnation, incarnation) {
+            self.dropped_claims += 1;
+            return;
+        }
+        self.left.insert(key, incarnation);
+        let timings = &self.outbox.timings;
+        let packets = u32::from(timings.transmissions) * u32::from(timings.gossip_fanout);
+        self.departures.push_back((key, incarnation, packets));
+        let down = Member::new(Identity::of(key, incarnation), known.refutations, State::Down);
+        self.outbox.touched.insert(key);
+        // The departure travels in our notes; as foca's "down" it would arrive first as a failure.
+        let result = self.foca.apply_many([down].into_iter(), false, &mut self.outbox);
+        self.settle("departure", result);
+    }
+
+    /// Forgets a member that left for good; a later incarnation of it is a new member.
+    pub(crate) fn forget(&mut self, key: NodeKey) {
+        let Some(known) = self.known.get(&key).copied().filter(|k| !k.status.is_reachable()) else {
+            return;
+        };
+        let down = Timer::RemoveDown(Identity::of(key, known.incarnation));
+        let result = self.foca.handle_timer(down, &mut self.outbox);
+        self.known.remove(&key);
+        self.settle("forgotten", result);
+    }
+
+    /// From now on this node says nothing and answers nothing: it has told the others that it leaves.
+    pub(crate) fn leave(&mut self) {
+        self.leaving = true;
+        self.effects.clear();
+    }
+
+    /// Takes a later incarnation, because others know a later start of this node.
+    pub(crate) fn restart_as(&mut self, incarnation: Incarnation) {
+        if incarnation <= self.incarnation() {
+            return;
+        }
+        let identity = Identity { key: self.foca.identity().key, incarnation, renewable: true };
+        let result = self.foca.change_identity(identity, &mut self.outbox);
+        self.outbox.renewed = true;
+        self.outbox.defunct = false;
+        self.settle("restart", result);
+    }
+
+    /// Tells `key` directly that this node is there.
+    pub(crate) fn announce(&mut self, key: NodeKey) {
+        let to = Identity::of(key, self.known.get(&key).map_or(Incarnation(0), |k| k.incarnation));
+        let result = self.foca.announce(to, &mut self.outbox);
+        self.settle("announce", result);
+    }
+
+    /// Another node holds `key` for failed at the incarnation at which this node sees it alive: doubt it,
+    /// and tell it, because only a renewed incarnation of it can convince the other.
+    fn doubt(&mut self, key: NodeKey, incarnation: Incarnation) {
+        self.suspect(key);
+        if self.told_held_for_failed.len() >= limits::PEERS_MAX {
+            self.told_held_for_failed.clear();
+        }
+        if self.told_held_for_failed.insert((key, incarnation)) {
+            self.effects.push_back(MemberEffect::TellHeldForFailed { key, incarnation });
+        }
+    }
+
+    fn is_live_at(&self, entry: &MemberEntry) -> bool {
+        self.known
+            .get(&entry.key)
+            .is_some_and(|k| k.status.is_reachable() && k.incarnation == entry.incarnation)
+    }
+
+    /// Whether a listed member tells anything that is not known and may be believed.
+    fn is_news(&self, member: &Member<Identity>) -> bool {
+        if !self.is_credible(member) {
+            return false;
+        }
+        let Some(known) = self.known.get(&member.id().key) else {
+            return true;
+        };
+        let newer = (member.id().incarnation, member.incarnation()) > (known.incarnation, known.refutations);
+        newer || (member.state() == State::Down && known.status.is_reachable())
+    }
+
+    /// Whether a claim may be given to foca at all.
+    fn is_credible(&self, member: &Member<Identity>) -> bool {
+        let identity = member.id();
+        if identity.key == self.foca.identity().key {
+            // foca refutes claims about this very identity. Others are about an earlier one and outdated by
+            // each packet that we send, or about a later one: see `notice_outdated_self`.
+            return identity.incarnation == self.incarnation();
+        }
+        let down = member.state() == State::Down;
+        if !down && self.left.get(&identity.key).is_some_and(|at| identity.incarnation <= *at) {
+            return false;
+        }
+        let Some(known) = self.known.get(&identity.key) else {
+            return self.known.len() < limits::PEERS_MAX;
+        };
+        let outdated_down =
+            down && identity.incarnation == known.incarnation && member.incarnation() < known.refutations;
+        !outdated_down && is_credible_start(known.incarnation, identity.incarnation)
+    }
+
+    fn notice_outdated_self<'a>(&mut self, claims: impl Iterator<Item = &'a Identity>) {
+        let own = *self.foca.identity();
+        let later = claims
+            .filter(|claim| claim.key == own.key && claim.incarnation.start() > own.incarnation.start())
+            .map(|claim| claim.incarnation)
+            .filter(|later| is_credible_start(own.incarnation, *later))
+            .max();
+        if let Some(later) = later {
+            self.effects.push_back(MemberEffect::OutdatedSelf(later));
+        }
+    }
+
+    /// After each call of foca: keep our view, our timings and our effects in step with it.
+    fn settle(&mut self, what: &'static str, result: Result<(), foca::Error>) {
+        if let Err(error) = result {
+            tracing::trace!(what, %error, "gossip refused");
+        }
+        for key in std::mem::take(&mut self.outbox.touched) {
+            self.compare(key);
+        }
+        if std::mem::take(&mut self.outbox.renewed) {
+            self.effects.push_back(MemberEffect::Renewed);
+        }
+        if std::mem::take(&mut self.outbox.defunct) && !self.leaving {
+            // The block of incarnations is used up: continue in a new one, once it is durable.
+            self.effects.push_back(MemberEffect::OutdatedSelf(self.incarnation()));
+        }
+        let packets = std::mem::take(&mut self.outbox.packets);
+        self.fill_note(packets.len() as u32);
+        for (to, packet) in packets {
+            self.effects.push_back(MemberEffect::Send { to, packet });
+        }
+        for (after, timer) in std::mem::take(&mut self.outbox.timers) {
+            self.effects.push_back(MemberEffect::Timer { after, timer: MemberTimer(timer) });
+        }
+        self.follow_size();
+    }
+
+    fn compare(&mut self, key: NodeKey) {
+        if key == self.foca.identity().key {
+            return;
+        }
+        let Some(member) = self.foca.iter_membership_state().find(|m| m.id().key == key) else {
+            return;
+        };
+        let incarnation = member.id().incarnation;
+        let status = match member.state() {
+            State::Alive => MemberStatus::Alive,
+            State::Suspect => MemberStatus::Suspect,
+            State::Down if self.left.get(&key).is_some_and(|at| *at >= incarnation) => MemberStatus::Left,
+            State::Down => MemberStatus::Failed,
+        };
+        let now = Known { incarnation, refutations: member.incarnation(), status };
+        let before = self.known.insert(key, now);
+        if before.is_none_or(|b| (b.incarnation, b.status) != (now.incarnation, now.status)) {
+            self.effects.push_back(MemberEffect::Changed { key, before, now });
+        }
+    }
+
+    /// Counts the packets that carried the present note, and puts the next departures into those that follow.
+    fn fill_note(&mut self, packets_sent: u32) {
+        let told = std::mem::take(&mut self.outbox.note.left);
+        for (key, incarnation) in told {
+            let Some(at) = self.departures.iter().position(|d| (d.0, d.1) == (key, incarnation)) else {
+                continue;
+            };
+            let Some((_, _, left)) = self.departures.remove(at) else {
+                continue;
+            };
+            if left > packets_sent {
+                self.departures.push_back((key, incarnation, left - packets_sent));
+            }
+        }
+        let next = self.departures.iter().take(packet::DEPARTURES_PER_PACKET_MAX);
+        self.outbox.note.left = next.map(|d| (d.0, d.1)).collect();
+    }
+
+    fn follow_size(&mut self) {
+        let timings = Timings::of(self.profile, &self.overrides, self.foca.num_members());
+        if timings == self.outbox.timings {
+            return;
+        }
+        self.outbox.timings = timings;
+        // The probe period and timeout that foca holds are never used (see `runtime`); the rest may change.
+        self.foca.set_config(foca_config(&timings)).expect("only fields that foca lets change differ");
+    }
+}
+
+/// Listed news above this many is left to the lists.
+const LIST_NEWS_GOSSIPED_MAX: usize = 64;
+
+fn is_credible_start(known: Incarnation, claimed: Incarnation) -> bool {
+    claimed.start() <= known.start().saturating_add(limits::INCARNATION_START_JUMP_MAX)
+}
+
+fn foca_config(timings: &Timings) -> foca::Config {
+    let at_least_one = |n: u8| NonZeroUsize::new(n.max(1).into()).expect("at least one");
+    foca::Config {
+        // Fixed for foca's life, and replaced by ours whenever a timer is set.
+        probe_period: Duration::from_secs(1),
+        probe_rtt: Duration::from_millis(500),
+        num_indirect_probes: at_least_one(timings.indirect_probes),
+        max_transmissions: NonZeroU8::new(timings.transmissions.max(1)).expect("at least one"),
+        suspect_to_down_after: timings.suspicion,
+        // Never: who failed is called again until it is back or removed, see `links`.
+        remove_down_after: None,
+        max_packet_size: NonZeroUsize::new(packet::FOCA_BYTES_MAX).expect("a packet has room"),
+        notify_down_members: true,
+        // Member lists do what announcing would, and faster.
+        periodic_announce: None,
+        periodic_announce_to_down_members: None,
+        periodic_gossip: Some(PeriodicParams {
+            frequency: timings.gossip_interval,
+            num_members: at_least_one(timings.gossip_fanout),
+        }),
+    }
+}

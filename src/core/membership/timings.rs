@@ -1,0 +1,118 @@
+//! How often to probe, how long to wait and to whom to gossip, by the size of the mesh.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// A named set of timings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Profile {
+    /// By the number of live members: below 10, 10 to 50, above 50.
+    #[default]
+    Auto,
+    /// All nodes on one machine.
+    Local,
+    /// One local network, whatever its size.
+    Lan,
+    /// Nodes far apart.
+    Wan,
+}
+
+/// What an operator set explicitly; it wins over the profile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Overrides {
+    /// Time between two probes of one node.
+    pub probe_interval: Option<Duration>,
+    /// How long a direct probe may take before others are asked.
+    pub probe_timeout: Option<Duration>,
+    /// Time between two rounds of gossip, while there is something to tell.
+    pub gossip_interval: Option<Duration>,
+    /// Nodes told in each round.
+    pub gossip_fanout: Option<u8>,
+}
+
+/// The timings in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timings {
+    /// Time between two probes of one node; at its end the probe has failed.
+    pub probe_period: Duration,
+    /// How long a direct probe may take before others are asked.
+    pub probe_timeout: Duration,
+    /// Others that are asked.
+    pub indirect_probes: u8,
+    /// Time between two rounds of gossip, while there is something to tell.
+    pub gossip_interval: Duration,
+    /// Nodes told in each round.
+    pub gossip_fanout: u8,
+    /// How long a suspect may take to refute.
+    pub suspicion: Duration,
+    /// How often one piece of news is told by one node.
+    pub transmissions: u8,
+}
+
+impl Timings {
+    /// The timings of a mesh with `live` live members besides this node.
+    #[must_use]
+    pub fn of(profile: Profile, overrides: &Overrides, live: usize) -> Self {
+        let size = live + 1;
+        let ms = Duration::from_millis;
+        let row = |period, timeout, gossip, fanout, suspicion| Self {
+            probe_period: ms(period),
+            probe_timeout: ms(timeout),
+            indirect_probes: 4,
+            gossip_interval: ms(gossip),
+            gossip_fanout: fanout,
+            suspicion: ms(suspicion),
+            transmissions: transmissions(size),
+        };
+        let mut timings = match (profile, size) {
+            (Profile::Local, _) => row(250, 100, 50, 3, 1_000),
+            (Profile::Auto, 0..10) => row(400, 150, 100, 3, 1_600),
+            (Profile::Auto, 10..=50) => row(500, 150, 150, 4, 2_500),
+            (Profile::Auto, _) | (Profile::Lan, _) => row(500, 200, 200, 5, 4_000),
+            (Profile::Wan, _) => row(2_000, 800, 300, 4, 10_000),
+        };
+        timings.probe_period = overrides.probe_interval.unwrap_or(timings.probe_period);
+        timings.probe_timeout = overrides.probe_timeout.unwrap_or(timings.probe_timeout);
+        timings.gossip_interval = overrides.gossip_interval.unwrap_or(timings.gossip_interval);
+        timings.gossip_fanout = overrides.gossip_fanout.unwrap_or(timings.gossip_fanout).max(1);
+        // A probe whose timeout does not end before its period could never ask others.
+        timings.probe_timeout = timings.probe_timeout.min(timings.probe_period / 2);
+        timings
+    }
+}
+
+/// Retransmissions that reach everybody with high probability: proportional to the logarithm of the
+/// size (Das, Gupta, Motivala: SWIM, DSN 2002, section 4.1), with a floor that survives heavy loss.
+fn transmissions(size: usize) -> u8 {
+    let factor = (size as f64 + 1.0).log10() * 5.0;
+    (factor.ceil() as u8).clamp(6, 30)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_follows_the_size_and_explicit_settings_win() {
+        let none = Overrides::default();
+        assert_eq!(Timings::of(Profile::Auto, &none, 2).probe_period, Duration::from_millis(400));
+        assert_eq!(Timings::of(Profile::Auto, &none, 9).probe_period, Duration::from_millis(500));
+        assert_eq!(Timings::of(Profile::Auto, &none, 60).gossip_fanout, 5);
+        let set = Overrides { probe_interval: Some(Duration::from_secs(3)), gossip_fanout: Some(9), ..none };
+        let timings = Timings::of(Profile::Wan, &set, 2);
+        assert_eq!((timings.probe_period, timings.gossip_fanout), (Duration::from_secs(3), 9));
+    }
+
+    #[test]
+    fn a_probe_always_leaves_time_to_ask_others() {
+        let set = Overrides {
+            probe_interval: Some(Duration::from_millis(100)),
+            probe_timeout: Some(Duration::from_millis(100)),
+            ..Overrides::default()
+        };
+        let timings = Timings::of(Profile::Auto, &set, 2);
+        assert!(timings.probe_timeout < timings.probe_period);
+    }
+}

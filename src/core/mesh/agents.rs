@@ -1,0 +1,144 @@
+//! Agents of this node: deploying, stopping, what the runtime reports, what the mesh is told of them.
+
+use super::{Mesh, Pending, Phase, Requester, Timer};
+use crate::core::contract::{AgentReport, Change, Output};
+use crate::core::error::Refusal;
+use crate::core::ids::{AgentName, NodeId};
+use crate::core::limits;
+use crate::core::model::{AgentRecord, AgentSpec, Event};
+use crate::core::supervision::AgentEffect;
+use crate::core::wire::ResponseBody;
+
+impl Mesh {
+    /// Stores a new agent; it is started once it is durable, and whoever asked is told how that went.
+    pub(super) fn deploy(&mut self, spec: AgentSpec, requester: Requester) {
+        if let Err(why) = spec.check() {
+            return self.answer(requester, Err(Refusal::BadRequest { why }));
+        }
+        let agent = spec.name.clone();
+        if self.supervision.spec(&agent).is_some() || self.deploying.contains_key(&agent) {
+            let node = self.own.clone();
+            return self.answer(requester, Err(Refusal::AgentExists { agent, node }));
+        }
+        if self.supervision.len() + self.deploying.len() >= limits::AGENTS_PER_NODE_MAX {
+            let what = format!("the list of agents on {}", self.own);
+            return self.answer(requester, Err(Refusal::Overloaded { what }));
+        }
+        self.deploying.insert(agent, None);
+        self.persist(vec![Change::Agent(spec.clone())], Pending::Deploy { spec, requester });
+    }
+
+    pub(super) fn on_deploy_stored(&mut self, spec: AgentSpec, requester: Requester) {
+        if !matches!(self.phase, Phase::Running) {
+            // It is stored and comes up with the node's next start.
+            self.deploying.remove(&spec.name);
+            return self.answer(requester, Err(Refusal::Joining { node: self.own.clone() }));
+        }
+        self.deploying.insert(spec.name.clone(), Some(requester));
+        let effects = self.supervision.add(spec);
+        self.run_agent_effects(effects);
+    }
+
+    /// Forgets an agent and lets it end.
+    pub(super) fn undeploy(&mut self, agent: AgentName, requester: Requester) {
+        let is_ending = self.undeploying.contains_key(&agent);
+        if self.supervision.spec(&agent).is_none() || is_ending {
+            let node = self.own.clone();
+            return self.answer(requester, Err(Refusal::UnknownAgent { agent, node }));
+        }
+        self.persist(vec![Change::RemoveAgent(agent.clone())], Pending::Undeploy { agent, requester });
+    }
+
+    pub(super) fn on_undeploy_stored(&mut self, agent: AgentName, requester: Requester) {
+        if self.supervision.spec(&agent).is_none() {
+            return self.answer_done(requester);
+        }
+        self.undeploying.insert(agent.clone(), requester);
+        let effects = self.supervision.stop(&agent);
+        self.run_agent_effects(effects);
+    }
+
+    pub(super) fn on_agent_report(&mut self, agent: &AgentName, run: u64, report: AgentReport) {
+        let effects = self.supervision.handle_report(agent, run, report, self.now);
+        self.run_agent_effects(effects);
+    }
+
+    pub(super) fn run_agent_effects(&mut self, effects: Vec<AgentEffect>) {
+        for effect in effects {
+            match effect {
+                AgentEffect::Start { spec, run } => self.output(Output::StartAgent { spec, run }),
+                AgentEffect::Stop { agent, run } => {
+                    let drain = match &self.phase {
+                        Phase::Stopping { drain, .. } => *drain,
+                        Phase::Running | Phase::Stopped => super::STOP_DRAIN,
+                    };
+                    let drain_ms = u64::try_from(drain.as_millis()).unwrap_or(u64::MAX);
+                    self.output(Output::StopAgent { agent, run, drain_ms });
+                }
+                AgentEffect::RestartAfter { agent, run, after } => {
+                    self.set_timer(after, Timer::AgentRestart(agent, run));
+                }
+                AgentEffect::Publish { agent, record } => self.publish_agent(&agent, record.as_ref()),
+                AgentEffect::FirstStart { agent, outcome } => self.on_first_start(&agent, outcome),
+                AgentEffect::Gone { agent } => self.on_agent_gone(&agent),
+            }
+        }
+    }
+
+    fn publish_agent(&mut self, agent: &AgentName, record: Option<&AgentRecord>) {
+        let own = self.own.clone();
+        self.agent_event(&own, agent, record);
+        let delta = self.registry.publish_agent(agent, record);
+        self.spread(delta);
+    }
+
+    fn on_first_start(&mut self, agent: &AgentName, outcome: Result<(), String>) {
+        let Some(Some(requester)) = self.deploying.remove(agent) else {
+            return;
+        };
+        match outcome {
+            Ok(()) => self.answer_done(requester),
+            Err(reason) => {
+                // Whoever deployed it is told, and nothing stays behind.
+                let node = self.own.clone();
+                self.persist(vec![Change::RemoveAgent(agent.clone())], Pending::Nothing);
+                let effects = self.supervision.stop(agent);
+                self.run_agent_effects(effects);
+                let agent = agent.clone();
+                self.answer(requester, Err(Refusal::StartFailed { agent, node, reason }));
+            }
+        }
+    }
+
+    fn on_agent_gone(&mut self, agent: &AgentName) {
+        if let Some(requester) = self.undeploying.remove(agent) {
+            self.answer_done(requester);
+        }
+        if let Some(Some(requester)) = self.deploying.remove(agent) {
+            let reason = "it was stopped before it had started".to_owned();
+            let (agent, node) = (agent.clone(), self.own.clone());
+            self.answer(requester, Err(Refusal::StartFailed { agent, node, reason }));
+        }
+        self.stop_if_empty();
+    }
+
+    pub(super) fn answer_done(&mut self, requester: Requester) {
+        self.answer(requester, Ok(ResponseBody::Done));
+    }
+
+    /// Tells of the agents of another node that changed.
+    pub(super) fn tell_agents(&mut self, node: &NodeId, changed: Vec<(AgentName, Option<AgentRecord>)>) {
+        for (agent, before) in changed {
+            let now = self.registry.owner(node).and_then(|owner| owner.agents.get(&agent)).cloned();
+            if before.map(|b| b.state) != now.as_ref().map(|n| n.state.clone()) {
+                self.agent_event(node, &agent, now.as_ref());
+            }
+        }
+    }
+
+    fn agent_event(&mut self, node: &NodeId, agent: &AgentName, record: Option<&AgentRecord>) {
+        let state = record.map_or("stopped", |r| r.state.as_str()).to_owned();
+        let reason = record.and_then(|r| r.state.reason()).map(str::to_owned);
+        self.event(Event::Agent { agent: agent.clone(), node: node.clone(), state, reason });
+    }
+}

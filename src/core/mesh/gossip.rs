@@ -1,0 +1,374 @@
+//! What membership wants done, the lists and records that peers compare, and calling the lost again.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::RngExt;
+
+use super::{Mesh, Pending, Phase, Timer};
+use crate::core::contract::{Change, Output, Refused};
+use crate::core::ids::{Incarnation, LinkId, NodeKey};
+use crate::core::limits;
+use crate::core::membership::{Known, MemberEffect};
+use crate::core::model::{Event, Load, MemberStatus};
+use crate::core::registry::Applied;
+use crate::core::wire::{Control, OwnedBatch};
+
+/// How often some of the lost are called again, and how many at once: the cost of waiting is bounded
+/// whatever the number of the lost.
+const CALL_LOST_INTERVAL: Duration = Duration::from_secs(2);
+const CALL_LOST_AT_ONCE: usize = 3;
+/// How often a random peer's summary is compared with ours.
+const SYNC_INTERVAL: Duration = Duration::from_secs(2);
+/// A wait before asking who a member is: its card is often on its way.
+const ASK_CARDS_AFTER: Duration = Duration::from_millis(100);
+
+impl Mesh {
+    pub(super) fn run_member_effects(&mut self) {
+        while let Some(effect) = self.membership.poll() {
+            match effect {
+                MemberEffect::Send { to, packet } => self.send_swim(to, packet.into()),
+                MemberEffect::Timer { after, timer } => self.set_timer(after, Timer::Member(timer)),
+                MemberEffect::Changed { key, before, now } => self.on_member_changed(key, before, now),
+                MemberEffect::Renewed => self.on_renewed(),
+                MemberEffect::OutdatedSelf(later) => self.on_outdated_self(later),
+                MemberEffect::TellHeldForFailed { key, incarnation } => {
+                    self.send_control(&key, Control::HeldForFailed { incarnation });
+                }
+            }
+        }
+    }
+
+    fn send_swim(&mut self, to: NodeKey, packet: Bytes) {
+        match self.links.proven(&to) {
+            Some(link) => self.output(Output::Swim { link, packet }),
+            None => {
+                self.links.stash_packet(to, packet, self.now);
+                self.dial(&to);
+            }
+        }
+    }
+
+    /// Sends a control frame over the node's link, or dials it and sends the frame then.
+    pub(super) fn send_control(&mut self, to: &NodeKey, frame: Control) {
+        match self.links.proven(to) {
+            Some(link) => self.output(Output::Control { link, frame }),
+            None => {
+                self.links.stash_frame(*to, frame, self.now);
+                self.dial(to);
+            }
+        }
+    }
+
+    pub(super) fn on_swim(&mut self, link: LinkId, packet: &[u8]) {
+        let Some(peer) = self.links.get(link).filter(|l| !l.doubted).map(|l| l.key) else {
+            return;
+        };
+        if let Err(error) = self.membership.handle_packet(peer, packet) {
+            self.counters.swim_packets_dropped += 1;
+            tracing::debug!(?peer, %error, "SWIM packet dropped");
+        }
+        self.counters.claims_dropped = self.membership.dropped_claims();
+    }
+
+    fn on_member_changed(&mut self, key: NodeKey, before: Option<Known>, now: Known) {
+        self.view_changed = true;
+        if now.status == MemberStatus::Failed
+            && let Some(link) = self.links.proven(&key)
+        {
+            self.drop_link(link, Refused::Failed);
+        }
+        if now.status.is_reachable() && self.is_full_mesh() {
+            self.dial_if_lower(&key);
+        }
+        if self.links.card(&key).is_none() {
+            if self.nameless.is_empty() {
+                self.set_timer(ASK_CARDS_AFTER, Timer::AskCards);
+            }
+            self.nameless.insert(key);
+            return;
+        }
+        self.tell_member(key, before, now);
+    }
+
+    /// In a small mesh every pair has a link before it is needed; the lower id dials it.
+    fn dial_if_lower(&mut self, key: &NodeKey) {
+        if self.links.card(key).is_some_and(|card| self.own < card.node_id) {
+            self.dial(key);
+        }
+    }
+
+    fn is_full_mesh(&self) -> bool {
+        self.membership.live_count() < limits::FULL_MESH_NODES_MAX
+    }
+
+    fn tell_member(&mut self, key: NodeKey, before: Option<Known>, now: Known) {
+        let was = before.map(|b| b.status);
+        let restarted = before.is_some_and(|b| b.incarnation.start() < now.incarnation.start());
+        let was_reachable = was.is_some_and(MemberStatus::is_reachable);
+        if restarted && was_reachable && now.status.is_reachable() {
+            self.member_event(key, MemberStatus::Failed, "its process ended");
+            self.member_event(key, MemberStatus::Alive, "it was started again");
+            return;
+        }
+        if was == Some(now.status) {
+            return;
+        }
+        let reason = match (now.status, was) {
+            (MemberStatus::Alive, None) => "it joined",
+            (MemberStatus::Alive, Some(MemberStatus::Suspect)) => "it answered for itself",
+            (MemberStatus::Alive, Some(_)) => "it came back",
+            (MemberStatus::Suspect, _) => "it missed a probe",
+            (MemberStatus::Failed, Some(MemberStatus::Suspect)) => "it did not refute in time",
+            (MemberStatus::Failed, _) => "others say that it failed",
+            (MemberStatus::Left, _) => "it said good-bye",
+        };
+        self.member_event(key, now.status, reason);
+    }
+
+    fn member_event(&mut self, key: NodeKey, status: MemberStatus, reason: &str) {
+        if let Some(card) = self.links.card(&key) {
+            let node = card.node_id.clone();
+            self.event(Event::Member { node, status, reason: reason.to_owned() });
+        }
+    }
+
+    /// A member's card came: what was known of its key now has a name.
+    pub(super) fn on_named(&mut self, key: NodeKey) {
+        if let (true, Some(known)) = (self.nameless.remove(&key), self.membership.known(&key)) {
+            self.tell_member(key, None, known);
+            if known.status.is_reachable() && self.is_full_mesh() {
+                self.dial_if_lower(&key);
+            }
+        }
+    }
+
+    pub(super) fn ask_for_cards(&mut self) {
+        self.nameless.retain(|key| self.membership.known(key).is_some());
+        if self.nameless.is_empty() {
+            return;
+        }
+        if let Some(link) = self.random_link() {
+            self.send_digest(link, false);
+        }
+        let pause = self.jittered(ASK_CARDS_AFTER * 5);
+        self.set_timer(pause, Timer::AskCards);
+    }
+
+    fn on_renewed(&mut self) {
+        self.counters.renewals += 1;
+        self.view_changed = true;
+        self.say_hello_anew();
+        // Everyone linked hears of it directly; gossip tells the rest.
+        let links: Vec<_> = self.links.all_proven().collect();
+        for (key, _) in links {
+            self.membership.announce(key);
+        }
+    }
+
+    /// The mesh remembers a later start of this node than its store: continue above that one.
+    fn on_outdated_self(&mut self, later: Incarnation) {
+        if self.pending.values().any(|p| matches!(p, Pending::RestartAs(_))) {
+            return;
+        }
+        let start = later.start() + 1;
+        tracing::warn!(
+            start,
+            "peers remember a later start of this node than its own store: continuing above it"
+        );
+        self.persist(vec![Change::StartAtLeast(start)], Pending::RestartAs(start));
+    }
+
+    /// Calls a few of those who are lost: failed members, and nodes that are remembered and were not heard.
+    pub(super) fn call_the_lost(&mut self) {
+        if !matches!(self.phase, Phase::Running) {
+            return;
+        }
+        let is_lost = |key: &NodeKey| match self.membership.known(key) {
+            Some(known) => known.status == MemberStatus::Failed,
+            None => true,
+        };
+        let mut lost: Vec<_> = self.links.cards().map(|(key, _)| *key).filter(is_lost).collect();
+        for _ in 0..CALL_LOST_AT_ONCE.min(lost.len()) {
+            let key = lost.swap_remove(self.rng.random_range(0..lost.len()));
+            self.dial(&key);
+        }
+        let pause = self.jittered(CALL_LOST_INTERVAL);
+        self.set_timer(pause, Timer::CallLost);
+    }
+
+    pub(super) fn sync(&mut self) {
+        if let Some(link) = self.random_link() {
+            self.send_summary(link);
+        }
+        let pause = self.jittered(SYNC_INTERVAL);
+        self.set_timer(pause, Timer::Sync);
+    }
+
+    fn random_link(&mut self) -> Option<LinkId> {
+        let links: Vec<_> = self.links.all_proven().map(|(_, link)| link).collect();
+        (!links.is_empty()).then(|| links[self.rng.random_range(0..links.len())])
+    }
+
+    pub(super) fn send_summary(&mut self, link: LinkId) {
+        let members = self.membership.entries_hash();
+        let owned = self.registry.digest_hash();
+        self.output(Output::Control { link, frame: Control::Summary { members, owned } });
+    }
+
+    fn send_digest(&mut self, link: LinkId, reply: bool) {
+        let have = self.registry.digest();
+        self.output(Output::Control { link, frame: Control::OwnedDigest { have, reply } });
+    }
+
+    fn send_members(&mut self, link: LinkId, reply: bool) {
+        let members = self.membership.entries();
+        self.output(Output::Control { link, frame: Control::Members { members, reply } });
+    }
+
+    pub(super) fn on_control(&mut self, link: LinkId, frame: Control) {
+        let Some(from) = self.links.get(link).filter(|l| !l.doubted) else {
+            return;
+        };
+        let (key, node) = (from.key, from.node.clone());
+        if let Some(mesh_id) = from.mesh_id {
+            self.on_accepted(mesh_id);
+        }
+        match frame {
+            Control::Summary { members, owned } => {
+                if members != self.membership.entries_hash() {
+                    self.send_members(link, true);
+                }
+                if owned != self.registry.digest_hash() {
+                    self.send_digest(link, true);
+                }
+            }
+            Control::Members { members, reply } => {
+                self.membership.apply_entries(key, &members);
+                self.run_member_effects();
+                if reply {
+                    self.send_members(link, false);
+                }
+            }
+            Control::OwnedDigest { have, reply } => {
+                for batch in self.registry.newer_than(&have) {
+                    self.output(Output::Control { link, frame: Control::Owned { batches: vec![batch] } });
+                }
+                if reply {
+                    self.send_digest(link, false);
+                }
+            }
+            Control::Owned { batches } => self.on_owned(link, batches),
+            Control::HeldForFailed { incarnation } => self.membership.held_for_failed(incarnation),
+            Control::Leaving { incarnation, forget } => self.on_leaving(key, incarnation, forget),
+            Control::DuplicateSeen { address } => {
+                self.event(Event::DuplicateNode { node: self.own.clone(), address });
+            }
+            Control::Check { nonce } => {
+                self.output(Output::Control { link, frame: Control::CheckAnswer { nonce } });
+            }
+            Control::CheckAnswer { nonce } => self.on_check_answer(nonce),
+            Control::Request { id, body } => self.on_remote_request(key, &node, id, body),
+            Control::Response { id, result } => self.on_response(&node, id, result),
+            Control::KeepAlive => {}
+        }
+    }
+
+    fn on_owned(&mut self, link: LinkId, batches: Vec<OwnedBatch>) {
+        let mut gap = false;
+        for batch in batches {
+            match self.registry.apply(&batch) {
+                Ok(Applied::Old) => {}
+                Ok(Applied::Gap) => gap = true,
+                Ok(Applied::Changed { card, agents }) => {
+                    self.view_changed = true;
+                    if card && let Some(card) = self.registry.owner(&batch.node).and_then(|o| o.card.clone())
+                    {
+                        self.learn_card(&card);
+                    }
+                    self.tell_agents(&batch.node, agents);
+                    self.relay(link, batch);
+                }
+                Err(error) => {
+                    self.counters.records_dropped += 1;
+                    tracing::warn!(node = %batch.node, %error, "records dropped");
+                }
+            }
+        }
+        if gap {
+            self.send_digest(link, false);
+        }
+    }
+
+    /// In a mesh too large for direct delivery, news is passed on once by whoever it is news to.
+    fn relay(&mut self, from: LinkId, batch: OwnedBatch) {
+        if !self.is_full_mesh() {
+            self.spread_to_some(batch, Some(from));
+        }
+    }
+
+    /// Sends a delta of this node's own records to everyone, directly or by relays.
+    pub(super) fn spread(&mut self, delta: Option<OwnedBatch>) {
+        let Some(delta) = delta else {
+            return;
+        };
+        self.view_changed = true;
+        if !self.is_full_mesh() {
+            return self.spread_to_some(delta, None);
+        }
+        let links: Vec<_> = self.links.all_proven().map(|(_, link)| link).collect();
+        for link in links {
+            self.output(Output::Control { link, frame: Control::Owned { batches: vec![delta.clone()] } });
+        }
+    }
+
+    fn spread_to_some(&mut self, delta: OwnedBatch, except: Option<LinkId>) {
+        let except = except.and_then(|link| self.links.get(link)).map(|link| link.key);
+        let live = |(key, known): (&NodeKey, &Known)| known.status.is_reachable().then_some(*key);
+        let mut live: Vec<_> = self.membership.all_known().filter_map(live).collect();
+        live.retain(|key| Some(*key) != except);
+        for _ in 0..limits::RELAY_FANOUT.min(live.len()) {
+            let key = live.swap_remove(self.rng.random_range(0..live.len()));
+            self.send_control(&key, Control::Owned { batches: vec![delta.clone()] });
+        }
+    }
+
+    pub(super) fn on_load(&mut self, load: &Load) {
+        let told = self.registry.owner(&self.own).and_then(|own| own.load);
+        if told.is_none_or(|told| differs_noticeably(&told, load)) {
+            let delta = self.registry.publish_load(load);
+            self.spread(delta);
+        }
+    }
+
+    fn on_leaving(&mut self, key: NodeKey, incarnation: Incarnation, forget: bool) {
+        self.membership.peer_left(key, incarnation);
+        self.run_member_effects();
+        if !forget {
+            return;
+        }
+        self.membership.forget(key);
+        self.view_changed = true;
+        if let Some(node) = self.links.card(&key).map(|card| card.node_id.clone()) {
+            self.links.forget(&key);
+            self.registry.forget(&node);
+            self.persist(vec![Change::ForgetPeer(node)], Pending::Nothing);
+        }
+    }
+
+    /// Tells everybody linked, and with that, through the notes of their packets, everybody.
+    pub(super) fn tell_departure(&mut self, forget: bool) {
+        let incarnation = self.membership.incarnation();
+        self.membership.leave();
+        let links: Vec<_> = self.links.all_proven().map(|(_, link)| link).collect();
+        for link in links {
+            self.output(Output::Control { link, frame: Control::Leaving { incarnation, forget } });
+        }
+    }
+}
+
+/// Whether a load has changed enough to tell the mesh: five points of CPU, or a tenth of the memory.
+fn differs_noticeably(told: &Load, now: &Load) -> bool {
+    told.cpu_permille.abs_diff(now.cpu_permille) >= 50
+        || told.memory_bytes.abs_diff(now.memory_bytes) >= told.memory_bytes / 10
+}

@@ -1,0 +1,313 @@
+//! Links: how a node finds its mesh, whom it accepts, what it does when a link comes or goes.
+
+use std::time::Duration;
+
+use super::{Mesh, Pending, Phase, Timer};
+use crate::core::contract::{Change, DialTarget, LinkEnd, Output, Refused};
+use crate::core::error::Refusal;
+use crate::core::ids::{LinkId, MeshId, NodeId, NodeKey};
+use crate::core::limits;
+use crate::core::links::{Keep, Link, Links};
+use crate::core::model::{Event, Hello, NodeCard};
+use crate::core::wire::{Control, MemberEntry, MemberEntryState};
+
+/// How often seeds are looked at; each has its own, growing pause.
+const SEEDS_INTERVAL: Duration = Duration::from_millis(250);
+/// How long a process that already has a node's id may take to show that it lives.
+const PROBATION: Duration = Duration::from_millis(1_500);
+/// How long a peer may take to come back after its link was closed, before it is suspected.
+const HINT_GRACE: Duration = Duration::from_millis(400);
+
+impl Mesh {
+    pub(super) fn dial_seeds(&mut self) {
+        if matches!(self.phase, Phase::Running) {
+            let membership = &self.membership;
+            let reachable = |key: &NodeKey| membership.known(key).is_some_and(|k| k.status.is_reachable());
+            for address in self.links.due_seeds(self.now, reachable) {
+                let target = DialTarget::Seed(address.clone());
+                self.output(Output::Dial { target, addresses: vec![address] });
+            }
+            let pause = self.jittered(SEEDS_INTERVAL);
+            self.set_timer(pause, Timer::Seeds);
+        }
+    }
+
+    /// Opens a link to a known node, unless one is there or on its way.
+    pub(super) fn dial(&mut self, key: &NodeKey) {
+        if self.links.proven(key).is_some() || !matches!(self.phase, Phase::Running) {
+            return;
+        }
+        if let Some((target, addresses)) = self.links.dial(key, self.now) {
+            self.output(Output::Dial { target, addresses });
+        }
+    }
+
+    pub(super) fn want_link(&mut self, node: &NodeId) {
+        self.dial(&node.key());
+    }
+
+    pub(super) fn on_dial_failed(&mut self, target: &DialTarget, reason: &str, refused: Option<Refused>) {
+        self.links.dial_ended(target, self.now);
+        if let Some(refused) = refused {
+            let peer = match target {
+                DialTarget::Node(node) => node.to_string(),
+                DialTarget::Seed(address) => address.clone(),
+            };
+            self.on_refused(peer, refused);
+        }
+        if let DialTarget::Node(node) = target {
+            tracing::debug!(%node, reason, "dial failed");
+        }
+    }
+
+    pub(super) fn on_link_up(
+        &mut self,
+        link: LinkId,
+        hello: Hello,
+        address: String,
+        dialled: Option<DialTarget>,
+    ) {
+        let key = hello.card.node_id.key();
+        if let Some(DialTarget::Seed(seed)) = &dialled {
+            self.links.seed_reached(seed, key);
+        }
+        if !matches!(self.phase, Phase::Running) {
+            return self.close(link, Refused::Stopping);
+        }
+        if let Some(reason) = self.hello().refusal(&hello) {
+            return self.refuse(link, &hello, address, reason);
+        }
+        if self.links.card(&key).is_none() && self.links.cards().count() >= limits::PEERS_MAX {
+            return self.refuse(link, &hello, address, Refused::Full);
+        }
+        let new = Link {
+            node: hello.card.node_id.clone(),
+            key,
+            process: hello.process_id,
+            dialled: dialled.is_some(),
+            address,
+            mesh_id: hello.mesh_id,
+            doubted: false,
+        };
+        self.admit(link, new, &hello);
+    }
+
+    /// Decides whether a link takes its node's place at once, gives way to another, or waits until the
+    /// process that has the place was asked.
+    fn admit(&mut self, id: LinkId, new: Link, hello: &Hello) {
+        let old = self.links.proven(&new.key).and_then(|old| Some((old, self.links.get(old)?.clone())));
+        let rival = self.processes.get(&new.key).is_some_and(|process| *process != new.process);
+        match old {
+            Some((old_id, old)) if old.process == new.process => {
+                match Links::which_stays(&self.own, &old, new.dialled) {
+                    Keep::Old => self.close(id, Refused::Superseded),
+                    Keep::New => {
+                        self.links.remove(old_id);
+                        self.close(old_id, Refused::Superseded);
+                        self.establish(id, new, hello);
+                    }
+                }
+            }
+            // One socket has one process behind it: the old one is gone.
+            Some((old_id, old)) if old.address == new.address => {
+                self.drop_link(old_id, Refused::Failed);
+                self.establish(id, new, hello);
+            }
+            Some((old_id, _)) => {
+                let nonce = self.doubt(id, new, hello);
+                self.output(Output::Control { link: old_id, frame: Control::Check { nonce } });
+            }
+            None if rival && self.is_reachable(&new.key) => self.admit_beside_rival(id, new, hello),
+            None => {
+                self.refuse_doubted(&new);
+                self.establish(id, new, hello);
+            }
+        }
+    }
+
+    /// The node is held for alive under another process, to which there is no link: call that one first.
+    fn admit_beside_rival(&mut self, id: LinkId, new: Link, hello: &Hello) {
+        let key = new.key;
+        let addresses = self.links.card(&key).map(|card| card.addresses.clone()).unwrap_or_default();
+        if addresses.contains(&new.address) || addresses == hello.card.addresses {
+            return self.establish(id, new, hello);
+        }
+        self.doubt(id, new, hello);
+        self.dial(&key);
+    }
+
+    fn doubt(&mut self, id: LinkId, new: Link, hello: &Hello) -> u64 {
+        let nonce = self.next_number();
+        tracing::debug!(node = %new.node, address = %new.address, "a second process claims a live node's id");
+        self.links.insert(id, Link { doubted: true, ..new });
+        self.probations.insert(id, (nonce, hello.clone()));
+        self.set_timer(PROBATION, Timer::Probation(id));
+        nonce
+    }
+
+    /// The process that has the node's id has answered: whoever else claims it is refused.
+    fn refuse_doubted(&mut self, living: &Link) {
+        let doubted = |(_, link): &(LinkId, &Link)| {
+            link.doubted && link.key == living.key && link.process != living.process
+        };
+        let found: Vec<_> = self.links.all().filter(doubted).map(|(id, _)| id).collect();
+        found.into_iter().for_each(|id| self.refuse_duplicate(id));
+    }
+
+    fn refuse_duplicate(&mut self, id: LinkId) {
+        self.probations.remove(&id);
+        let Some((link, _)) = self.links.remove(id) else {
+            return;
+        };
+        self.close(id, Refused::Duplicate);
+        self.event(Event::DuplicateNode { node: link.node, address: link.address.clone() });
+        self.send_control(&link.key, Control::DuplicateSeen { address: link.address });
+    }
+
+    pub(super) fn on_check_answer(&mut self, nonce: u64) {
+        let decided = self.probations.iter().find(|(_, (n, _))| *n == nonce).map(|(id, _)| *id);
+        if let Some(id) = decided {
+            self.refuse_duplicate(id);
+        }
+    }
+
+    pub(super) fn on_probation_over(&mut self, id: LinkId) {
+        if self.probations.contains_key(&id) {
+            self.accept_doubted(id);
+        }
+    }
+
+    fn accept_doubted(&mut self, id: LinkId) {
+        let (Some((link, _)), Some((_, hello))) = (self.links.remove(id), self.probations.remove(&id)) else {
+            return;
+        };
+        if let Some(old) = self.links.proven(&link.key) {
+            self.drop_link(old, Refused::Failed);
+        }
+        self.establish(id, Link { doubted: false, ..link }, &hello);
+    }
+
+    /// From here on this node talks over the link.
+    fn establish(&mut self, id: LinkId, link: Link, hello: &Hello) {
+        let key = link.key;
+        let known = self.membership.known(&key);
+        self.processes.insert(key, link.process);
+        self.links.insert(id, link);
+        self.learn_card(&hello.card);
+        self.view_changed = true;
+        // The peer takes this as its acceptance; both compare what they know.
+        self.send_summary(id);
+        if known.is_some_and(|k| !k.status.is_reachable() && k.incarnation == hello.incarnation) {
+            let frame = Control::HeldForFailed { incarnation: hello.incarnation };
+            self.output(Output::Control { link: id, frame });
+        }
+        let entry = MemberEntry {
+            key,
+            incarnation: hello.incarnation,
+            refutations: 0,
+            state: MemberEntryState::Alive,
+        };
+        self.membership.apply_entries(key, &[entry]);
+        let (packets, frames) = self.links.unstash(&key, self.now);
+        for packet in packets {
+            self.output(Output::Swim { link: id, packet });
+        }
+        for frame in frames {
+            self.output(Output::Control { link: id, frame });
+        }
+    }
+
+    /// The peer has accepted this node: it said something over a link that this node holds for proven.
+    pub(super) fn on_accepted(&mut self, mesh_id: MeshId) {
+        let on_its_way = self.pending.values().any(|p| matches!(p, Pending::BelongTo(_)));
+        if self.mesh_id.is_some() || on_its_way {
+            return;
+        }
+        self.persist(vec![Change::MeshId(mesh_id)], Pending::BelongTo(mesh_id));
+    }
+
+    pub(super) fn learn_card(&mut self, card: &NodeCard) {
+        if card.node_id == self.own || !self.links.learn(card) {
+            return;
+        }
+        self.view_changed = true;
+        self.persist(vec![Change::Peer(card.clone())], Pending::Nothing);
+        self.on_named(card.node_id.key());
+    }
+
+    pub(super) fn on_link_down(&mut self, id: LinkId, reason: LinkEnd) {
+        self.probations.remove(&id);
+        let Some((link, was_proven)) = self.links.remove(id) else {
+            return;
+        };
+        if let LinkEnd::Refused(refused) = &reason {
+            self.on_refused(format!("{} ({})", link.node, link.address), *refused);
+        }
+        if !was_proven {
+            return;
+        }
+        self.view_changed = true;
+        self.fail_requests_to(&link.node, &Refusal::LinkLost { node: link.node.clone() });
+        let next = self.links.all().find(|(_, l)| l.key == link.key && l.doubted).map(|(id, _)| id);
+        if let Some(next) = next {
+            return self.accept_doubted(next);
+        }
+        if matches!(reason, LinkEnd::Closed { .. }) && self.is_reachable(&link.key) {
+            // A hint, not a verdict: call it at once, and suspect it only if it does not come back.
+            self.dial(&link.key);
+            self.set_timer(HINT_GRACE, Timer::Hint(link.key));
+        }
+    }
+
+    pub(super) fn on_hint_over(&mut self, key: NodeKey) {
+        if self.links.proven(&key).is_none() {
+            self.membership.suspect(key);
+        }
+    }
+
+    fn on_refused(&mut self, peer: String, refused: Refused) {
+        match refused {
+            Refused::Superseded | Refused::Stopping | Refused::Oneself | Refused::Failed => {}
+            Refused::Duplicate if !self.joined || self.membership.live_count() == 0 => {
+                let why = refused.as_str();
+                let reason = format!("{peer} refused this node, {}: {why}", self.own);
+                self.output(Output::Fatal { reason });
+            }
+            Refused::Version
+            | Refused::Mesh
+            | Refused::NoMesh
+            | Refused::Duplicate
+            | Refused::Name
+            | Refused::Malformed
+            | Refused::Full => {
+                self.event(Event::Refused { peer, reason: refused.as_str().to_owned() });
+            }
+        }
+    }
+
+    fn refuse(&mut self, link: LinkId, hello: &Hello, address: String, reason: Refused) {
+        self.close(link, reason);
+        if reason == Refused::Duplicate {
+            let node = hello.card.node_id.clone();
+            return self.event(Event::DuplicateNode { node, address });
+        }
+        self.on_refused(format!("{} ({address})", hello.card.node_id), reason);
+    }
+
+    /// Closes a proven link of this side's own will.
+    pub(super) fn drop_link(&mut self, id: LinkId, reason: Refused) {
+        if let Some((link, _)) = self.links.remove(id) {
+            self.view_changed = true;
+            self.fail_requests_to(&link.node, &Refusal::LinkLost { node: link.node.clone() });
+            self.close(id, reason);
+        }
+    }
+
+    fn close(&mut self, link: LinkId, reason: Refused) {
+        self.output(Output::Close { link, reason });
+    }
+
+    pub(super) fn is_reachable(&self, key: &NodeKey) -> bool {
+        self.membership.known(key).is_some_and(|known| known.status.is_reachable())
+    }
+}

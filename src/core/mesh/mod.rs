@@ -1,0 +1,364 @@
+//! [`Mesh`]: one node's whole protocol state, and the only place that wires the rooms of the core.
+//!
+//! The order of calls is that of [`contract`](super::contract): `handle` or `handle_timeout`, then
+//! `poll_output` until `None`, then wait for `poll_timeout`.
+//!
+//! - `joining`: seeds, hellos, duplicates, links coming and going
+//! - `gossip`: what membership wants, lists, calling the lost
+//! - `agents`: deploy, stop, the runtime's reports, what is published
+//! - `requests`: what nodes ask of each other
+//! - `view`: what readers outside see
+
+mod agents;
+mod gossip;
+mod joining;
+mod requests;
+mod timers;
+mod view;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use self::requests::{Open, Requester};
+use self::timers::{Timer, Timers};
+use super::contract::{Boot, Change, Counters, Effect, Input, Output, StartMode};
+use super::ids::{AgentName, Incarnation, LinkId, MeshId, MeshName, NodeId, NodeKey, PersistNo, ProcessId};
+use super::links::Links;
+use super::membership::Membership;
+use super::model::{AgentSpec, Event, Hello, NodeCard};
+use super::registry::Registry;
+use super::supervision::Supervision;
+use super::time::Instant;
+use super::wire::PROTOCOL_VERSION;
+
+/// Agents have this long to stop before the node goes without them, beyond what they may take to drain.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// How long agents may take to finish what they have when the node is told to stop.
+const STOP_DRAIN: Duration = Duration::from_secs(10);
+
+/// What is done once a persist is durable.
+#[derive(Debug)]
+enum Pending {
+    Nothing,
+    BelongTo(MeshId),
+    Deploy { spec: AgentSpec, requester: Requester },
+    Undeploy { agent: AgentName, requester: Requester },
+    LeaveMesh { requester: Requester, drain: Duration },
+    RestartAs(u64),
+}
+
+/// Where the node is in its life.
+#[derive(Debug)]
+enum Phase {
+    Running,
+    /// It has told its peers; its agents are ending.
+    Stopping {
+        drain: Duration,
+        /// Who asked it to leave for good, and is answered last.
+        asked_by: Option<Requester>,
+    },
+    Stopped,
+}
+
+/// One node's protocol state machine.
+#[derive(Debug)]
+pub struct Mesh {
+    own: NodeId,
+    key: NodeKey,
+    mesh_name: MeshName,
+    process_id: ProcessId,
+    card: NodeCard,
+    mesh_id: Option<MeshId>,
+    joined: bool,
+    phase: Phase,
+    now: Instant,
+    rng: ChaCha8Rng,
+    timers: Timers,
+    outputs: VecDeque<Effect>,
+    persists: u64,
+    pending: BTreeMap<PersistNo, Pending>,
+    membership: Membership,
+    links: Links,
+    registry: Registry,
+    supervision: Supervision,
+    /// The last process seen under each node id.
+    processes: BTreeMap<NodeKey, ProcessId>,
+    /// Doubted links, by the nonce of the check that decides about them.
+    probations: BTreeMap<LinkId, (u64, Hello)>,
+    /// Members that are known by their key only.
+    nameless: BTreeSet<NodeKey>,
+    requests: BTreeMap<u64, Open>,
+    questions: BTreeMap<u64, (Requester, AgentName)>,
+    /// Who waits for an agent's first start, and who for its end.
+    deploying: BTreeMap<AgentName, Option<Requester>>,
+    undeploying: BTreeMap<AgentName, Requester>,
+    numbers: u64,
+    view_changed: bool,
+    counters: Counters,
+}
+
+impl Mesh {
+    /// Makes the mesh of a node whose process start is durable. Its first outputs are ready at once.
+    #[must_use]
+    pub fn new(boot: Boot, now: Instant) -> Self {
+        let Boot { card, mesh_name, process_id, remembered, start, profile, overrides, seed } = boot;
+        let mut rng = ChaCha8Rng::from_seed(seed);
+        let own = card.node_id.clone();
+        let key = own.key();
+        let incarnation = Incarnation::first_of(remembered.start);
+        let gossip_rng = ChaCha8Rng::from_seed(rng.random());
+        let mut mesh = Self {
+            key,
+            mesh_name,
+            process_id,
+            mesh_id: remembered.mesh_id,
+            joined: remembered.mesh_id.is_some(),
+            phase: Phase::Running,
+            now,
+            rng,
+            timers: Timers::default(),
+            outputs: VecDeque::new(),
+            persists: 0,
+            pending: BTreeMap::new(),
+            membership: Membership::new(key, incarnation, profile, overrides, gossip_rng),
+            links: Links::default(),
+            registry: Registry::new(own.clone(), remembered.start),
+            supervision: Supervision::default(),
+            processes: BTreeMap::new(),
+            probations: BTreeMap::new(),
+            nameless: BTreeSet::new(),
+            requests: BTreeMap::new(),
+            questions: BTreeMap::new(),
+            deploying: BTreeMap::new(),
+            undeploying: BTreeMap::new(),
+            numbers: 0,
+            view_changed: true,
+            counters: Counters::default(),
+            own,
+            card,
+        };
+        mesh.begin(start, &remembered.peers, remembered.agents);
+        mesh
+    }
+
+    fn begin(&mut self, start: StartMode, peers: &[NodeCard], agents: Vec<AgentSpec>) {
+        let card = self.card.clone();
+        let delta = self.registry.publish_card(&card);
+        self.spread(delta);
+        for peer in peers {
+            self.links.learn(peer);
+        }
+        match start {
+            StartMode::Bootstrap { mesh_id } if self.mesh_id.is_none() => {
+                self.persist(vec![Change::MeshId(mesh_id)], Pending::BelongTo(mesh_id));
+            }
+            StartMode::Bootstrap { .. } | StartMode::Resume => {}
+            StartMode::Join { seeds } => seeds.into_iter().for_each(|seed| self.links.add_seed(seed)),
+        }
+        self.say_hello_anew();
+        if let Some(mesh_id) = self.mesh_id {
+            self.event(Event::Joined { mesh_id });
+        }
+        for spec in agents {
+            let effects = self.supervision.add(spec);
+            self.run_agent_effects(effects);
+        }
+        self.dial_seeds();
+        self.call_the_lost();
+        self.sync();
+        self.settle();
+    }
+
+    /// Takes in one input.
+    pub fn handle(&mut self, input: Input, now: Instant) {
+        self.advance(now);
+        match input {
+            Input::LinkUp { link, hello, address, dialled } => self.on_link_up(link, hello, address, dialled),
+            Input::LinkDown { link, reason } => self.on_link_down(link, reason),
+            Input::DialFailed { target, reason, refused } => self.on_dial_failed(&target, &reason, refused),
+            Input::Swim { link, packet } => self.on_swim(link, &packet),
+            Input::Control { link, frame } => self.on_control(link, frame),
+            Input::Request { request, node, body } => self.on_request(request, node, body),
+            Input::Agent { agent, run, report } => self.on_agent_report(&agent, run, report),
+            Input::RuntimeAnswer { question, answer } => self.on_runtime_answer(question, answer),
+            Input::Load(load) => self.on_load(&load),
+            Input::WantLink { node } => self.want_link(&node),
+            Input::Stop => self.become_stopping(false, STOP_DRAIN, None),
+            Input::Committed(no) => self.on_committed(no),
+            Input::CommitFailed { no, reason } => self.on_commit_failed(no, &reason),
+        }
+        self.settle();
+    }
+
+    /// Fires every timer that is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.advance(now);
+        while let Some(timer) = self.timers.pop_due(now) {
+            if matches!(self.phase, Phase::Stopped) {
+                return;
+            }
+            match timer {
+                Timer::Member(timer) => self.membership.handle_timer(timer),
+                Timer::Seeds => self.dial_seeds(),
+                Timer::CallLost => self.call_the_lost(),
+                Timer::Sync => self.sync(),
+                Timer::AskCards => self.ask_for_cards(),
+                Timer::Probation(link) => self.on_probation_over(link),
+                Timer::Hint(key) => self.on_hint_over(key),
+                Timer::Request(id) => self.on_request_timeout(id),
+                Timer::AgentRestart(agent, run) => {
+                    let effects = self.supervision.handle_restart(&agent, run);
+                    self.run_agent_effects(effects);
+                }
+                Timer::StopDeadline => self.become_stopped(),
+            }
+            self.settle();
+        }
+    }
+
+    /// The next effect, in order; call until `None` after each `handle` and `handle_timeout`.
+    pub fn poll_output(&mut self) -> Option<Effect> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Mesh::handle_timeout`] wants to be called next, and for what.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        self.timers.next()
+    }
+
+    fn advance(&mut self, now: Instant) {
+        assert!(now >= self.now, "time never goes back: {now:?} after {:?}", self.now);
+        self.now = now;
+    }
+
+    /// After each change: what membership wants, and one notice of a changed view.
+    fn settle(&mut self) {
+        self.run_member_effects();
+        if std::mem::take(&mut self.view_changed) {
+            self.output(Output::ViewChanged);
+        }
+    }
+
+    fn output(&mut self, output: Output) {
+        self.outputs.push_back(Effect { after: None, output });
+    }
+
+    fn event(&mut self, event: Event) {
+        self.output(Output::Event(event));
+    }
+
+    fn set_timer(&mut self, after: Duration, timer: Timer) {
+        self.timers.set(self.now + after, timer);
+    }
+
+    /// `span`, longer or shorter by up to a quarter, so that nodes do not act in step.
+    fn jittered(&mut self, span: Duration) -> Duration {
+        span.mul_f64(self.rng.random_range(0.75..1.25))
+    }
+
+    fn next_number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+
+    fn persist(&mut self, changes: Vec<Change>, then: Pending) -> PersistNo {
+        self.persists += 1;
+        let no = PersistNo(self.persists);
+        self.pending.insert(no, then);
+        self.output(Output::Persist { no, changes });
+        no
+    }
+
+    fn on_committed(&mut self, no: PersistNo) {
+        match self.pending.remove(&no) {
+            None | Some(Pending::Nothing) => {}
+            Some(Pending::BelongTo(mesh_id)) => self.become_joined(mesh_id),
+            Some(Pending::Deploy { spec, requester }) => self.on_deploy_stored(spec, requester),
+            Some(Pending::Undeploy { agent, requester }) => self.on_undeploy_stored(agent, requester),
+            Some(Pending::LeaveMesh { requester, drain }) => {
+                self.become_stopping(true, drain, Some(requester));
+            }
+            Some(Pending::RestartAs(start)) => {
+                self.membership.restart_as(Incarnation::first_of(start));
+                self.registry.restart(start);
+                self.say_hello_anew();
+            }
+        }
+    }
+
+    fn on_commit_failed(&mut self, no: PersistNo, reason: &str) {
+        match self.pending.remove(&no) {
+            None | Some(Pending::Nothing | Pending::RestartAs(_)) => {}
+            Some(Pending::BelongTo(_)) => {
+                self.output(Output::Fatal { reason: format!("the mesh's id could not be stored: {reason}") });
+            }
+            Some(Pending::Deploy { spec, requester }) => {
+                self.deploying.remove(&spec.name);
+                self.refuse_for_store(requester, reason);
+            }
+            Some(Pending::Undeploy { requester, .. } | Pending::LeaveMesh { requester, .. }) => {
+                self.refuse_for_store(requester, reason);
+            }
+        }
+    }
+
+    fn become_joined(&mut self, mesh_id: MeshId) {
+        if self.joined {
+            return;
+        }
+        self.mesh_id = Some(mesh_id);
+        self.joined = true;
+        self.view_changed = true;
+        self.event(Event::Joined { mesh_id });
+        self.say_hello_anew();
+    }
+
+    fn hello(&self) -> Hello {
+        Hello {
+            version_min: PROTOCOL_VERSION,
+            version_max: PROTOCOL_VERSION,
+            mesh_id: self.mesh_id,
+            mesh_name: self.mesh_name.clone(),
+            process_id: self.process_id,
+            incarnation: self.membership.incarnation(),
+            card: self.card.clone(),
+        }
+    }
+
+    fn say_hello_anew(&mut self) {
+        let hello = self.hello();
+        self.output(Output::HelloChanged(hello));
+    }
+
+    /// Tells the peers and ends the agents; nothing new begins on this node from here on.
+    fn become_stopping(&mut self, forget: bool, drain: Duration, asked_by: Option<Requester>) {
+        if !matches!(self.phase, Phase::Running) {
+            return;
+        }
+        self.phase = Phase::Stopping { drain, asked_by };
+        self.view_changed = true;
+        self.tell_departure(forget);
+        self.set_timer(drain + STOP_DEADLINE, Timer::StopDeadline);
+        let effects = self.supervision.stop_all();
+        self.run_agent_effects(effects);
+        self.stop_if_empty();
+    }
+
+    fn stop_if_empty(&mut self) {
+        if self.supervision.len() == 0 && matches!(self.phase, Phase::Stopping { .. }) {
+            self.become_stopped();
+        }
+    }
+
+    fn become_stopped(&mut self) {
+        let before = std::mem::replace(&mut self.phase, Phase::Stopped);
+        if let Phase::Stopping { asked_by: Some(requester), .. } = before {
+            self.answer_done(requester);
+        }
+        self.output(Output::Stopped);
+    }
+}

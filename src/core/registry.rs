@@ -1,0 +1,449 @@
+//! What each node says about itself: the records `_owned/<node>/...`.
+//!
+//! One writer a node: only it writes them, numbered from 1 within its process start. They are ordered
+//! by (start, number), exchanged by digest when a link forms and when summaries differ, sent as deltas
+//! at once, never stored, and gone from routing when their node is. A higher start replaces everything
+//! of a lower one. Relayed records are the relay's word: nothing but the owner's certificate could prove
+//! them, and they do not carry it.
+//!
+//! This room orders and keeps the records; it does not know which nodes are alive.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use super::ids::{AgentName, NodeId};
+use super::limits;
+use super::model::{AgentRecord, Load, NodeCard};
+use super::wire::{OwnedBatch, OwnedRecord, OwnedVersion, WireError, decode_value, encode_value};
+
+/// The path of a node's card.
+const NODE_PATH: &str = "node";
+/// The path of a node's load.
+const LOAD_PATH: &str = "load";
+/// What the paths of a node's agents begin with.
+const AGENTS_PREFIX: &str = "agents/";
+
+/// What one node has published, decoded once.
+#[derive(Debug, Default)]
+pub(crate) struct Owner {
+    start: u64,
+    n: u64,
+    /// Every record's newest number and value; `None` is a removal that peers may still have to hear of.
+    records: BTreeMap<String, (u64, Option<Bytes>)>,
+    /// A delta cannot tell what happened up to here any more; such peers get a snapshot.
+    floor: u64,
+    pub(crate) card: Option<NodeCard>,
+    pub(crate) load: Option<Load>,
+    pub(crate) agents: BTreeMap<AgentName, AgentRecord>,
+}
+
+/// What a batch changed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Applied {
+    /// Everything in it was known.
+    Old,
+    /// It continues at a point that this node has not reached: ask for what is between.
+    Gap,
+    /// These things of the owner changed.
+    Changed {
+        /// Its card.
+        card: bool,
+        /// Its agents, as (name, what it was before).
+        agents: Vec<(AgentName, Option<AgentRecord>)>,
+    },
+}
+
+/// The records of all nodes.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    own: NodeId,
+    owners: BTreeMap<NodeId, Owner>,
+}
+
+impl Registry {
+    pub(crate) fn new(own: NodeId, start: u64) -> Self {
+        let owners = BTreeMap::from([(own.clone(), Owner { start, ..Owner::default() })]);
+        Self { own, owners }
+    }
+
+    pub(crate) fn owner(&self, node: &NodeId) -> Option<&Owner> {
+        self.owners.get(node)
+    }
+
+    pub(crate) fn owners(&self) -> impl Iterator<Item = (&NodeId, &Owner)> {
+        self.owners.iter()
+    }
+
+    /// Publishes this node's card. Returns the delta to send.
+    pub(crate) fn publish_card(&mut self, card: &NodeCard) -> Option<OwnedBatch> {
+        self.write(NODE_PATH.to_owned(), Some(encode_value(card)))
+    }
+
+    /// Publishes this node's load.
+    pub(crate) fn publish_load(&mut self, load: &Load) -> Option<OwnedBatch> {
+        self.write(LOAD_PATH.to_owned(), Some(encode_value(load)))
+    }
+
+    /// Publishes one of this node's agents, or that it is gone.
+    pub(crate) fn publish_agent(
+        &mut self,
+        agent: &AgentName,
+        record: Option<&AgentRecord>,
+    ) -> Option<OwnedBatch> {
+        self.write(format!("{AGENTS_PREFIX}{agent}"), record.map(encode_value))
+    }
+
+    /// Begins a new process start: everything published is numbered anew under it.
+    pub(crate) fn restart(&mut self, start: u64) {
+        let own = self.own_mut();
+        let records = std::mem::take(&mut own.records);
+        (own.start, own.n, own.floor) = (start, 0, 0);
+        for (path, (_, value)) in records {
+            if value.is_some() {
+                own.n += 1;
+                own.records.insert(path, (own.n, value));
+            }
+        }
+    }
+
+    fn own_mut(&mut self) -> &mut Owner {
+        self.owners.get_mut(&self.own).expect("the own entry is made with the registry and never removed")
+    }
+
+    fn write(&mut self, path: String, value: Option<Bytes>) -> Option<OwnedBatch> {
+        let node = self.own.clone();
+        let own = self.own_mut();
+        let known = own.records.get(&path).map(|(_, v)| v);
+        if known == Some(&value) || (known.is_none() && value.is_none()) {
+            return None;
+        }
+        own.n += 1;
+        let record = OwnedRecord { path: path.clone(), n: own.n, value: value.clone() };
+        own.records.insert(path.clone(), (own.n, value.clone()));
+        own.index(&path, value.as_ref()).expect("what this node encodes it decodes");
+        if value.is_none() {
+            own.collect();
+        }
+        let (after, upto) = (own.n - 1, own.n);
+        Some(OwnedBatch { node, start: own.start, after, upto, records: vec![record] })
+    }
+
+    /// How much of each node's records this node has.
+    pub(crate) fn digest(&self) -> Vec<OwnedVersion> {
+        let version = |(node, owner): (&NodeId, &Owner)| OwnedVersion {
+            node: node.clone(),
+            start: owner.start,
+            n: owner.n,
+        };
+        self.owners.iter().map(version).collect()
+    }
+
+    /// A hash that is equal on two nodes with equal digests (FNV-1a).
+    pub(crate) fn digest_hash(&self) -> u64 {
+        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+        let mut mix = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        for (node, owner) in &self.owners {
+            node.as_str().bytes().for_each(&mut mix);
+            mix(0);
+            owner.start.to_le_bytes().into_iter().for_each(&mut mix);
+            owner.n.to_le_bytes().into_iter().for_each(&mut mix);
+        }
+        hash
+    }
+
+    /// What somebody with this digest lacks, in batches that fit into frames.
+    pub(crate) fn newer_than(&self, have: &[OwnedVersion]) -> Vec<OwnedBatch> {
+        let have: BTreeMap<_, _> = have.iter().map(|v| (&v.node, (v.start, v.n))).collect();
+        let mut batches = Vec::new();
+        for (node, owner) in &self.owners {
+            let (start, n) = have.get(node).copied().unwrap_or((0, 0));
+            if (start, n) >= (owner.start, owner.n) {
+                continue;
+            }
+            let after = if start == owner.start && n >= owner.floor { n } else { 0 };
+            owner.batches(node, after, &mut batches);
+        }
+        batches
+    }
+
+    /// Takes in records of another node.
+    ///
+    /// # Errors
+    /// [`WireError`] when a record does not decode; what came before it in the batch is kept, and the
+    /// owner's number is not moved, so that the next digest asks again.
+    pub(crate) fn apply(&mut self, batch: &OwnedBatch) -> Result<Applied, WireError> {
+        if batch.node == self.own {
+            return Ok(Applied::Old);
+        }
+        if !self.owners.contains_key(&batch.node) && self.owners.len() > limits::PEERS_MAX {
+            return Err(WireError::Bound("too many nodes"));
+        }
+        let owner = self.owners.entry(batch.node.clone()).or_default();
+        if (batch.start, batch.upto) <= (owner.start, owner.n) {
+            return Ok(Applied::Old);
+        }
+        let snapshot = batch.after == 0;
+        if !snapshot && (batch.start != owner.start || batch.after > owner.n) {
+            return Ok(Applied::Gap);
+        }
+        let card_before = owner.card.clone();
+        let mut agents_before = BTreeMap::new();
+        if snapshot {
+            agents_before = std::mem::take(&mut owner.agents);
+            *owner = Owner { start: batch.start, ..Owner::default() };
+        } else {
+            let names = batch.records.iter().filter_map(|r| agent_of(&r.path));
+            agents_before.extend(names.filter_map(|name| owner.agents.get_key_value(&name)).map(clone_pair));
+        }
+        for record in &batch.records {
+            owner.take(record, &batch.node)?;
+        }
+        owner.n = batch.upto;
+        owner.collect();
+        Ok(Applied::Changed {
+            card: owner.card != card_before,
+            agents: changed_agents(&agents_before, owner, batch),
+        })
+    }
+
+    pub(crate) fn forget(&mut self, node: &NodeId) {
+        if node != &self.own {
+            self.owners.remove(node);
+        }
+    }
+}
+
+fn clone_pair((name, record): (&AgentName, &AgentRecord)) -> (AgentName, AgentRecord) {
+    (name.clone(), record.clone())
+}
+
+fn agent_of(path: &str) -> Option<AgentName> {
+    AgentName::new(path.strip_prefix(AGENTS_PREFIX)?).ok()
+}
+
+fn changed_agents(
+    before: &BTreeMap<AgentName, AgentRecord>,
+    owner: &Owner,
+    batch: &OwnedBatch,
+) -> Vec<(AgentName, Option<AgentRecord>)> {
+    let told = batch.records.iter().filter_map(|r| agent_of(&r.path));
+    let names: BTreeSet<_> = before.keys().cloned().chain(told).collect();
+    let changed = names.into_iter().filter(|name| before.get(name) != owner.agents.get(name));
+    changed.map(|name| (name.clone(), before.get(&name).cloned())).collect()
+}
+
+impl Owner {
+    fn take(&mut self, record: &OwnedRecord, node: &NodeId) -> Result<(), WireError> {
+        if self.records.get(&record.path).is_some_and(|(n, _)| *n >= record.n) {
+            return Ok(());
+        }
+        if !self.records.contains_key(&record.path) && self.records.len() >= limits::OWNED_RECORDS_MAX {
+            return Err(WireError::Bound("a node has too many records"));
+        }
+        self.index(&record.path, record.value.as_ref())?;
+        if self.card.as_ref().is_some_and(|card| &card.node_id != node) {
+            self.card = None;
+            return Err(WireError::Bound("a node's card names another node"));
+        }
+        self.records.insert(record.path.clone(), (record.n, record.value.clone()));
+        Ok(())
+    }
+
+    /// Decodes the records that this version knows. Others are kept and passed on unread.
+    fn index(&mut self, path: &str, value: Option<&Bytes>) -> Result<(), WireError> {
+        match path {
+            NODE_PATH => {
+                let card = value.map(|v| decode_value::<NodeCard>(v)).transpose()?;
+                if let Some(card) = &card {
+                    card.check().map_err(WireError::Bound)?;
+                }
+                self.card = card;
+            }
+            LOAD_PATH => self.load = value.map(|v| decode_value(v)).transpose()?,
+            other => {
+                if !other.starts_with(AGENTS_PREFIX) {
+                    return Ok(());
+                }
+                let name = agent_of(other).ok_or(WireError::Bound("an agent's name is not valid"))?;
+                match value {
+                    Some(value) => self.agents.insert(name, decode_value(value)?),
+                    None => self.agents.remove(&name),
+                };
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops the oldest removals above their bound and raises the floor over them.
+    fn collect(&mut self) {
+        let removed = |(path, (n, value)): (&String, &(u64, Option<Bytes>))| {
+            value.is_none().then(|| (*n, path.clone()))
+        };
+        let mut gone: Vec<_> = self.records.iter().filter_map(removed).collect();
+        if gone.len() <= limits::OWNED_TOMBSTONES_MAX {
+            return;
+        }
+        gone.sort_unstable();
+        for (n, path) in gone.drain(..gone.len() - limits::OWNED_TOMBSTONES_MAX / 2) {
+            self.records.remove(&path);
+            self.floor = self.floor.max(n);
+        }
+    }
+
+    fn batches(&self, node: &NodeId, after: u64, out: &mut Vec<OwnedBatch>) {
+        let record = |(path, (n, value)): (&String, &(u64, Option<Bytes>))| OwnedRecord {
+            path: path.clone(),
+            n: *n,
+            value: value.clone(),
+        };
+        let mut records: Vec<_> = self.records.iter().map(record).filter(|r| r.n > after).collect();
+        records.sort_unstable_by_key(|r| r.n);
+        let mut batch =
+            OwnedBatch { node: node.clone(), start: self.start, after, upto: after, records: vec![] };
+        let mut bytes = 0;
+        for record in records {
+            let size = record.path.len() + record.value.as_ref().map_or(0, Bytes::len) + 32;
+            if bytes + size > limits::OWNED_FRAME_BYTES_MAX {
+                let next = OwnedBatch { after: batch.upto, records: vec![], ..batch.clone() };
+                out.push(std::mem::replace(&mut batch, next));
+                bytes = 0;
+            }
+            bytes += size;
+            batch.upto = record.n;
+            batch.records.push(record);
+        }
+        batch.upto = self.n;
+        out.push(batch);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::model::AgentState;
+
+    fn node(name: &str) -> NodeId {
+        NodeId::new(name).expect("valid")
+    }
+
+    fn agent(name: &str) -> AgentName {
+        AgentName::new(name).expect("valid")
+    }
+
+    fn record(state: AgentState) -> AgentRecord {
+        AgentRecord { kind: "native".to_owned(), state, restarts: 0 }
+    }
+
+    fn sync(from: &Registry, to: &mut Registry) {
+        for batch in from.newer_than(&to.digest()) {
+            to.apply(&batch).expect("decodes");
+        }
+    }
+
+    #[test]
+    fn a_digest_brings_exactly_what_is_missing_also_through_a_third_node() {
+        let (mut a, mut b, mut c) =
+            (Registry::new(node("a"), 1), Registry::new(node("b"), 1), Registry::new(node("c"), 1));
+        a.publish_agent(&agent("x"), Some(&record(AgentState::Running)));
+        a.publish_agent(&agent("y"), Some(&record(AgentState::Running)));
+        sync(&a, &mut b);
+        sync(&b, &mut c);
+        assert_eq!(c.owner(&node("a")).expect("known").agents.len(), 2);
+        assert!(a.newer_than(&c.digest()).iter().all(|batch| batch.node != node("a")));
+        a.publish_agent(&agent("x"), None);
+        let batches = a.newer_than(&c.digest());
+        assert_eq!(batches.iter().map(|b| b.records.len()).sum::<usize>(), 1, "only the removal");
+        sync(&a, &mut c);
+        assert!(!c.owner(&node("a")).expect("known").agents.contains_key(&agent("x")));
+    }
+
+    #[test]
+    fn a_delta_that_skips_something_is_a_gap_and_changes_nothing() {
+        let (mut a, mut b) = (Registry::new(node("a"), 1), Registry::new(node("b"), 1));
+        let first = a.publish_agent(&agent("x"), Some(&record(AgentState::Running))).expect("new");
+        let second = a.publish_agent(&agent("y"), Some(&record(AgentState::Running))).expect("new");
+        assert_eq!(b.apply(&second).expect("decodes"), Applied::Gap);
+        assert!(matches!(b.apply(&first).expect("decodes"), Applied::Changed { .. }));
+        assert!(matches!(b.apply(&second).expect("decodes"), Applied::Changed { .. }));
+        assert_eq!(b.apply(&second).expect("decodes"), Applied::Old);
+    }
+
+    #[test]
+    fn a_later_start_replaces_all_records_of_an_earlier_one() {
+        let mut a = Registry::new(node("a"), 1);
+        let mut b = Registry::new(node("b"), 1);
+        a.publish_agent(&agent("old"), Some(&record(AgentState::Running)));
+        sync(&a, &mut b);
+        let mut again = Registry::new(node("a"), 2);
+        again.publish_agent(&agent("new"), Some(&record(AgentState::Running)));
+        sync(&again, &mut b);
+        let agents: Vec<_> = b.owner(&node("a")).expect("known").agents.keys().cloned().collect();
+        assert_eq!(agents, [agent("new")]);
+        sync(&a, &mut b);
+        assert!(b.owner(&node("a")).expect("known").agents.contains_key(&agent("new")), "nothing comes back");
+    }
+
+    #[test]
+    fn nobody_writes_another_nodes_records() {
+        let mut a = Registry::new(node("a"), 1);
+        let mut b = Registry::new(node("b"), 1);
+        a.publish_agent(&agent("x"), Some(&record(AgentState::Running)));
+        let forged = OwnedBatch { node: node("b"), start: 99, ..a.newer_than(&[]).remove(0) };
+        assert_eq!(b.apply(&forged).expect("ignored"), Applied::Old);
+        assert!(b.owner(&node("b")).expect("own").agents.is_empty());
+    }
+
+    #[test]
+    fn a_card_under_another_nodes_name_is_refused() {
+        let card = NodeCard {
+            node_id: node("c"),
+            addresses: vec![],
+            region: String::new(),
+            zone: String::new(),
+            labels: BTreeMap::new(),
+            version: String::new(),
+        };
+        let record = OwnedRecord { path: "node".to_owned(), n: 1, value: Some(encode_value(&card)) };
+        let batch = OwnedBatch { node: node("a"), start: 1, after: 0, upto: 1, records: vec![record] };
+        let mut b = Registry::new(node("b"), 1);
+        assert!(b.apply(&batch).is_err());
+        assert!(b.owner(&node("a")).is_none_or(|owner| owner.card.is_none()));
+    }
+
+    #[test]
+    fn many_removals_are_collected_and_those_behind_them_get_a_snapshot() {
+        let (mut a, mut b) = (Registry::new(node("a"), 1), Registry::new(node("b"), 1));
+        a.publish_agent(&agent("keep"), Some(&record(AgentState::Running)));
+        a.publish_agent(&agent("gone"), Some(&record(AgentState::Running)));
+        sync(&a, &mut b);
+        a.publish_agent(&agent("gone"), None);
+        for n in 0..limits::OWNED_TOMBSTONES_MAX + 10 {
+            a.publish_agent(&agent(&format!("t{n}")), Some(&record(AgentState::Running)));
+            a.publish_agent(&agent(&format!("t{n}")), None);
+        }
+        assert!(a.owner(&node("a")).expect("own").records.len() <= limits::OWNED_TOMBSTONES_MAX + 1);
+        sync(&a, &mut b);
+        let agents: Vec<_> = b.owner(&node("a")).expect("known").agents.keys().cloned().collect();
+        assert_eq!(agents, [agent("keep")]);
+    }
+
+    #[test]
+    fn ten_thousand_agents_travel_in_frames_that_fit() {
+        let (mut a, mut b) = (Registry::new(node("a"), 1), Registry::new(node("b"), 1));
+        let reason = "r".repeat(200);
+        for n in 0..limits::AGENTS_PER_NODE_MAX {
+            let state = AgentState::Failed { reason: reason.clone() };
+            a.publish_agent(&agent(&format!("agent-{n}")), Some(&record(state)));
+        }
+        let batches = a.newer_than(&b.digest());
+        assert!(batches.len() > 1);
+        for batch in batches {
+            let mut frame = Vec::new();
+            let control = crate::core::wire::Control::Owned { batches: vec![batch.clone()] };
+            crate::core::wire::encode(&control, &mut frame).expect("fits");
+            assert!(matches!(b.apply(&batch).expect("decodes"), Applied::Changed { .. }));
+        }
+        assert_eq!(b.owner(&node("a")).expect("known").agents.len(), limits::AGENTS_PER_NODE_MAX);
+    }
+}
