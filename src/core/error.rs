@@ -96,6 +96,21 @@ pub enum SendError {
 }
 
 impl SendError {
+    /// Every [`SendError::code`].
+    pub const CODES: [&'static str; 11] = [
+        "unknown_agent",
+        "node_down",
+        "not_running",
+        "overloaded",
+        "deadline_exceeded",
+        "content_too_large",
+        "bad_address",
+        "link_lost",
+        "agent_failed",
+        "too_many_hops",
+        "stopping",
+    ];
+
     /// The stable, machine-readable name of the reason: the metric label and the JSON field.
     #[must_use]
     pub fn code(&self) -> &'static str {

@@ -1,0 +1,457 @@
+//! The message path: from a sender to an agent, here or on another node, and back.
+//!
+//! It reads a published routing snapshot and writes a frame; no core step, no lock that the control plane
+//! holds, no disk. Three things may be wanted of a message: its answer ([`Dispatcher::ask`]), the news
+//! that it is in the agent's mailbox ([`Dispatcher::send`]), or nothing ([`Dispatcher::tell`]). The
+//! guarantee is at-most-once: nothing is sent twice, and what cannot be delivered is an error with its
+//! reason, to the sender, at once where the reason is known.
+
+use std::collections::HashMap;
+use std::collections::hash_map::DefaultHasher;
+use std::future::Future;
+use std::hash::{Hash, Hasher};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::clock;
+use super::runtime::{Delivery, Draft, Finish, Outlet, Runtime};
+use super::transport::{DataHandler, Peer, SendFailure};
+use crate::core::contract::Input;
+use crate::core::error::SendError;
+use crate::core::ids::{AgentName, LinkId, NodeId};
+use crate::core::limits;
+use crate::core::model::{Address, AgentState, Answer, MemberStatus, Message};
+use crate::core::wire::{Data, Want};
+
+/// How long an answer may take when the sender does not say.
+pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(5);
+/// Tables of waiting senders, so that they do not wait for each other.
+const SHARDS: usize = 16;
+
+/// Who runs which agent, as messages need it.
+#[derive(Debug, Default)]
+pub struct Routes {
+    /// Instances by name.
+    pub agents: HashMap<AgentName, Vec<Instance>>,
+    /// Whether this node takes no new messages from its clients.
+    pub stopping: bool,
+}
+
+/// One instance of an agent.
+#[derive(Debug, Clone)]
+pub struct Instance {
+    /// Its node.
+    pub node: NodeId,
+    /// What this node believes of that node.
+    pub status: MemberStatus,
+    /// What that node says of the agent.
+    pub state: AgentState,
+    /// The way there.
+    pub way: Way,
+}
+
+/// The way to an instance.
+#[derive(Debug, Clone)]
+pub enum Way {
+    /// On this node.
+    Here,
+    /// Over this link.
+    Link(Arc<Peer>),
+    /// There is no link now; one can be asked for.
+    NoLink,
+}
+
+type Outcome = Result<Option<Answer>, SendError>;
+
+struct Waiting {
+    link: LinkId,
+    finish: oneshot::Sender<Outcome>,
+}
+
+/// Sends messages and takes them in. Cheap to clone.
+#[derive(Clone)]
+pub struct Dispatcher {
+    inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for Dispatcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dispatcher").field("own", &self.inner.own).finish_non_exhaustive()
+    }
+}
+
+struct Inner {
+    own: NodeId,
+    runtime: Runtime,
+    routes: ArcSwap<Routes>,
+    routes_changed: Notify,
+    core: mpsc::Sender<Input>,
+    shards: [Mutex<HashMap<u64, Waiting>>; SHARDS],
+    waiting: AtomicUsize,
+    tags: AtomicU64,
+    turns: AtomicUsize,
+    meters: OnceLock<Meters>,
+}
+
+/// Metric handles, looked up once.
+struct Meters {
+    outcomes: HashMap<&'static str, metrics::Counter>,
+    delivered: metrics::Counter,
+    seconds: metrics::Histogram,
+}
+
+impl Meters {
+    fn new() -> Self {
+        let of = |code: &'static str| metrics::counter!("shoal_messages_total", "outcome" => code);
+        let codes = SendError::CODES;
+        Self {
+            outcomes: codes.iter().map(|code| (*code, of(code))).collect(),
+            delivered: of("delivered"),
+            seconds: metrics::histogram!("shoal_message_seconds"),
+        }
+    }
+}
+
+impl Dispatcher {
+    /// A dispatcher for node `own` that delivers to `runtime` and asks the core for links.
+    #[must_use]
+    pub fn new(own: NodeId, runtime: Runtime, core: mpsc::Sender<Input>) -> Self {
+        let inner = Inner {
+            own,
+            runtime,
+            routes: ArcSwap::default(),
+            routes_changed: Notify::new(),
+            core,
+            shards: std::array::from_fn(|_| Mutex::default()),
+            waiting: AtomicUsize::new(0),
+            tags: AtomicU64::new(0),
+            turns: AtomicUsize::new(0),
+            meters: OnceLock::new(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Publishes who runs what, for every message from now on.
+    pub fn publish(&self, routes: Routes) {
+        self.inner.routes.store(Arc::new(routes));
+        self.inner.routes_changed.notify_waiters();
+    }
+
+    /// Sends a message and waits for the agent's answer until the message's deadline.
+    ///
+    /// # Errors
+    /// [`SendError`]; its text says whether the agent may have handled the message.
+    pub async fn ask(&self, message: Message) -> Result<Answer, SendError> {
+        let agent = message.to.agent.clone();
+        match self.exchange(message, Want::Answer).await? {
+            Some(answer) => Ok(answer),
+            None => Err(SendError::AgentFailed { agent, reason: "it gave no answer".to_owned() }),
+        }
+    }
+
+    /// Sends a message and waits until it is in the agent's mailbox.
+    ///
+    /// # Errors
+    /// [`SendError`]; its text says whether the message may have arrived.
+    pub async fn send(&self, message: Message) -> Result<(), SendError> {
+        self.exchange(message, Want::Receipt).await.map(|_| ())
+    }
+
+    /// Hands a message to the way to its agent and does not wait: `Ok` says that there is one. What
+    /// becomes of the message further on is counted by the receiving node and told to nobody.
+    ///
+    /// # Errors
+    /// [`SendError`]; nothing was sent.
+    pub fn tell(&self, message: Message) -> Result<(), SendError> {
+        let result = self.inner.check(&message).and_then(|()| self.inner.tell(message));
+        self.inner.count(&result);
+        result
+    }
+
+    async fn exchange(&self, message: Message, want: Want) -> Outcome {
+        let begun = Instant::now();
+        let deadline = Duration::from_millis(message.deadline_ms.into());
+        let outcome = match self.inner.check(&message) {
+            Ok(()) => timeout(deadline, self.inner.exchange(message, want)).await.unwrap_or_else(|_| {
+                Err(SendError::DeadlineExceeded { deadline_ms: deadline.as_millis() as u64 })
+            }),
+            Err(error) => Err(error),
+        };
+        self.inner.meters().seconds.record(begun.elapsed().as_secs_f64());
+        self.inner.count(&outcome);
+        outcome
+    }
+}
+
+/// Takes its entry out of the table of waiting senders, also when the sender stops waiting.
+struct Wait<'a> {
+    inner: &'a Inner,
+    tag: u64,
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        self.inner.shard(self.tag).remove(&self.tag);
+        self.inner.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Inner {
+    fn check(&self, message: &Message) -> Result<(), SendError> {
+        let (bytes, bytes_max) = (message.content.len() as u64, limits::CONTENT_BYTES_MAX as u64);
+        if bytes > bytes_max {
+            return Err(SendError::ContentTooLarge { bytes, bytes_max });
+        }
+        if message.hops > limits::HOPS_MAX {
+            return Err(SendError::TooManyHops { hops: message.hops });
+        }
+        Ok(())
+    }
+
+    async fn exchange(&self, message: Message, want: Want) -> Outcome {
+        match self.way_to(&message.to).await? {
+            (_, Way::Here) => self.deliver_here(message, want).await,
+            (_, Way::Link(peer)) => self.deliver_over(&peer, message, want).await,
+            (node, Way::NoLink) => Err(SendError::LinkLost { node }),
+        }
+    }
+
+    async fn deliver_here(&self, message: Message, want: Want) -> Outcome {
+        let (finish, finished) = oneshot::channel();
+        let agent = message.to.agent.clone();
+        let finish: Finish = Box::new(move |outcome| {
+            // The sender may have stopped waiting.
+            let _ = finish.send(outcome);
+        });
+        self.runtime.deliver(&agent, Delivery { message, wants_answer: want == Want::Answer, finish });
+        let dropped = "its runtime dropped the message".to_owned();
+        finished.await.unwrap_or(Err(SendError::AgentFailed { agent, reason: dropped }))
+    }
+
+    async fn deliver_over(&self, peer: &Arc<Peer>, message: Message, want: Want) -> Outcome {
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= limits::ASKS_IN_FLIGHT_MAX {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            return Err(SendError::Overloaded { what: format!("the list of open asks of {}", self.own) });
+        }
+        let tag = self.tags.fetch_add(1, Ordering::Relaxed) + 1;
+        let (finish, finished) = oneshot::channel();
+        self.shard(tag).insert(tag, Waiting { link: peer.link(), finish });
+        let _wait = Wait { inner: self, tag };
+        let order = order_of(&message);
+        peer.send_data(order, &Data::Deliver { want, tag, message }).map_err(|e| send_error(&e, peer))?;
+        finished.await.unwrap_or_else(|_| Err(SendError::LinkLost { node: peer.node().clone() }))
+    }
+
+    fn tell(&self, message: Message) -> Result<(), SendError> {
+        match self.route(&message.to)? {
+            (_, Way::Here) => {
+                let agent = message.to.agent.clone();
+                let finish: Finish = Box::new(|_| {});
+                self.runtime.deliver(&agent, Delivery { message, wants_answer: false, finish });
+                Ok(())
+            }
+            (_, Way::Link(peer)) => {
+                let order = order_of(&message);
+                let frame = Data::Deliver { want: Want::Nothing, tag: 0, message };
+                peer.send_data(order, &frame).map_err(|e| send_error(&e, &peer))
+            }
+            (node, Way::NoLink) => Err(SendError::LinkLost { node }),
+        }
+    }
+
+    /// The way to an instance; where only the link is missing, asks for one and waits for it.
+    async fn way_to(&self, address: &Address) -> Result<(NodeId, Way), SendError> {
+        loop {
+            let changed = self.routes_changed.notified();
+            match self.route(address)? {
+                (node, Way::NoLink) => {
+                    let _ = self.core.send(Input::WantLink { node }).await;
+                    // The asker's deadline bounds this; a dial that failed a moment ago is not repeated at once.
+                    let _ = timeout(Duration::from_millis(500), changed).await;
+                }
+                found => return Ok(found),
+            }
+        }
+    }
+
+    /// Picks an instance: one on this node if there is one, else those that can be reached in turn.
+    fn route(&self, address: &Address) -> Result<(NodeId, Way), SendError> {
+        let routes = self.routes.load();
+        if routes.stopping {
+            return Err(SendError::Stopping { node: self.own.clone() });
+        }
+        let instances = routes.agents.get(&address.agent).map(Vec::as_slice).unwrap_or_default();
+        let wanted = |i: &&Instance| address.node.as_ref().is_none_or(|node| *node == i.node);
+        let usable = |i: &&Instance| i.status.is_reachable() && matches!(i.state, AgentState::Running);
+        let candidates = || instances.iter().filter(wanted);
+        let here = candidates().find(|i| matches!(i.way, Way::Here) && usable(i));
+        let picked = here.or_else(|| {
+            let count = candidates().filter(usable).count();
+            let turn = self.turns.fetch_add(usize::from(count > 1), Ordering::Relaxed);
+            candidates().filter(usable).nth(turn % count.max(1))
+        });
+        match picked {
+            Some(instance) => Ok((instance.node.clone(), instance.way.clone())),
+            None => Err(why_unusable(address, instances, candidates())),
+        }
+    }
+
+    fn shard(&self, tag: u64) -> std::sync::MutexGuard<'_, HashMap<u64, Waiting>> {
+        let shard = &self.shards[(tag % SHARDS as u64) as usize];
+        shard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn meters(&self) -> &Meters {
+        self.meters.get_or_init(Meters::new)
+    }
+
+    fn count<T>(&self, outcome: &Result<T, SendError>) {
+        let meters = self.meters();
+        match outcome {
+            Ok(_) => meters.delivered.increment(1),
+            Err(error) => {
+                if let Some(counter) = meters.outcomes.get(error.code()) {
+                    counter.increment(1);
+                }
+            }
+        }
+    }
+}
+
+fn why_unusable<'a>(
+    address: &Address,
+    all: &[Instance],
+    mut candidates: impl Iterator<Item = &'a Instance> + Clone,
+) -> SendError {
+    let agent = address.agent.clone();
+    if let Some(instance) = candidates.clone().find(|i| i.status.is_reachable()) {
+        let state = instance.state.as_str().to_owned();
+        return SendError::NotRunning { agent, node: instance.node.clone(), state };
+    }
+    if let Some(instance) = candidates.next() {
+        let status = instance.status.to_string();
+        return SendError::NodeDown { agent, node: instance.node.clone(), status };
+    }
+    match &address.node {
+        Some(node) if !all.is_empty() => {
+            SendError::NotRunning { agent, node: node.clone(), state: "not deployed there".to_owned() }
+        }
+        Some(_) | None => SendError::UnknownAgent { agent },
+    }
+}
+
+/// Messages of one sender and conversation take one stream and stay in order.
+fn order_of(message: &Message) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    message.from.hash(&mut hasher);
+    message.conversation_id.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn send_error(failure: &SendFailure, peer: &Peer) -> SendError {
+    match failure {
+        SendFailure::Full => SendError::Overloaded { what: format!("the stream to {}", peer.node()) },
+        SendFailure::Gone => SendError::LinkLost { node: peer.node().clone() },
+        SendFailure::Wire(_) => {
+            // The content was within its bound, so its envelope is what is too large.
+            let bytes_max = limits::CONTENT_BYTES_MAX as u64;
+            SendError::ContentTooLarge { bytes: limits::FRAME_BYTES_MAX as u64 + 1, bytes_max }
+        }
+    }
+}
+
+impl DataHandler for Dispatcher {
+    fn handle(&self, peer: &Arc<Peer>, frame: Data) {
+        match frame {
+            Data::Deliver { want, tag, message } => self.take_in(peer, want, tag, message),
+            Data::Outcome { tag, result } => {
+                // A late outcome finds nobody; one over another link is not this message's.
+                let mut shard = self.inner.shard(tag);
+                if shard.get(&tag).is_some_and(|waiting| waiting.link == peer.link())
+                    && let Some(waiting) = shard.remove(&tag)
+                {
+                    let _ = waiting.finish.send(result);
+                }
+            }
+        }
+    }
+
+    fn peer_gone(&self, peer: &Peer) {
+        for shard in &self.inner.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            // Dropping the sender tells the waiting one that the link is lost.
+            shard.retain(|_, waiting| waiting.link != peer.link());
+        }
+    }
+}
+
+impl Dispatcher {
+    /// Takes in a message from a peer and sends back what it wants to hear.
+    fn take_in(&self, peer: &Arc<Peer>, want: Want, tag: u64, message: Message) {
+        let order = order_of(&message);
+        let agent = message.to.agent.clone();
+        let finish: Finish = match want {
+            Want::Nothing => {
+                let inner = Arc::clone(&self.inner);
+                Box::new(move |outcome| {
+                    if outcome.is_err() {
+                        inner.count(&outcome);
+                    }
+                })
+            }
+            Want::Receipt | Want::Answer => {
+                let peer = Arc::clone(peer);
+                Box::new(move |result| send_outcome(&peer, order, tag, result))
+            }
+        };
+        if let Err(error) = self.inner.check(&message) {
+            return finish(Err(error));
+        }
+        self.inner.runtime.deliver(&agent, Delivery { message, wants_answer: want == Want::Answer, finish });
+    }
+}
+
+fn send_outcome(peer: &Peer, order: u64, tag: u64, result: Outcome) {
+    if let Err(failure) = peer.send_data(order, &Data::Outcome { tag, result }) {
+        // The asker's deadline, or the end of its link, tells it.
+        metrics::counter!("shoal_transport_outcomes_lost_total").increment(1);
+        tracing::debug!(node = %peer.node(), %failure, "an answer could not be sent");
+    }
+}
+
+impl Dispatcher {
+    fn message_of(&self, draft: Draft) -> Result<Message, SendError> {
+        Ok(Message {
+            id: clock::message_id(),
+            from: format!("{}@{}", draft.from, self.inner.own),
+            to: Address::parse(&draft.to)?,
+            performative: draft.performative,
+            conversation_id: draft.conversation_id,
+            in_reply_to: draft.in_reply_to,
+            content_type: draft.content_type,
+            content: draft.content,
+            deadline_ms: draft.deadline_ms.unwrap_or(DEADLINE_DEFAULT.as_millis() as u32),
+            traceparent: None,
+            hops: draft.hops,
+            extensions: std::collections::BTreeMap::new(),
+        })
+    }
+}
+
+impl Outlet for Dispatcher {
+    fn send(&self, draft: Draft) -> Pin<Box<dyn Future<Output = Result<(), SendError>> + Send>> {
+        let dispatcher = self.clone();
+        Box::pin(async move { Self::send(&dispatcher, dispatcher.message_of(draft)?).await })
+    }
+
+    fn ask(&self, draft: Draft) -> Pin<Box<dyn Future<Output = Result<Answer, SendError>> + Send>> {
+        let dispatcher = self.clone();
+        Box::pin(async move { Self::ask(&dispatcher, dispatcher.message_of(draft)?).await })
+    }
+}

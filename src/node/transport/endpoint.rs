@@ -1,0 +1,497 @@
+//! The QUIC endpoint: accepting, dialling, and the table of links.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures_util::future::{FutureExt, select_ok};
+use quinn::congestion::{BbrConfig, CubicConfig};
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{Connection, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, VarInt};
+use quinn_proto::HashedConnectionIdGenerator;
+use tokio::net::lookup_host;
+use tokio::time::{sleep, timeout};
+
+use super::framing::{FrameReader, ReadError};
+use super::peer::{Peer, link_end};
+use super::tls::{self, NodeIdentity};
+use super::{DataHandler, Inbox};
+use crate::core::contract::{DialTarget, Input, LinkEnd, Refused};
+use crate::core::ids::{LinkId, MeshName, NodeId};
+use crate::core::limits;
+use crate::core::model::Hello;
+use crate::core::wire::{self, Control, FrameKind};
+
+/// Wait before the next address of a node is tried beside the one that has not answered.
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(200);
+/// How long a link that another one replaces may still deliver what is on its way.
+const SUPERSEDED_GRACE: Duration = Duration::from_secs(2);
+/// Guess of a round trip before any was measured; it sets when a lost first packet is sent again.
+const INITIAL_RTT: Duration = Duration::from_millis(100);
+/// Receive buffer asked of the kernel.
+const SOCKET_BUFFER_BYTES: usize = 4 << 20;
+
+/// Congestion control of the connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Congestion {
+    /// RFC 9438.
+    #[default]
+    Cubic,
+    /// Experimental in quinn.
+    Bbr,
+}
+
+/// What an endpoint is made with.
+#[derive(Debug)]
+pub struct TransportConfig {
+    /// Where to listen.
+    pub bind_addr: SocketAddr,
+    /// Bidirectional streams that a peer may hold open.
+    pub max_streams: u32,
+    /// Congestion control.
+    pub congestion: Congestion,
+    /// Signs stateless resets; kept, so that a restarted process resets its old connections at once.
+    pub reset_key: [u8; 64],
+    /// Marks connection ids as this node's; kept with the reset key.
+    pub connection_id_key: u64,
+    /// Certificate, key and trusted CAs.
+    pub identity: NodeIdentity,
+}
+
+/// Why the endpoint could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum TransportError {
+    /// The UDP port.
+    #[error("cannot listen on UDP {address}: {source}{}", hint(.source))]
+    Bind {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The TLS configuration has no cipher suite that QUIC can use.
+    #[error("the TLS configuration cannot be used for QUIC: {0}")]
+    Tls(String),
+}
+
+fn hint(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => ": another process has the port; stop it, or choose another --bind-addr",
+        std::io::ErrorKind::AddrNotAvailable => ": no interface has that address",
+        std::io::ErrorKind::PermissionDenied => ": ports below 1024 need privileges",
+        _ => "",
+    }
+}
+
+/// A node's connections. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Transport {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    endpoint: Endpoint,
+    client: quinn::ClientConfig,
+    mesh: MeshName,
+    hello: ArcSwap<Hello>,
+    inbox: Inbox,
+    peers: Mutex<HashMap<LinkId, Arc<Peer>>>,
+    links: AtomicU64,
+    handshakes: AtomicUsize,
+    arrivals: Mutex<HashMap<IpAddr, (Instant, u32)>>,
+}
+
+impl Transport {
+    /// Opens the endpoint and begins to accept.
+    ///
+    /// # Errors
+    /// [`TransportError`].
+    pub fn open(
+        config: TransportConfig,
+        hello: Hello,
+        core: tokio::sync::mpsc::Sender<Input>,
+        data: Arc<dyn DataHandler>,
+    ) -> Result<Self, TransportError> {
+        let tls_error = |e: quinn::crypto::rustls::NoInitialCipherSuite| TransportError::Tls(e.to_string());
+        let transport = Arc::new(quic_config(&config));
+        let server = QuicServerConfig::try_from(config.identity.server_config()).map_err(tls_error)?;
+        let mut server = ServerConfig::with_crypto(Arc::new(server));
+        server.transport_config(Arc::clone(&transport));
+        server.max_incoming(limits::INCOMING_MAX);
+        let client = QuicClientConfig::try_from(config.identity.client_config()).map_err(tls_error)?;
+        let mut client = quinn::ClientConfig::new(Arc::new(client));
+        client.transport_config(transport);
+
+        let socket = bind(config.bind_addr)
+            .map_err(|source| TransportError::Bind { address: config.bind_addr, source })?;
+        let reset_key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &config.reset_key);
+        let mut endpoint = EndpointConfig::new(Arc::new(reset_key));
+        let id_key = config.connection_id_key;
+        endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(id_key)));
+        let endpoint = Endpoint::new(endpoint, Some(server), socket, Arc::new(quinn::TokioRuntime))
+            .map_err(|source| TransportError::Bind { address: config.bind_addr, source })?;
+        let inner = Arc::new(Inner {
+            endpoint,
+            client,
+            mesh: config.identity.mesh.clone(),
+            hello: ArcSwap::from_pointee(hello),
+            inbox: Inbox { core, data },
+            peers: Mutex::new(HashMap::new()),
+            links: AtomicU64::new(0),
+            handshakes: AtomicUsize::new(0),
+            arrivals: Mutex::new(HashMap::new()),
+        });
+        tokio::spawn(accept_all(Arc::clone(&inner)));
+        Ok(Self { inner })
+    }
+
+    /// Where the endpoint listens, with the port that the system chose if none was given.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.inner.endpoint.local_addr()
+    }
+
+    /// The hello that new links begin with.
+    pub fn set_hello(&self, hello: Hello) {
+        self.inner.hello.store(Arc::new(hello));
+    }
+
+    /// The peer at the other end of a link, while it lasts.
+    #[must_use]
+    pub fn peer(&self, link: LinkId) -> Option<Arc<Peer>> {
+        self.inner.peers().get(&link).cloned()
+    }
+
+    /// Sends a SWIM packet; a link that is gone loses it.
+    pub fn send_swim(&self, link: LinkId, packet: Bytes) {
+        if let Some(peer) = self.peer(link) {
+            peer.send_swim(packet);
+        }
+    }
+
+    /// Sends a control frame; a link that is gone loses it.
+    pub fn send_control(&self, link: LinkId, frame: &Control) {
+        if let Some(peer) = self.peer(link) {
+            peer.send_control(frame);
+        }
+    }
+
+    /// Closes a link. One that gives way to another delivers what is on its way first.
+    pub fn close(&self, link: LinkId, reason: Refused) {
+        let Some(peer) = self.peer(link) else {
+            return;
+        };
+        if reason != Refused::Superseded {
+            return peer.close(reason);
+        }
+        tokio::spawn(async move {
+            sleep(SUPERSEDED_GRACE).await;
+            peer.close(reason);
+        });
+    }
+
+    /// Dials in the background; the core hears of the link or of the failure.
+    pub fn dial(&self, target: DialTarget, addresses: Vec<String>) {
+        let inner = Arc::clone(&self.inner);
+        tokio::spawn(async move {
+            let outcome = match &target {
+                DialTarget::Node(node) => inner.dial_node(node, &addresses).await,
+                DialTarget::Seed(_) => inner.dial_seed(&target, &addresses).await,
+            };
+            if let Err(failure) = outcome {
+                let DialFailure { reason, refused } = failure;
+                let _ = inner.inbox.core.send(Input::DialFailed { target, reason, refused }).await;
+            }
+        });
+    }
+
+    /// Closes every link, tells the peers why, and waits until they had a chance to hear it.
+    pub async fn shut_down(&self, reason: Refused) {
+        self.inner.endpoint.close(VarInt::from_u32(reason.code()), reason.as_str().as_bytes());
+        let _ = timeout(Duration::from_secs(1), self.inner.endpoint.wait_idle()).await;
+    }
+}
+
+/// quinn's limits: its defaults are made for trusted peers.
+fn quic_config(config: &TransportConfig) -> quinn::TransportConfig {
+    let mut quic = quinn::TransportConfig::default();
+    quic.max_concurrent_bidi_streams(config.max_streams.into());
+    quic.max_concurrent_uni_streams(limits::UNI_STREAMS_MAX.into());
+    quic.stream_receive_window(limits::STREAM_WINDOW_BYTES.into());
+    quic.receive_window(limits::CONNECTION_WINDOW_BYTES.into());
+    quic.send_window(limits::SEND_WINDOW_BYTES);
+    quic.datagram_receive_buffer_size(Some(limits::DATAGRAM_BUFFER_BYTES));
+    quic.datagram_send_buffer_size(limits::DATAGRAM_BUFFER_BYTES);
+    let idle = IdleTimeout::try_from(limits::LINK_IDLE_MAX).expect("15 s fit into a QUIC integer");
+    quic.max_idle_timeout(Some(idle));
+    quic.initial_rtt(INITIAL_RTT);
+    match config.congestion {
+        Congestion::Cubic => quic.congestion_controller_factory(Arc::new(CubicConfig::default())),
+        Congestion::Bbr => quic.congestion_controller_factory(Arc::new(BbrConfig::default())),
+    };
+    quic
+}
+
+fn bind(address: SocketAddr) -> std::io::Result<UdpSocket> {
+    let socket = UdpSocket::bind(address)?;
+    // The kernel may grant less; then bursts are lost a little earlier.
+    let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(SOCKET_BUFFER_BYTES);
+    Ok(socket)
+}
+
+async fn accept_all(inner: Arc<Inner>) {
+    while let Some(incoming) = inner.endpoint.accept().await {
+        if inner.handshakes.load(Ordering::Relaxed) >= limits::HANDSHAKES_MAX {
+            metrics::counter!("shoal_transport_handshakes_refused_total").increment(1);
+            incoming.refuse();
+            continue;
+        }
+        if !incoming.remote_address_validated() && inner.arrives_too_often(incoming.remote_address().ip()) {
+            // The address must prove that it hears us before it costs us a handshake.
+            let _ = incoming.retry();
+            continue;
+        }
+        inner.handshakes.fetch_add(1, Ordering::Relaxed);
+        let inner = Arc::clone(&inner);
+        tokio::spawn(async move {
+            let address = incoming.remote_address();
+            let outcome = timeout(limits::HANDSHAKE_DEADLINE, inner.greet_incoming(incoming)).await;
+            inner.handshakes.fetch_sub(1, Ordering::Relaxed);
+            match outcome {
+                Ok(Ok((peer, reader, hello))) => inner.run_link(peer, reader, hello, address, None).await,
+                Ok(Err(failure)) => note_failed_arrival(address, &failure.reason),
+                Err(_) => note_failed_arrival(address, "the handshake took too long"),
+            }
+        });
+    }
+}
+
+fn note_failed_arrival(address: SocketAddr, reason: &str) {
+    metrics::counter!("shoal_transport_handshakes_failed_total").increment(1);
+    tracing::warn!(%address, reason, "a connection was refused");
+}
+
+/// Why a dial or a handshake came to nothing.
+#[derive(Debug)]
+struct DialFailure {
+    reason: String,
+    refused: Option<Refused>,
+}
+
+impl DialFailure {
+    fn new(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), refused: None }
+    }
+}
+
+impl From<ConnectionError> for DialFailure {
+    fn from(error: ConnectionError) -> Self {
+        let refused = match link_end(&error) {
+            LinkEnd::Refused(refused) => Some(refused),
+            LinkEnd::Idle | LinkEnd::Closed { .. } | LinkEnd::Local => None,
+        };
+        Self { reason: error.to_string(), refused }
+    }
+}
+
+type Greeted = (Arc<Peer>, FrameReader, Hello);
+
+impl Inner {
+    fn peers(&self) -> std::sync::MutexGuard<'_, HashMap<LinkId, Arc<Peer>>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts arrivals per address and second.
+    fn arrives_too_often(&self, address: IpAddr) -> bool {
+        let mut arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if arrivals.len() >= limits::PEERS_MAX {
+            arrivals.retain(|_, (since, _)| now.duration_since(*since) < Duration::from_secs(1));
+        }
+        if arrivals.len() >= limits::PEERS_MAX && !arrivals.contains_key(&address) {
+            return true;
+        }
+        let (since, count) = arrivals.entry(address).or_insert((now, 0));
+        if now.duration_since(*since) >= Duration::from_secs(1) {
+            (*since, *count) = (now, 0);
+        }
+        *count += 1;
+        *count > limits::HANDSHAKES_PER_SECOND_MAX
+    }
+
+    async fn greet_incoming(&self, incoming: quinn::Incoming) -> Result<Greeted, DialFailure> {
+        let connection = incoming.await?;
+        let node = self.peer_name(&connection)?;
+        let (send, recv) = connection.accept_bi().await?;
+        let control = Peer::control_writer(send);
+        let mut reader = FrameReader::new(recv, limits::HELLO_BYTES_MAX);
+        let hello = self.read_hello(&connection, &mut reader, &node).await?;
+        self.say_hello(&control)?;
+        self.peer_of(connection, node, control, reader, hello).await
+    }
+
+    async fn greet(&self, address: SocketAddr, expected: Option<&NodeId>) -> Result<Greeted, DialFailure> {
+        let connecting = self
+            .endpoint
+            .connect_with(self.client.clone(), address, tls::SERVER_NAME)
+            .map_err(|e| DialFailure::new(e.to_string()))?;
+        let connection = connecting.await?;
+        let node = self.peer_name(&connection)?;
+        if let Some(expected) = expected.filter(|expected| **expected != node) {
+            connection.close(VarInt::from_u32(Refused::Name.code()), b"another node was expected here");
+            return Err(DialFailure::new(format!("{address} is {node}, not {expected}")));
+        }
+        let (send, recv) = connection.open_bi().await?;
+        let control = Peer::control_writer(send);
+        let mut reader = FrameReader::new(recv, limits::HELLO_BYTES_MAX);
+        self.say_hello(&control)?;
+        let hello = self.read_hello(&connection, &mut reader, &node).await?;
+        self.peer_of(connection, node, control, reader, hello).await
+    }
+
+    fn peer_name(&self, connection: &Connection) -> Result<NodeId, DialFailure> {
+        tls::peer_identity(connection, &self.mesh).map_err(|e| DialFailure::new(e.to_string()))
+    }
+
+    fn say_hello(&self, control: &Arc<super::framing::FrameWriter>) -> Result<(), DialFailure> {
+        control.send(&**self.hello.load()).map_err(|e| DialFailure::new(e.to_string()))
+    }
+
+    async fn read_hello(
+        &self,
+        connection: &Connection,
+        reader: &mut FrameReader,
+        node: &NodeId,
+    ) -> Result<Hello, DialFailure> {
+        let refuse = |refused: Refused, reason: String| {
+            connection.close(VarInt::from_u32(refused.code()), refused.as_str().as_bytes());
+            Err(DialFailure { reason, refused: None })
+        };
+        let frame = match reader.next().await {
+            Ok(Some(frame)) => frame,
+            Ok(None) | Err(ReadError::CutShort) => return refuse(Refused::Malformed, "no hello came".into()),
+            Err(ReadError::Wire(error)) => return refuse(Refused::Malformed, error.to_string()),
+            Err(ReadError::Gone(_)) => return Err(connection.closed().await.into()),
+        };
+        let hello = match wire::split(&frame) {
+            Ok(Some((FrameKind::Hello, body))) => wire::decode::<Hello>(body),
+            Ok(_) => return refuse(Refused::Malformed, "the first frame was not a hello".into()),
+            Err(error) => return refuse(Refused::Version, error.to_string()),
+        };
+        match hello {
+            Ok(hello) if hello.card.node_id != *node || hello.mesh_name != self.mesh => {
+                let (id, mesh) = (&hello.card.node_id, &hello.mesh_name);
+                refuse(Refused::Name, format!("the certificate says {node}, the hello {id} of mesh {mesh}"))
+            }
+            Ok(hello) => Ok(hello),
+            Err(error) => refuse(Refused::Malformed, error.to_string()),
+        }
+    }
+
+    async fn peer_of(
+        &self,
+        connection: Connection,
+        node: NodeId,
+        control: Arc<super::framing::FrameWriter>,
+        reader: FrameReader,
+        hello: Hello,
+    ) -> Result<Greeted, DialFailure> {
+        let link = LinkId(self.links.fetch_add(1, Ordering::Relaxed) + 1);
+        let peer = Peer::new(link, node, connection, control).await?;
+        Ok((Arc::new(peer), reader, hello))
+    }
+
+    /// Tells the core of a link, reads it until it ends, and tells the core that.
+    async fn run_link(
+        &self,
+        peer: Arc<Peer>,
+        reader: FrameReader,
+        hello: Hello,
+        address: SocketAddr,
+        dialled: Option<DialTarget>,
+    ) {
+        let link = peer.link();
+        self.peers().insert(link, Arc::clone(&peer));
+        let up = Input::LinkUp { link, hello, address: address.to_string(), dialled };
+        if self.inbox.core.send(up).await.is_ok() {
+            let reason = peer.run(reader, self.inbox.clone()).await;
+            tracing::debug!(node = %peer.node(), ?link, ?reason, "link down");
+            let _ = self.inbox.core.send(Input::LinkDown { link, reason }).await;
+        }
+        self.peers().remove(&link);
+    }
+
+    /// Tries a node's addresses, the next one beside the last when that has not answered in a moment; the
+    /// first that greets us as that node wins.
+    async fn dial_node(self: &Arc<Self>, node: &NodeId, addresses: &[String]) -> Result<(), DialFailure> {
+        let resolved = resolve(addresses).await?;
+        let attempts = resolved.into_iter().zip(0_u32..).map(|(address, place)| {
+            async move {
+                sleep(NEXT_ADDRESS_AFTER * place).await;
+                let greeted = timeout(limits::HANDSHAKE_DEADLINE, self.greet(address, Some(node))).await;
+                let greeted = greeted.unwrap_or_else(|_| Err(DialFailure::new("timed out")));
+                greeted.map(|greeted| (greeted, address))
+            }
+            .boxed()
+        });
+        let (((peer, reader, hello), address), _others) = select_ok(attempts).await?;
+        let inner = Arc::clone(self);
+        let target = DialTarget::Node(node.clone());
+        tokio::spawn(async move { inner.run_link(peer, reader, hello, address, Some(target)).await });
+        Ok(())
+    }
+
+    /// Dials every address that a seed resolves to: each may be another node.
+    async fn dial_seed(
+        self: &Arc<Self>,
+        target: &DialTarget,
+        addresses: &[String],
+    ) -> Result<(), DialFailure> {
+        let resolved = resolve(addresses).await?;
+        let mut attempts = tokio::task::JoinSet::new();
+        for address in resolved {
+            let (inner, target) = (Arc::clone(self), target.clone());
+            attempts.spawn(async move {
+                let greeted = timeout(limits::HANDSHAKE_DEADLINE, inner.greet(address, None)).await;
+                let greeted = greeted.unwrap_or_else(|_| Err(DialFailure::new("timed out")));
+                let (peer, reader, hello) = greeted?;
+                tokio::spawn(async move { inner.run_link(peer, reader, hello, address, Some(target)).await });
+                Ok::<_, DialFailure>(())
+            });
+        }
+        let mut failure = DialFailure::new("it resolves to no address");
+        let mut reached = false;
+        while let Some(outcome) = attempts.join_next().await {
+            match outcome {
+                Ok(Ok(())) => reached = true,
+                Ok(Err(error)) => failure = error,
+                Err(error) => failure = DialFailure::new(error.to_string()),
+            }
+        }
+        if reached { Ok(()) } else { Err(failure) }
+    }
+}
+
+/// Resolves `host:port` texts, in order and without doubles.
+async fn resolve(addresses: &[String]) -> Result<Vec<SocketAddr>, DialFailure> {
+    let mut resolved = Vec::new();
+    let mut seen = HashSet::new();
+    let mut failure = DialFailure::new("it has no address");
+    for text in addresses {
+        match timeout(limits::HANDSHAKE_DEADLINE, lookup_host(text.as_str())).await {
+            Ok(Ok(found)) => resolved.extend(found.filter(|address| seen.insert(*address))),
+            Ok(Err(error)) => failure = DialFailure::new(format!("{text} does not resolve: {error}")),
+            Err(_) => failure = DialFailure::new(format!("{text} does not resolve in time")),
+        }
+    }
+    resolved.truncate(limits::ADDRESSES_MAX * 4);
+    if resolved.is_empty() { Err(failure) } else { Ok(resolved) }
+}
+

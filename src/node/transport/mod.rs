@@ -1,0 +1,57 @@
+//! Connections between nodes: one QUIC endpoint, mutual TLS, hellos, frames.
+//!
+//! It knows nothing of the mesh beyond whom a certificate names: the core is told of every link, packet
+//! and control frame, and decides. Data frames go to a [`DataHandler`] directly, without a core step.
+//!
+//! A link's life: TLS (both certificates checked), one hello in each direction on the control stream
+//! (the node id in it checked against the certificate), [`Input::LinkUp`], frames, [`Input::LinkDown`].
+//! With TLS 1.3 a dialler's connection is complete before the other side has looked at its certificate,
+//! so only the hello settles that it was accepted.
+
+mod endpoint;
+mod framing;
+mod peer;
+pub mod tls;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use crate::core::contract::Input;
+use crate::core::ids::LinkId;
+use crate::core::wire::Data;
+
+pub use self::endpoint::{Congestion, Transport, TransportConfig, TransportError};
+pub use self::framing::SendFailure;
+pub use self::peer::Peer;
+
+/// Takes data frames where they are read. Neither call may block.
+pub trait DataHandler: Send + Sync + 'static {
+    /// A frame came from a peer.
+    fn handle(&self, peer: &Arc<Peer>, frame: Data);
+    /// A peer's connection is gone: nothing more comes over it.
+    fn peer_gone(&self, peer: &Peer);
+}
+
+/// Where what is read goes.
+#[derive(Clone)]
+pub(crate) struct Inbox {
+    pub(crate) core: mpsc::Sender<Input>,
+    pub(crate) data: Arc<dyn DataHandler>,
+}
+
+impl std::fmt::Debug for Inbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inbox").finish_non_exhaustive()
+    }
+}
+
+impl Inbox {
+    /// Hands a SWIM packet to the core, or drops it when the core is behind: gossip must not queue.
+    fn swim(&self, link: LinkId, packet: Bytes) {
+        if self.core.try_send(Input::Swim { link, packet }).is_err() {
+            metrics::counter!("shoal_transport_swim_dropped_total").increment(1);
+        }
+    }
+}

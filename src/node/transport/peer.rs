@@ -1,0 +1,316 @@
+//! One connection to a peer after the hellos: its streams, and the tasks that read them.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use quinn::{Connection, ConnectionError, RecvStream, SendDatagramError, VarInt};
+use tokio::time::sleep;
+
+use super::Inbox;
+use super::framing::{FrameReader, FrameWriter, ReadError, SendFailure};
+use crate::core::contract::{Input, LinkEnd, Refused};
+use crate::core::ids::{LinkId, NodeId};
+use crate::core::limits;
+use crate::core::wire::{self, Control, Data, FrameKind, WireError};
+
+/// A link is kept alive for this long after the last message.
+const KEPT_ALIVE_AFTER_MESSAGE: Duration = Duration::from_secs(60);
+/// Bytes of control frames that may wait for a peer that does not read. More: the link is closed.
+const CONTROL_WAITING_BYTES_MAX: usize = 4 << 20;
+/// Malformed frames on one link before it is closed.
+const BAD_FRAMES_MAX: u32 = 16;
+
+/// A live connection to a peer.
+pub struct Peer {
+    link: LinkId,
+    node: NodeId,
+    connection: Connection,
+    control: Arc<FrameWriter>,
+    data: Vec<Arc<FrameWriter>>,
+    started: Instant,
+    /// Milliseconds after `started` of the last message, plus one; 0 for none yet.
+    last_message: AtomicU64,
+}
+
+impl fmt::Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Peer").field("link", &self.link).field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+impl Peer {
+    /// Opens the data streams of a connection whose hellos are exchanged.
+    pub(super) async fn new(
+        link: LinkId,
+        node: NodeId,
+        connection: Connection,
+        control: Arc<FrameWriter>,
+    ) -> Result<Self, ConnectionError> {
+        let mut data = Vec::with_capacity(limits::DATA_STREAMS);
+        for _ in 0..limits::DATA_STREAMS {
+            let stream = connection.open_uni().await?;
+            data.push(Arc::new(FrameWriter::new(stream, limits::STREAM_QUEUE_BYTES_MAX)));
+        }
+        let started = Instant::now();
+        Ok(Self { link, node, connection, control, data, started, last_message: AtomicU64::new(0) })
+    }
+
+    pub(super) fn control_writer(stream: quinn::SendStream) -> Arc<FrameWriter> {
+        Arc::new(FrameWriter::new(stream, CONTROL_WAITING_BYTES_MAX))
+    }
+
+    /// The connection's number.
+    #[must_use]
+    pub fn link(&self) -> LinkId {
+        self.link
+    }
+
+    /// Who is at the other end, by its certificate.
+    #[must_use]
+    pub fn node(&self) -> &NodeId {
+        &self.node
+    }
+
+    /// The smoothed round trip time that QUIC measures.
+    #[must_use]
+    pub fn rtt(&self) -> Duration {
+        self.connection.rtt()
+    }
+
+    /// What QUIC counts of this connection.
+    #[must_use]
+    pub fn stats(&self) -> quinn::ConnectionStats {
+        self.connection.stats()
+    }
+
+    /// Sends a data frame. `order` picks the stream: frames of one order stay in order.
+    ///
+    /// # Errors
+    /// [`SendFailure`]; nothing was sent.
+    pub fn send_data(&self, order: u64, frame: &Data) -> Result<(), SendFailure> {
+        self.note_message();
+        self.data[(order % self.data.len() as u64) as usize].send(frame)
+    }
+
+    pub(super) fn send_control(&self, frame: &Control) {
+        match self.control.send(frame) {
+            Ok(()) | Err(SendFailure::Gone) => {}
+            Err(SendFailure::Full) => {
+                tracing::warn!(node = %self.node, "the peer does not read its control stream: link closed");
+                self.close(Refused::Full);
+            }
+            Err(SendFailure::Wire(error)) => {
+                tracing::error!(node = %self.node, %error, "a control frame does not fit and was not sent");
+            }
+        }
+    }
+
+    /// Sends a SWIM packet as a datagram, or on the control stream where the path carries none.
+    pub(super) fn send_swim(&self, packet: Bytes) {
+        match self.connection.send_datagram(packet.clone()) {
+            Ok(()) | Err(SendDatagramError::ConnectionLost(_)) => {}
+            Err(
+                SendDatagramError::TooLarge
+                | SendDatagramError::Disabled
+                | SendDatagramError::UnsupportedByPeer,
+            ) => {
+                metrics::counter!("shoal_transport_swim_on_stream_total").increment(1);
+                // A full stream loses this packet, as a datagram would be lost.
+                let _ = self.control.send_swim(&packet);
+            }
+        }
+    }
+
+    /// Closes the connection and tells the peer why.
+    pub(super) fn close(&self, reason: Refused) {
+        self.connection.close(VarInt::from_u32(reason.code()), reason.as_str().as_bytes());
+    }
+
+    fn note_message(&self) {
+        let ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
+        self.last_message.store(ms + 1, Ordering::Relaxed);
+    }
+
+    fn had_message_lately(&self) -> bool {
+        let last = self.last_message.load(Ordering::Relaxed);
+        last > 0 && Duration::from_millis(last - 1) + KEPT_ALIVE_AFTER_MESSAGE > self.started.elapsed()
+    }
+
+    /// Reads everything that the peer sends until the connection ends; returns how it ended.
+    pub(super) async fn run(self: &Arc<Self>, control: FrameReader, inbox: Inbox) -> LinkEnd {
+        let tasks = [
+            tokio::spawn(read_control(Arc::clone(self), control, inbox.clone())),
+            tokio::spawn(read_datagrams(Arc::clone(self), inbox.clone())),
+            tokio::spawn(accept_data(Arc::clone(self), inbox.clone())),
+            tokio::spawn(keep_alive(Arc::clone(self))),
+        ];
+        let end = link_end(&self.connection.closed().await);
+        tasks.iter().for_each(tokio::task::JoinHandle::abort);
+        inbox.data.peer_gone(self);
+        end
+    }
+}
+
+/// What the end of a QUIC connection tells of the peer.
+pub(super) fn link_end(error: &ConnectionError) -> LinkEnd {
+    match error {
+        ConnectionError::TimedOut => LinkEnd::Idle,
+        ConnectionError::LocallyClosed => LinkEnd::Local,
+        ConnectionError::ApplicationClosed(close) => match Refused::from_code(close.error_code.into()) {
+            Some(refused) => LinkEnd::Refused(refused),
+            None => LinkEnd::Closed { reason: error.to_string() },
+        },
+        ConnectionError::Reset => {
+            LinkEnd::Closed { reason: "the process at the other end does not know the connection".to_owned() }
+        }
+        ConnectionError::VersionMismatch
+        | ConnectionError::TransportError(_)
+        | ConnectionError::ConnectionClosed(_)
+        | ConnectionError::CidsExhausted => LinkEnd::Closed { reason: error.to_string() },
+    }
+}
+
+async fn keep_alive(peer: Arc<Peer>) {
+    loop {
+        sleep(limits::LINK_KEEP_ALIVE).await;
+        if peer.had_message_lately() {
+            peer.send_control(&Control::KeepAlive);
+        }
+    }
+}
+
+async fn read_datagrams(peer: Arc<Peer>, inbox: Inbox) {
+    while let Ok(packet) = peer.connection.read_datagram().await {
+        inbox.swim(peer.link, packet);
+    }
+}
+
+async fn read_control(peer: Arc<Peer>, mut reader: FrameReader, inbox: Inbox) {
+    reader.allow(limits::FRAME_BYTES_MAX);
+    let mut pace = Pace::new();
+    let mut bad = 0;
+    loop {
+        let frame = match reader.next().await {
+            Ok(Some(frame)) => frame,
+            Ok(None) | Err(ReadError::Gone(_)) => return,
+            Err(error @ (ReadError::Wire(_) | ReadError::CutShort)) => {
+                return peer.give_up(&error.to_string());
+            }
+        };
+        pace.spend(frame.len()).await;
+        match control_of(&frame) {
+            Ok(Some(Incoming::Control(Control::KeepAlive)) | None) => {}
+            Ok(Some(Incoming::Control(frame))) => {
+                if inbox.core.send(Input::Control { link: peer.link, frame }).await.is_err() {
+                    return;
+                }
+            }
+            Ok(Some(Incoming::Swim(packet))) => inbox.swim(peer.link, packet),
+            Err(error) => {
+                bad += 1;
+                note_bad_frame(&peer, &error);
+                if bad >= BAD_FRAMES_MAX {
+                    return peer.give_up("too many malformed frames");
+                }
+            }
+        }
+    }
+}
+
+enum Incoming {
+    Control(Control),
+    Swim(Bytes),
+}
+
+fn control_of(frame: &Bytes) -> Result<Option<Incoming>, WireError> {
+    Ok(match wire::split(frame)? {
+        Some((FrameKind::Control, body)) => Some(Incoming::Control(wire::decode(body)?)),
+        Some((FrameKind::Swim, body)) => Some(Incoming::Swim(frame.slice_ref(body))),
+        Some((FrameKind::Hello | FrameKind::Data, _)) => {
+            return Err(WireError::Bound("a frame of this kind does not belong on the control stream"));
+        }
+        None => None,
+    })
+}
+
+async fn accept_data(peer: Arc<Peer>, inbox: Inbox) {
+    while let Ok(stream) = peer.connection.accept_uni().await {
+        tokio::spawn(read_data(Arc::clone(&peer), stream, inbox.clone()));
+    }
+}
+
+async fn read_data(peer: Arc<Peer>, stream: RecvStream, inbox: Inbox) {
+    let mut reader = FrameReader::new(stream, limits::FRAME_BYTES_MAX);
+    let mut bad = 0;
+    loop {
+        let frame = match reader.next().await {
+            Ok(Some(frame)) => frame,
+            Ok(None) | Err(ReadError::Gone(_)) => return,
+            Err(error @ (ReadError::Wire(_) | ReadError::CutShort)) => {
+                return peer.give_up(&error.to_string());
+            }
+        };
+        let decoded = match wire::split(&frame) {
+            Ok(Some((FrameKind::Data, body))) => wire::decode::<Data>(body),
+            Ok(Some((FrameKind::Hello | FrameKind::Control | FrameKind::Swim, _))) => {
+                Err(WireError::Bound("a frame of this kind does not belong on a data stream"))
+            }
+            Ok(None) => continue,
+            Err(error) => Err(error),
+        };
+        match decoded {
+            Ok(frame) => {
+                peer.note_message();
+                inbox.data.handle(&peer, frame);
+            }
+            Err(error) => {
+                bad += 1;
+                note_bad_frame(&peer, &error);
+                if bad >= BAD_FRAMES_MAX {
+                    return peer.give_up("too many malformed frames");
+                }
+            }
+        }
+    }
+}
+
+fn note_bad_frame(peer: &Peer, error: &WireError) {
+    metrics::counter!("shoal_transport_bad_frames_total").increment(1);
+    tracing::warn!(node = %peer.node, %error, "malformed frame dropped");
+}
+
+impl Peer {
+    /// The stream cannot be followed further: the whole link goes, and both sides start afresh.
+    fn give_up(&self, reason: &str) {
+        metrics::counter!("shoal_transport_bad_frames_total").increment(1);
+        tracing::warn!(node = %self.node, reason, "link closed");
+        self.close(Refused::Malformed);
+    }
+}
+
+/// Holds a peer to [`limits::CONTROL_BYTES_PER_SECOND_MAX`] by reading it more slowly (a token bucket of
+/// one second).
+struct Pace {
+    bytes: f64,
+    at: Instant,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self { bytes: limits::CONTROL_BYTES_PER_SECOND_MAX as f64, at: Instant::now() }
+    }
+
+    async fn spend(&mut self, bytes: usize) {
+        let rate = limits::CONTROL_BYTES_PER_SECOND_MAX as f64;
+        let now = Instant::now();
+        let gained = now.duration_since(self.at).as_secs_f64() * rate;
+        self.bytes = (self.bytes + gained).min(rate) - bytes as f64;
+        self.at = now;
+        if self.bytes < 0.0 {
+            sleep(Duration::from_secs_f64(-self.bytes / rate)).await;
+        }
+    }
+}
