@@ -101,6 +101,8 @@ pub const HANDSHAKES_PER_SECOND_MAX: u32 = 20;
 pub const INCOMING_MAX: usize = 256;
 /// Bidirectional streams that a peer may hold open.
 pub const BIDI_STREAMS_MAX: u32 = 64;
+/// The most that the configuration may raise [`BIDI_STREAMS_MAX`] to. More: refused at start.
+pub const BIDI_STREAMS_CONFIGURED_MAX: u32 = 1024;
 /// Unidirectional streams that a peer may hold open.
 pub const UNI_STREAMS_MAX: u32 = 32;
 /// Flow-control window of one stream, in bytes.
@@ -126,3 +128,26 @@ pub const API_BODY_BYTES_MAX: usize = 2 << 20;
 pub const API_WATCHERS_MAX: usize = 64;
 /// How long an HTTP client may take for its headers, and for its body.
 pub const API_READ_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Bytes of a configuration file. More: refused before it is parsed.
+pub const CONFIG_FILE_BYTES_MAX: usize = 1 << 20;
+/// Nesting of a configuration file. Deeper: refused, and the rest of the file is not read.
+pub const CONFIG_DEPTH_MAX: usize = 16;
+/// Bytes of one value of a configuration, variables expanded. More: refused.
+pub const CONFIG_VALUE_BYTES_MAX: usize = 32 << 10;
+/// Errors of a configuration that are listed; the rest is counted.
+pub const CONFIG_ERRORS_MAX: usize = 100;
+/// Seeds of one node. More: refused at start.
+pub const SEEDS_MAX: usize = 64;
+/// The shortest and the longest time between two rounds of gossip that may be configured.
+pub const GOSSIP_INTERVAL_MIN: Duration = Duration::from_millis(20);
+/// See [`GOSSIP_INTERVAL_MIN`].
+pub const GOSSIP_INTERVAL_MAX: Duration = Duration::from_secs(10);
+/// The most peers that one round of gossip may be configured to reach.
+pub const GOSSIP_FANOUT_MAX: u8 = 16;
+/// The shortest and the longest time between two probes that may be configured.
+pub const PROBE_INTERVAL_MIN: Duration = Duration::from_millis(50);
+/// See [`PROBE_INTERVAL_MIN`].
+pub const PROBE_INTERVAL_MAX: Duration = Duration::from_secs(60);
+/// The shortest time for the answer to a probe that may be configured; the longest is below the interval.
+pub const PROBE_TIMEOUT_MIN: Duration = Duration::from_millis(10);

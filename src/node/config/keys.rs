@@ -1,0 +1,320 @@
+//! The keys of a configuration file: which there are, which of them takes what, and what to say of any
+//! other. This table is the only list of them.
+//!
+//! Walking a file against the table leaves its values as text under their full keys; what the text
+//! means is not decided here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::error::{Origin, Problems, quoted};
+use super::expand::expand;
+use super::yaml::{self, Node, Value};
+use crate::core::limits;
+
+/// What a key takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// Further keys; none is fine.
+    Section,
+    /// One value.
+    One,
+    /// One value, or `null` for none.
+    OneOrNull,
+    /// A list, or one text with commas, of at most so many items; none is fine.
+    List(usize),
+    /// Names of the user's choice with one value each; none is fine.
+    Labels,
+}
+
+/// Every key that is honoured.
+pub(super) const KEYS: &[(&str, Shape)] = &[
+    ("node", Shape::Section),
+    ("node.id", Shape::One),
+    ("node.data_dir", Shape::One),
+    ("node.region", Shape::One),
+    ("node.zone", Shape::One),
+    ("node.labels", Shape::Labels),
+    ("coordination", Shape::Section),
+    ("coordination.cluster", Shape::Section),
+    ("coordination.cluster.bind_addr", Shape::One),
+    ("coordination.cluster.advertise_addr", Shape::List(limits::ADDRESSES_MAX)),
+    ("coordination.cluster.seeds", Shape::List(limits::SEEDS_MAX)),
+    ("coordination.cluster.profile", Shape::One),
+    ("coordination.cluster.gossip_interval", Shape::One),
+    ("coordination.cluster.gossip_fanout", Shape::One),
+    ("coordination.cluster.probe_interval", Shape::One),
+    ("coordination.cluster.probe_timeout", Shape::One),
+    ("security", Shape::Section),
+    ("security.cluster", Shape::Section),
+    ("security.cluster.mtls", Shape::Section),
+    ("security.cluster.mtls.enabled", Shape::One),
+    ("security.cluster.mtls.verify_peer", Shape::One),
+    ("security.cluster.mtls.ca_cert", Shape::One),
+    ("security.cluster.mtls.node_cert", Shape::One),
+    ("security.cluster.mtls.node_key", Shape::One),
+    ("transport", Shape::Section),
+    ("transport.type", Shape::One),
+    ("transport.congestion_control", Shape::One),
+    ("transport.max_streams", Shape::One),
+    ("api", Shape::Section),
+    ("api.bind_addr", Shape::One),
+    ("api.metrics_addr", Shape::OneOrNull),
+    ("api.token_file", Shape::OneOrNull),
+    ("log", Shape::Section),
+    ("log.level", Shape::One),
+    ("log.format", Shape::One),
+];
+
+/// Keys that belong to the design and that this version does not honour: refused by name, because a
+/// key that is accepted and does nothing misleads.
+const NOT_OFFERED: &[&str] = &[
+    "agents",
+    "coordination.cluster.cross_region",
+    "coordination.cluster.regions",
+    "coordination.cluster.suspicion_max",
+    "coordination.cluster.suspicion_min",
+    "coordination.partition",
+    "node.roles",
+    "partition",
+    "security.cluster.mtls.crl",
+];
+
+/// A value of the file, as text with its variables expanded.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum FileValue {
+    /// It was reported already.
+    Bad,
+    /// `null`, where that is allowed.
+    Null,
+    /// One value.
+    One(Item),
+    /// A list, or one text that is to be parted at its commas.
+    List(Vec<Item>),
+    /// Names and values.
+    Labels(Vec<(String, Item)>),
+}
+
+/// One text and where it stands.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Item {
+    pub(super) line: usize,
+    /// The full key, with an index where it is in a list.
+    pub(super) key: String,
+    /// `None`: it was reported already.
+    pub(super) text: Option<String>,
+}
+
+/// What a file says, by full key.
+pub(super) type FileValues = BTreeMap<&'static str, FileValue>;
+
+/// Walks a file against the table; whatever does not fit is reported.
+pub(super) fn read(
+    top: &Node,
+    path: &Arc<str>,
+    env: &dyn Fn(&str) -> Option<String>,
+    problems: &mut Problems,
+) -> FileValues {
+    let mut walk = Walk { path, env, problems, values: FileValues::new() };
+    walk.section("", top);
+    walk.values
+}
+
+struct Walk<'a> {
+    path: &'a Arc<str>,
+    env: &'a dyn Fn(&str) -> Option<String>,
+    problems: &'a mut Problems,
+    values: FileValues,
+}
+
+impl Walk<'_> {
+    /// Recurses only into sections of the table, so no deeper than the table is.
+    fn section(&mut self, path: &str, node: &Node) {
+        let entries = match &node.value {
+            Value::Map(entries) => entries,
+            Value::Null => return,
+            Value::Bad => return self.spoil(path),
+            Value::Text { .. } | Value::List(_) => {
+                self.problem(node.line, path, "keys and values are expected here, indented below it");
+                return self.spoil(path);
+            }
+        };
+        for (key, child) in entries {
+            let full = yaml::joined(path, key);
+            match KEYS.iter().find(|(known, _)| *known == full && !key.contains('.')) {
+                Some((_, Shape::Section)) => self.section(&full, child),
+                Some((known, shape)) => {
+                    let value = self.value(known, *shape, child);
+                    self.values.insert(known, value);
+                }
+                None if NOT_OFFERED.contains(&full.as_str()) => {
+                    self.problem(child.line, &full, "this is not offered by this version: remove it");
+                }
+                None => {
+                    let message = format!("there is no such key{}", suggestion(path, key));
+                    self.problem(child.line, &full, &message);
+                }
+            }
+        }
+    }
+
+    /// Takes every key of a section for given and bad, so that none is reported as missing on top.
+    fn spoil(&mut self, path: &str) {
+        let is_below =
+            |key: &str| path.is_empty() || key.strip_prefix(path).is_some_and(|k| k.starts_with('.'));
+        let keys = KEYS.iter().filter(|(key, shape)| *shape != Shape::Section && is_below(key));
+        self.values.extend(keys.map(|(key, _)| (*key, FileValue::Bad)));
+    }
+
+    fn value(&mut self, key: &str, shape: Shape, node: &Node) -> FileValue {
+        match shape {
+            Shape::Section => FileValue::Bad,
+            Shape::One => FileValue::One(self.item(key.to_owned(), node.line, node)),
+            Shape::OneOrNull => match self.item_or_null(key.to_owned(), node.line, node) {
+                None => FileValue::Null,
+                Some(item) => FileValue::One(item),
+            },
+            Shape::List(items_max) => self.list(key, items_max, node),
+            Shape::Labels => self.labels(key, node),
+        }
+    }
+
+    fn list(&mut self, key: &str, items_max: usize, node: &Node) -> FileValue {
+        let nodes = match &node.value {
+            Value::Null => return FileValue::List(Vec::new()),
+            Value::List(nodes) => nodes,
+            Value::Text { .. } | Value::Map(_) | Value::Bad => return self.comma_list(key, items_max, node),
+        };
+        if nodes.len() > items_max {
+            self.problem(node.line, key, &format!("the list has {} items, at most {items_max}", nodes.len()));
+            return FileValue::Bad;
+        }
+        let item = |(index, node): (usize, &Node)| self.item(format!("{key}[{index}]"), node.line, node);
+        FileValue::List(nodes.iter().enumerate().map(item).collect())
+    }
+
+    fn comma_list(&mut self, key: &str, items_max: usize, node: &Node) -> FileValue {
+        let Some(item) = self.item_or_null(key.to_owned(), node.line, node) else {
+            return FileValue::List(Vec::new());
+        };
+        let Some(text) = item.text else {
+            return FileValue::Bad;
+        };
+        let count = text.split(',').count();
+        if count > items_max {
+            self.problem(node.line, key, &format!("the list has {count} items, at most {items_max}"));
+            return FileValue::Bad;
+        }
+        let part =
+            |part: &str| Item { line: node.line, key: key.to_owned(), text: Some(part.trim().to_owned()) };
+        FileValue::List(text.split(',').map(part).collect())
+    }
+
+    fn labels(&mut self, key: &str, node: &Node) -> FileValue {
+        let entries = match &node.value {
+            Value::Null => return FileValue::Labels(Vec::new()),
+            Value::Map(entries) => entries,
+            Value::Bad => return FileValue::Bad,
+            Value::Text { .. } | Value::List(_) => {
+                self.problem(node.line, key, "names and values are expected here, as in {gpu: \"no\"}");
+                return FileValue::Bad;
+            }
+        };
+        if entries.len() > limits::LABELS_MAX {
+            let message = format!("{} labels are given, at most {}", entries.len(), limits::LABELS_MAX);
+            self.problem(node.line, key, &message);
+            return FileValue::Bad;
+        }
+        let label = |(name, node): (&String, &Node)| {
+            (name.clone(), self.item(yaml::joined(key, name), node.line, node))
+        };
+        FileValue::Labels(entries.iter().map(label).collect())
+    }
+
+    /// One value where there must be one.
+    fn item(&mut self, key: String, line: usize, node: &Node) -> Item {
+        match self.item_or_null(key.clone(), line, node) {
+            Some(item) => item,
+            None => {
+                self.problem(line, &key, "it has no value: give one, or remove the key");
+                Item { line, key, text: None }
+            }
+        }
+    }
+
+    /// One value, or `None` for `null` and for variables that expand to nothing.
+    fn item_or_null(&mut self, key: String, line: usize, node: &Node) -> Option<Item> {
+        let (text, plain) = match &node.value {
+            Value::Null => return None,
+            Value::Text { text, plain } => (text, *plain),
+            Value::Bad => return Some(Item { line, key, text: None }),
+            Value::List(_) | Value::Map(_) => {
+                self.problem(line, &key, "one value is expected here, not a list or further keys");
+                return Some(Item { line, key, text: None });
+            }
+        };
+        match expand(text, self.env) {
+            Ok(text) if plain && text.is_empty() => None,
+            Ok(text) => Some(Item { line, key, text: Some(text) }),
+            Err(why) => {
+                self.problem(line, &key, &why);
+                Some(Item { line, key, text: None })
+            }
+        }
+    }
+
+    fn problem(&mut self, line: usize, key: &str, message: &str) {
+        let origin = Origin::File { path: Arc::clone(self.path), line: Some(line) };
+        self.problems.add(origin, key, message);
+    }
+}
+
+/// What the writer of an unknown key may have meant: a similar key in the same section, or the same
+/// key in another one.
+fn suggestion(path: &str, key: &str) -> String {
+    if key == "bootstrap" {
+        return ": a mesh is founded with the flag --bootstrap, once, and not by a file that outlives it"
+            .into();
+    }
+    if path.is_empty() && KEYS.iter().any(|(known, _)| *known == key) {
+        return ": write it in its section, indented, and not with dots".into();
+    }
+    let siblings = KEYS.iter().map(|(known, _)| *known).filter_map(|known| {
+        let (parent, last) = known.rsplit_once('.').unwrap_or(("", known));
+        (parent == path).then_some(last)
+    });
+    if let Some(near) = nearest(key, siblings.clone()) {
+        return format!(": did you mean {near}?");
+    }
+    let elsewhere: Vec<&str> = KEYS
+        .iter()
+        .map(|(known, _)| *known)
+        .filter(|known| known.rsplit_once('.').is_some_and(|(_, last)| last == key))
+        .collect();
+    if !elsewhere.is_empty() {
+        return format!(": did you mean {}?", elsewhere.join(" or "));
+    }
+    let here = if path.is_empty() { "the file" } else { path };
+    format!("; {here} has {}", siblings.collect::<Vec<_>>().join(", "))
+}
+
+/// The candidate that differs from `word` by a slip or two, if there is one.
+pub(super) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    const WORD_BYTES_MAX: usize = 64;
+    if word.len() > WORD_BYTES_MAX {
+        return None;
+    }
+    let word = word.to_ascii_lowercase();
+    candidates
+        .map(|candidate| (strsim::osa_distance(&word, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= 2.min(candidate.len() / 2))
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+/// "text is not one of a, b; did you mean b?"
+pub(super) fn not_one_of(text: &str, choices: &[&str]) -> String {
+    let near = nearest(text, choices.iter().copied());
+    let hint = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+    format!("{} is not one of {}{hint}", quoted(text), choices.join(", "))
+}
