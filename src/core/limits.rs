@@ -126,3 +126,14 @@ pub const API_BODY_BYTES_MAX: usize = 2 << 20;
 pub const API_WATCHERS_MAX: usize = 64;
 /// How long an HTTP client may take for its headers, and for its body.
 pub const API_READ_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Days that a certificate may be valid for. More: refused where it is asked for.
+pub const CERT_DAYS_MAX: u32 = 36_500;
+/// A certificate's validity begins this long before it is made, for machines whose clock is behind.
+pub const CERT_BACKDATE: Duration = Duration::from_secs(300);
+/// DNS names and IP addresses of one certificate, together. More: refused where they are asked for.
+pub const CERT_HOSTS_MAX: usize = 32;
+/// Certificates in one file: two CAs are trusted during a rotation. More: the file is refused.
+pub const CERTS_PER_FILE_MAX: usize = 8;
+/// Bytes of a file with certificates, a key or a signing request. More: refused before it is read.
+pub const CERT_FILE_BYTES_MAX: u64 = 256 << 10;
