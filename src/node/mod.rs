@@ -1,3 +1,5 @@
 //! The shell: the only code that awaits, sleeps, reads or writes.
 
+pub mod certs;
 pub mod runtime;
+pub mod transport;

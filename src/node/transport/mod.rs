@@ -1,0 +1,3 @@
+//! Links between nodes: QUIC with mutual TLS.
+
+pub mod tls;
