@@ -151,3 +151,13 @@ pub const PROBE_INTERVAL_MIN: Duration = Duration::from_millis(50);
 pub const PROBE_INTERVAL_MAX: Duration = Duration::from_secs(60);
 /// The shortest time for the answer to a probe that may be configured; the longest is below the interval.
 pub const PROBE_TIMEOUT_MIN: Duration = Duration::from_millis(10);
+/// Days that a certificate may be valid for. More: refused where it is asked for.
+pub const CERT_DAYS_MAX: u32 = 36_500;
+/// A certificate's validity begins this long before it is made, for machines whose clock is behind.
+pub const CERT_BACKDATE: Duration = Duration::from_secs(300);
+/// DNS names and IP addresses of one certificate, together. More: refused where they are asked for.
+pub const CERT_HOSTS_MAX: usize = 32;
+/// Certificates in one file: two CAs are trusted during a rotation. More: the file is refused.
+pub const CERTS_PER_FILE_MAX: usize = 8;
+/// Bytes of a file with certificates, a key or a signing request. More: refused before it is read.
+pub const CERT_FILE_BYTES_MAX: u64 = 256 << 10;

@@ -1,4 +1,6 @@
 //! The shell: the only code that awaits, sleeps, reads or writes.
 
 pub mod config;
+pub mod certs;
 pub mod runtime;
+pub mod transport;

@@ -1,0 +1,158 @@
+//! Certificates of a mesh: makes them, writes them to disk, reads what they say.
+//!
+//! A mesh has a CA (two during a rotation) whose certificate names the mesh, `spiffe://<mesh>`, and each
+//! node has one leaf, signed by the CA directly, that names the node, `spiffe://<mesh>/node/<id>`. Keys are
+//! ECDSA P-256 and are made on the machine that uses them.
+//!
+//! Nothing here reads the clock or decides whom to trust: times are arguments, and trust is the
+//! business of [`crate::node::transport::tls`].
+
+use std::path::PathBuf;
+
+use crate::core::limits;
+
+mod files;
+mod inspect;
+mod issue;
+mod name;
+
+pub use files::{
+    CA_CERT, CA_KEY, Existing, NODE_CERT, NODE_KEY, NodeFiles, read_certificates, read_text, write_ca,
+    write_node,
+};
+pub use inspect::{Facts, is_signed_by, parse_certificates};
+pub use issue::{Ca, CertPair, Validity, issue, issue_for_request, make_ca};
+pub use name::{NameFault, SpiffeName};
+
+/// Why a certificate could not be made, written or read. Nothing was written, unless the text says otherwise.
+#[derive(Debug, thiserror::Error)]
+pub enum CertError {
+    /// The time given lies outside what a certificate can express.
+    #[error(
+        "the clock of this machine is far off ({unix_seconds} seconds since 1970): set it, then try again"
+    )]
+    Clock {
+        /// The time given, in seconds since 1970.
+        unix_seconds: i64,
+    },
+    /// The validity asked for is outside its bounds.
+    #[error("{days} days is not a validity: give 1 to {} days", limits::CERT_DAYS_MAX)]
+    Days {
+        /// Days asked for.
+        days: u32,
+    },
+    /// More DNS names and addresses than a certificate may have.
+    #[error(
+        "{count} DNS names and addresses are too many: a certificate has at most {}",
+        limits::CERT_HOSTS_MAX
+    )]
+    TooManyHosts {
+        /// Names asked for.
+        count: usize,
+    },
+    /// A text is not a DNS name.
+    #[error(
+        "{name:?} is not a DNS name: give a host name such as node-1.example.com, or use --ip for an address"
+    )]
+    DnsName {
+        /// The text given.
+        name: String,
+    },
+    /// A leaf would outlive its CA, and would stop working without a warning on the CA's last day.
+    #[error(
+        "the CA is valid for {ca_days_left} more days, which is less than the {days_asked} days asked for: \
+         ask for fewer days, or make a new CA"
+    )]
+    OutlivesCa {
+        /// Whole days until the CA expires; negative when it has.
+        ca_days_left: i64,
+        /// Whole days asked for.
+        days_asked: i64,
+    },
+    /// The bytes are not what they should be.
+    #[error("this is not a valid {what}: {why}")]
+    Malformed {
+        /// What was expected.
+        what: &'static str,
+        /// What the parser said.
+        why: String,
+    },
+    /// A file without a certificate.
+    #[error("it holds no certificate in PEM format")]
+    NoCertificate,
+    /// A file with more certificates than a bundle may have.
+    #[error("it holds more than {} certificates", limits::CERTS_PER_FILE_MAX)]
+    TooManyCertificates,
+    /// The certificate that belongs to the key does not sign others.
+    #[error("the certificate of {subject} is not a CA: make one with `shoal cert ca --out D --mesh NAME`")]
+    NotCa {
+        /// Whom the certificate names.
+        subject: String,
+    },
+    /// A name in a certificate is not one of ours.
+    #[error(transparent)]
+    Name(#[from] NameFault),
+    /// No certificate of the bundle has the public half of the key.
+    #[error("the key belongs to none of the certificates in the CA's bundle")]
+    KeyMismatch,
+    /// A signing request is refused.
+    #[error("the signing request is refused: {why}")]
+    Request {
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A file is in the way.
+    #[error("{path} exists and is not overwritten: choose another directory, or give --force if it can go")]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file is too large to be what it should be.
+    #[error(
+        "it has more than {} bytes, which no certificate, key or request needs",
+        limits::CERT_FILE_BYTES_MAX
+    )]
+    TooLarge,
+    /// The file system refused.
+    #[error("cannot {action}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The random generator or the signing failed.
+    #[error("the key or the signature could not be made: {why}")]
+    Crypto {
+        /// What the library said.
+        why: String,
+    },
+    /// Something about one file.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<Self>,
+    },
+}
+
+impl CertError {
+    /// The same reason, told with the file it is about.
+    #[must_use]
+    pub fn at(self, path: impl Into<PathBuf>) -> Self {
+        Self::File { path: path.into(), source: Box::new(self) }
+    }
+
+    fn io(action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io { action, source }
+    }
+
+    fn malformed(what: &'static str, why: impl std::fmt::Display) -> Self {
+        Self::Malformed { what, why: why.to_string() }
+    }
+
+    fn crypto(why: impl std::fmt::Display) -> Self {
+        Self::Crypto { why: why.to_string() }
+    }
+}
