@@ -185,8 +185,10 @@ fn inspect(connection: &Connection, file: &Path) -> Result<(), StoreError> {
     if found > known {
         return Err(StoreError::Newer { file: file.to_owned(), found, known });
     }
-    let detail: String = connection.query_row("PRAGMA quick_check(1)", [], |r| r.get(0)).map_err(failed)?;
-    if detail != "ok" {
+    let found: String = connection.query_row("PRAGMA quick_check(1)", [], |r| r.get(0)).map_err(failed)?;
+    if found != "ok" {
+        // The finding has a heading on a line of its own.
+        let detail = found.lines().last().unwrap_or_default().to_owned();
         return Err(StoreError::Damaged { file: file.to_owned(), detail });
     }
     Ok(())
