@@ -38,6 +38,8 @@ pub const SWIM_STASH_AGE_MAX: Duration = Duration::from_millis(500);
 /// A claimed process start further above the known one than this is absurd and refused: it would
 /// lock the real node out of its own name.
 pub const INCARNATION_START_JUMP_MAX: u64 = 1 << 24;
+/// The highest number of a process start: an incarnation keeps 44 bits for it. Beyond: the node does not start.
+pub const INCARNATION_START_MAX: u64 = (1 << 44) - 1;
 
 /// Bytes of a message's content. More: refused at the sender.
 pub const CONTENT_BYTES_MAX: usize = 1 << 20;
@@ -90,6 +92,10 @@ pub const REQUESTS_IN_FLIGHT_MAX: usize = 1024;
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(15);
 /// Inputs waiting for the driver. Full: the producer waits, except for SWIM packets, which are dropped.
 pub const DRIVER_QUEUE_MAX: usize = 8192;
+/// Changes that wait for the disk. Full: the commit fails with that reason.
+pub const STORE_QUEUE_CHANGES_MAX: usize = 4096;
+/// How long the store waits for another program that reads or writes its database. Longer: the commit or the start fails.
+pub const STORE_BUSY_MAX: Duration = Duration::from_secs(5);
 /// Events kept for clients that resume; the oldest is dropped and a resuming client is told.
 pub const EVENTS_MAX: usize = 1024;
 

@@ -4,3 +4,4 @@ pub mod config;
 pub mod certs;
 pub mod runtime;
 pub mod transport;
+pub mod store;

@@ -1,0 +1,137 @@
+//! The durable memory of a node: one SQLite file, `shoal.db` in the data directory, written by one thread.
+//!
+//! # Life of a store
+//!
+//! [`Store::open`] takes the data directory for this process, opens or makes the database, counts this
+//! process start durably and reads what the node knows. [`Store::commit`] then queues changes; the
+//! writer thread commits all that wait in one transaction and calls back once per commit, in order.
+//! Dropping the store finishes the queue, empties the write-ahead log and lets the directory go.
+//!
+//! # What it promises
+//!
+//! - A commit that is reported `Ok` survives the loss of the process and of power (WAL, `synchronous=FULL`).
+//! - A commit that is reported `Err` has changed nothing that this process can see. If the process ends before the
+//!   store works again, a failed synchronisation may yet be found done by the next start, as with any disk.
+//! - The start number grows with every process start, whatever happens in between.
+//! - Leaving a mesh for good forgets the mesh and its peers; the agents stay, and come back with the node in the
+//!   mesh that it joins next. The start number and the keys belong to the node and stay as well.
+//!
+//! # What it does not do
+//!
+//! It does not retry a failed commit, and it does not repair a damaged file: it says so and leaves it alone.
+//! It does not serve readers: what a running node knows is in its core.
+
+mod database;
+mod directory;
+mod error;
+mod queue;
+mod records;
+mod writer;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crate::core::contract::{Change, Remembered};
+use crate::core::ids::PersistNo;
+
+use database::{Database, IfAbsent};
+use directory::Lock;
+pub use error::StoreError;
+use queue::Queue;
+use writer::Writer;
+
+/// Secrets of a node's QUIC endpoint that outlive its process: with them a restarted process can tell
+/// the peers of its predecessor at once that their connections are gone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct NodeKeys {
+    /// Key of the HMAC (SHA-256) that makes stateless-reset tokens.
+    pub reset_key: [u8; 64],
+    /// Key of the hash by which connection ids are recognised as this node's.
+    pub connection_id_key: [u8; 8],
+}
+
+impl fmt::Debug for NodeKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NodeKeys(secret)")
+    }
+}
+
+/// A store, and what it held when it was opened.
+#[derive(Debug)]
+pub struct Opened {
+    /// Where changes go from now on.
+    pub store: Store,
+    /// What the node knows; its start number is already durable.
+    pub remembered: Remembered,
+    /// The node's keys, durable too.
+    pub keys: NodeKeys,
+}
+
+/// The durable memory of a node. One per data directory, over all processes.
+#[derive(Debug)]
+pub struct Store {
+    queue: Arc<Queue>,
+    /// `None` only while it is being dropped.
+    writer: Option<JoinHandle<()>>,
+    /// Dropped last, after the writer has closed the database.
+    _lock: Lock,
+}
+
+impl Store {
+    /// Opens the store in `data_dir`, making the directory (mode 0700) and the database (0600) if they
+    /// are absent. Blocks on the disk. When it returns, this process start is counted on the disk:
+    /// `remembered.start` is above every earlier one and at least what [`Change::StartAtLeast`] asked for.
+    ///
+    /// `fresh_keys` is called if no keys are stored. `on_outcome` is called on the writer thread, once for
+    /// every [`Store::commit`] and in their order. Commits wait while it runs; it must not panic, and must not wait
+    /// for the thread that drops the store.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing that was stored is changed.
+    pub fn open(
+        data_dir: &Path,
+        fresh_keys: impl FnOnce() -> NodeKeys,
+        on_outcome: impl Fn(PersistNo, Result<(), String>) + Send + 'static,
+    ) -> Result<Opened, StoreError> {
+        let data_dir = directory::prepare(data_dir)?;
+        let lock = Lock::take(&data_dir)?;
+        let file = data_dir.join("shoal.db");
+        let mut database = Database::open(&file, IfAbsent::Create)?;
+        let (remembered, keys) = database
+            .write(|transaction| records::begin_start(transaction, fresh_keys))?
+            .ok_or_else(|| StoreError::StartsUsedUp { file: file.clone() })?;
+        tracing::info!(file = %file.display(), start = remembered.start, peers = remembered.peers.len(),
+            agents = remembered.agents.len(), "the store is open");
+        let queue = Arc::new(Queue::default());
+        let writer = Writer::new(file, database, on_outcome);
+        let theirs = Arc::clone(&queue);
+        let writer = std::thread::Builder::new()
+            .name("shoal-store".to_owned())
+            .spawn(move || writer.run(&theirs))
+            .map_err(|cause| StoreError::Thread { cause })?;
+        let store = Self { queue, writer: Some(writer), _lock: lock };
+        Ok(Opened { store, remembered, keys })
+    }
+
+    /// Queues changes to be committed together, all or none. Never waits: the outcome comes through the
+    /// callback given to [`Store::open`]. With more than
+    /// [`STORE_QUEUE_CHANGES_MAX`](crate::core::limits::STORE_QUEUE_CHANGES_MAX) changes waiting that
+    /// outcome is an error. Numbers are given in ascending order.
+    pub fn commit(&self, no: PersistNo, changes: Vec<Change>) {
+        self.queue.push(no, changes);
+        if self.writer.as_ref().is_none_or(JoinHandle::is_finished) {
+            tracing::error!(no = no.0, "the store's thread has ended: nothing is stored any more");
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.queue.close();
+        if self.writer.take().is_some_and(|writer| writer.join().is_err()) {
+            tracing::error!("the store's thread panicked: what it had not reported is not stored");
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! What the rows mean: the schema, how a [`Change`] is written, and how a start reads what is [`Remembered`].
+//!
+//! Cards and specifications are MessagePack maps with named fields. A row that this version does not
+//! understand is skipped at the start with a warning, and kept: a later version may have written it.
+//! The start number and the mesh id are not skipped: without them the node would be somebody else.
+//! Nothing here begins or commits a transaction.
+
+use rusqlite::{Connection, OptionalExtension, Savepoint, Transaction, params};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::NodeKeys;
+use crate::core::contract::{Change, Remembered};
+use crate::core::ids::MeshId;
+use crate::core::limits;
+use crate::core::model::{AgentSpec, NodeCard};
+use crate::core::wire;
+
+/// The steps that make the schema; `user_version` counts those a file has taken. A step that was ever
+/// released is never edited.
+pub(super) const SCHEMA: &[&str] = &["
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE peers (node_id TEXT PRIMARY KEY, card BLOB NOT NULL) STRICT;
+    CREATE TABLE agents (name TEXT PRIMARY KEY, spec BLOB NOT NULL) STRICT;
+"];
+
+/// The number of the last process start, or one less than the least number for the next.
+const START: &str = "start";
+const MESH_ID: &str = "mesh_id";
+const RESET_KEY: &str = "quic_reset_key";
+const CONNECTION_ID_KEY: &str = "quic_connection_id_key";
+
+/// Why a batch of changes was refused although the disk is well.
+pub(super) type Refused = String;
+
+/// Counts this start and reads what the node knows. `None` if there is no number left.
+pub(super) fn begin_start(
+    transaction: &Transaction<'_>,
+    fresh_keys: impl FnOnce() -> NodeKeys,
+) -> rusqlite::Result<Option<(Remembered, NodeKeys)>> {
+    let start = last_start(transaction)? + 1;
+    if start > limits::INCARNATION_START_MAX {
+        return Ok(None);
+    }
+    put_start(transaction, start)?;
+    let keys = match read_keys(transaction)? {
+        Some(keys) => keys,
+        None => {
+            let keys = fresh_keys();
+            put_meta(transaction, RESET_KEY, &keys.reset_key[..])?;
+            put_meta(transaction, CONNECTION_ID_KEY, &keys.connection_id_key[..])?;
+            keys
+        }
+    };
+    let remembered = Remembered {
+        start,
+        mesh_id: get_meta(transaction, MESH_ID)?.map(uuid::Uuid::from_bytes).map(MeshId),
+        peers: read_peers(transaction)?,
+        agents: read_agents(transaction)?,
+    };
+    Ok(Some((remembered, keys)))
+}
+
+/// Writes one batch, all of it or nothing of it, inside the transaction.
+pub(super) fn write_batch(
+    transaction: &mut Transaction<'_>,
+    changes: &[Change],
+) -> rusqlite::Result<Result<(), Refused>> {
+    let mut savepoint = transaction.savepoint()?;
+    for change in changes {
+        if let Err(refused) = write_change(&savepoint, change)? {
+            savepoint.rollback()?;
+            return Ok(Err(refused));
+        }
+    }
+    savepoint.commit()?;
+    Ok(Ok(()))
+}
+
+fn write_change(savepoint: &Savepoint<'_>, change: &Change) -> rusqlite::Result<Result<(), Refused>> {
+    match change {
+        Change::MeshId(mesh_id) => put_meta(savepoint, MESH_ID, mesh_id.0.as_bytes())?,
+        Change::Peer(card) => put_peer(savepoint, card)?,
+        Change::ForgetPeer(node) => delete(savepoint, "DELETE FROM peers WHERE node_id = ?1", node.as_str())?,
+        Change::Agent(spec) => return put_agent(savepoint, spec),
+        Change::RemoveAgent(name) => delete(savepoint, "DELETE FROM agents WHERE name = ?1", name.as_str())?,
+        Change::LeaveMesh => {
+            delete(savepoint, "DELETE FROM meta WHERE key = ?1", MESH_ID)?;
+            savepoint.prepare_cached("DELETE FROM peers")?.execute([])?;
+        }
+        Change::StartAtLeast(least) => return raise_start(savepoint, *least),
+    }
+    Ok(Ok(()))
+}
+
+fn put_peer(connection: &Connection, card: &NodeCard) -> rusqlite::Result<()> {
+    let table = Table { update: UPDATE_PEER, insert: INSERT_PEER, rows_max: limits::PEERS_MAX };
+    if !table.put(connection, card.node_id.as_str(), card)? {
+        metrics::counter!("shoal_store_peers_dropped_total").increment(1);
+        tracing::warn!(node = %card.node_id, peers_max = limits::PEERS_MAX,
+            "the store remembers as many peers as it can: after a restart this one must be met again");
+    }
+    Ok(())
+}
+
+fn put_agent(connection: &Connection, spec: &AgentSpec) -> rusqlite::Result<Result<(), Refused>> {
+    let table = Table { update: UPDATE_AGENT, insert: INSERT_AGENT, rows_max: limits::AGENTS_PER_NODE_MAX };
+    if table.put(connection, spec.name.as_str(), spec)? {
+        return Ok(Ok(()));
+    }
+    Ok(Err(format!(
+        "the store already holds {} agents, the most a node can have: stop one first",
+        limits::AGENTS_PER_NODE_MAX
+    )))
+}
+
+const UPDATE_PEER: &str = "UPDATE peers SET card = ?2 WHERE node_id = ?1";
+const INSERT_PEER: &str =
+    "INSERT INTO peers (node_id, card) SELECT ?1, ?2 WHERE (SELECT count(*) FROM peers) < ?3";
+const UPDATE_AGENT: &str = "UPDATE agents SET spec = ?2 WHERE name = ?1";
+const INSERT_AGENT: &str =
+    "INSERT INTO agents (name, spec) SELECT ?1, ?2 WHERE (SELECT count(*) FROM agents) < ?3";
+
+/// How a bounded table of encoded values is written.
+struct Table {
+    update: &'static str,
+    insert: &'static str,
+    rows_max: usize,
+}
+
+impl Table {
+    /// Replaces or adds a row; `false` if it would be one too many.
+    fn put(&self, connection: &Connection, key: &str, value: &impl Serialize) -> rusqlite::Result<bool> {
+        let value = wire::encode_value(value);
+        if connection.prepare_cached(self.update)?.execute(params![key, &value[..]])? > 0 {
+            return Ok(true);
+        }
+        let insert = params![key, &value[..], self.rows_max as i64];
+        Ok(connection.prepare_cached(self.insert)?.execute(insert)? > 0)
+    }
+}
+
+fn delete(connection: &Connection, sql: &str, key: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached(sql)?.execute([key]).map(drop)
+}
+
+fn raise_start(connection: &Connection, least: u64) -> rusqlite::Result<Result<(), Refused>> {
+    if least > limits::INCARNATION_START_MAX {
+        return Ok(Err(format!(
+            "process start {least} is beyond the last possible one, {}",
+            limits::INCARNATION_START_MAX
+        )));
+    }
+    let used_up = least.saturating_sub(1);
+    if used_up > last_start(connection)? {
+        put_start(connection, used_up)?;
+    }
+    Ok(Ok(()))
+}
+
+fn last_start(connection: &Connection) -> rusqlite::Result<u64> {
+    let start: Option<i64> = get_meta(connection, START)?;
+    let start = start.unwrap_or(0);
+    u64::try_from(start).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(0, start))
+}
+
+fn put_start(connection: &Connection, start: u64) -> rusqlite::Result<()> {
+    let start = i64::try_from(start).expect("bounded by INCARNATION_START_MAX, which has 44 bits");
+    put_meta(connection, START, start)
+}
+
+fn get_meta<T: rusqlite::types::FromSql>(connection: &Connection, key: &str) -> rusqlite::Result<Option<T>> {
+    connection
+        .prepare_cached("SELECT value FROM meta WHERE key = ?1")?
+        .query_row([key], |r| r.get(0))
+        .optional()
+}
+
+fn put_meta(connection: &Connection, key: &str, value: impl rusqlite::ToSql) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO meta (key, value) VALUES (?1, ?2)
+        ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+    connection.prepare_cached(sql)?.execute(params![key, value]).map(drop)
+}
+
+/// The stored keys. A lost key costs peers a time-out where a reset would have told them, so one that
+/// is missing or of another length is made anew.
+fn read_keys(connection: &Connection) -> rusqlite::Result<Option<NodeKeys>> {
+    let reset_key: Option<Vec<u8>> = get_meta(connection, RESET_KEY)?;
+    let connection_id_key: Option<Vec<u8>> = get_meta(connection, CONNECTION_ID_KEY)?;
+    let (Some(reset_key), Some(connection_id_key)) = (reset_key, connection_id_key) else {
+        return Ok(None);
+    };
+    let (Ok(reset_key), Ok(connection_id_key)) = (reset_key.try_into(), connection_id_key.try_into()) else {
+        tracing::warn!("the stored QUIC keys have another length than this version's: new ones are made");
+        return Ok(None);
+    };
+    Ok(Some(NodeKeys { reset_key, connection_id_key }))
+}
+
+fn read_peers(connection: &Connection) -> rusqlite::Result<Vec<NodeCard>> {
+    let sql = "SELECT node_id, card FROM peers ORDER BY node_id LIMIT ?1";
+    read_rows(connection, sql, limits::PEERS_MAX, |key, card: &NodeCard| {
+        if card.node_id.as_str() != key {
+            return Err("the card names another node");
+        }
+        card.check()
+    })
+}
+
+fn read_agents(connection: &Connection) -> rusqlite::Result<Vec<AgentSpec>> {
+    let sql = "SELECT name, spec FROM agents ORDER BY name LIMIT ?1";
+    read_rows(connection, sql, limits::AGENTS_PER_NODE_MAX, |key, spec: &AgentSpec| {
+        if spec.name.as_str() != key {
+            return Err("the specification names another agent");
+        }
+        Ok(())
+    })
+}
+
+/// Reads (key, encoded value) rows and skips those that this version does not understand.
+fn read_rows<T: DeserializeOwned>(
+    connection: &Connection,
+    sql: &str,
+    rows_max: usize,
+    check: impl Fn(&str, &T) -> Result<(), &'static str>,
+) -> rusqlite::Result<Vec<T>> {
+    let mut statement = connection.prepare(sql)?;
+    let mut rows = statement.query([rows_max as i64])?;
+    let mut values = Vec::new();
+    while let Some(row) = rows.next()? {
+        let key: String = row.get(0)?;
+        let bytes: Vec<u8> = row.get(1)?;
+        let value = wire::decode_value(&bytes).map_err(|e| e.to_string());
+        match value.and_then(|v| check(&key, &v).map(|()| v).map_err(str::to_owned)) {
+            Ok(value) => values.push(value),
+            Err(reason) => tracing::warn!(key, reason, "a stored row is not understood and is skipped"),
+        }
+    }
+    Ok(values)
+}

@@ -1,0 +1,247 @@
+//! The writer thread: takes everything that waits, commits it in one transaction, and reports each
+//! batch in order. While one group is being synchronised to the disk the next one gathers.
+//!
+//! # States of its connection
+//!
+//! `Sound` -> a commit fails and leaves the disk in doubt -> `InDoubt` -> the log is emptied -> the
+//! connection is replaced -> `Sound`. While the log cannot be emptied, or the database cannot be opened again
+//! (`Closed`), every group fails with that reason, and each new group tries once more. A full disk or a busy
+//! database is no doubt: the transaction is rolled back and the next one may work.
+//!
+//! It never repeats a failed commit by itself: whoever asked hears of it and decides.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use super::database::{Database, IfAbsent};
+use super::error::StoreError;
+use super::queue::{Entry, Queue};
+use super::records::{self, Refused};
+use crate::core::ids::PersistNo;
+use crate::core::limits;
+
+/// Owns the only connection that writes.
+pub(super) struct Writer<F> {
+    file: PathBuf,
+    state: State,
+    on_outcome: F,
+}
+
+/// What is known of the connection.
+enum State {
+    /// It may be written.
+    Sound(Database),
+    /// A commit failed in a way that leaves open what of it is in the log.
+    InDoubt(Database),
+    /// There is none.
+    Closed,
+}
+
+impl<F: Fn(PersistNo, Result<(), String>)> Writer<F> {
+    pub(super) fn new(file: PathBuf, database: Database, on_outcome: F) -> Self {
+        Self { file, state: State::Sound(database), on_outcome }
+    }
+
+    /// Works until the queue is closed and empty, then closes the database.
+    pub(super) fn run(mut self, queue: &Queue) {
+        while let Some(group) = queue.take() {
+            self.commit_group(group);
+        }
+        match self.state {
+            State::Sound(database) | State::InDoubt(database) => database.close(),
+            State::Closed => {}
+        }
+    }
+
+    /// Commits a group in one transaction and reports every number in it, in order.
+    fn commit_group(&mut self, group: VecDeque<Entry>) {
+        let mut results = match self.write_group(&group) {
+            Ok(results) => results.into_iter(),
+            Err(error) => {
+                tracing::warn!(%error, "the store did not take a group of changes");
+                let failed =
+                    |entry: &Entry| matches!(entry, Entry::Commit(..)).then(|| Err(error.to_string()));
+                group.iter().filter_map(failed).collect::<Vec<_>>().into_iter()
+            }
+        };
+        for entry in group {
+            match entry {
+                Entry::Commit(no, _) => {
+                    (self.on_outcome)(no, results.next().expect("write_group gives one result per commit"));
+                }
+                Entry::Refused(numbers) => {
+                    for no in numbers {
+                        (self.on_outcome)(PersistNo(no), Err(queue_full()));
+                    }
+                }
+            }
+        }
+    }
+
+    /// One result per commit in the group, or the error that all of them share.
+    fn write_group(&mut self, group: &VecDeque<Entry>) -> Result<Vec<Result<(), Refused>>, StoreError> {
+        let batches: Vec<_> = group
+            .iter()
+            .filter_map(|entry| match entry {
+                Entry::Commit(_, changes) => Some(changes),
+                Entry::Refused(_) => None,
+            })
+            .collect();
+        if batches.is_empty() {
+            return Ok(Vec::new());
+        }
+        let database = self.sound_database()?;
+        let began = Instant::now();
+        let written = database.write(|transaction| {
+            batches.iter().map(|changes| records::write_batch(transaction, changes)).collect()
+        });
+        match written {
+            Ok(results) => {
+                metrics::histogram!("shoal_store_commit_seconds").record(began.elapsed().as_secs_f64());
+                Ok(results)
+            }
+            Err(error) => {
+                if error.leaves_the_disk_in_doubt() {
+                    self.doubt();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn sound_database(&mut self) -> Result<&mut Database, StoreError> {
+        if let State::InDoubt(database) = &self.state {
+            database.empty_log()?;
+            self.state = State::Closed;
+        }
+        if let State::Closed = self.state {
+            self.state = State::Sound(Database::open(&self.file, IfAbsent::Refuse)?);
+            tracing::info!("the store works again");
+        }
+        match &mut self.state {
+            State::Sound(database) => Ok(database),
+            State::InDoubt(_) | State::Closed => unreachable!("both were resolved above"),
+        }
+    }
+
+    fn doubt(&mut self) {
+        self.state = match std::mem::replace(&mut self.state, State::Closed) {
+            State::Sound(database) | State::InDoubt(database) => State::InDoubt(database),
+            State::Closed => State::Closed,
+        };
+    }
+}
+
+fn queue_full() -> String {
+    format!(
+        "the store's queue is full ({} changes wait for the disk): slow down and try again",
+        limits::STORE_QUEUE_CHANGES_MAX
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::path::Path;
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::core::contract::Change;
+    use crate::core::ids::AgentName;
+    use crate::core::model::{AgentSource, AgentSpec, ProcessProtocol};
+    use crate::node::store::NodeKeys;
+
+    type Outcomes = Rc<RefCell<Vec<(u64, Result<(), String>)>>>;
+
+    fn open(directory: &Path) -> (Writer<impl Fn(PersistNo, Result<(), String>) + use<>>, Outcomes) {
+        let file = directory.join("shoal.db");
+        let database = Database::open(&file, IfAbsent::Create).expect("a new database");
+        let outcomes = Outcomes::default();
+        let theirs = Rc::clone(&outcomes);
+        (Writer::new(file, database, move |no, result| theirs.borrow_mut().push((no.0, result))), outcomes)
+    }
+
+    fn agent(name: &str, argument_bytes: usize) -> Change {
+        let source = AgentSource::Process {
+            protocol: ProcessProtocol::Stdio,
+            command: "cat".to_owned(),
+            args: vec!["x".repeat(argument_bytes)],
+        };
+        Change::Agent(AgentSpec { name: AgentName::new(name).expect("valid"), source })
+    }
+
+    fn group(batches: Vec<(u64, Vec<Change>)>) -> VecDeque<Entry> {
+        batches.into_iter().map(|(no, changes)| Entry::Commit(PersistNo(no), changes)).collect()
+    }
+
+    fn stored_agents(writer: &mut Writer<impl Fn(PersistNo, Result<(), String>)>) -> Vec<String> {
+        let keys = || NodeKeys { reset_key: [0; 64], connection_id_key: [0; 8] };
+        let started = writer.sound_database().expect("sound").write(|t| records::begin_start(t, keys));
+        let (remembered, _) = started.expect("readable").expect("numbers are left");
+        remembered.agents.iter().map(|a| a.name.to_string()).collect()
+    }
+
+    #[test]
+    fn a_full_disk_fails_the_group_keeps_what_is_stored_and_is_over_when_space_returns() {
+        let directory = tempfile::tempdir().expect("directory");
+        let (mut writer, outcomes) = open(directory.path());
+        let pages_max = |writer: &mut Writer<_>, pages: u32| {
+            let connection = writer.sound_database().expect("sound").connection();
+            let set =
+                connection.pragma_update_and_check(None, "max_page_count", pages, |r| r.get::<_, u32>(0));
+            set.expect("a limit");
+        };
+        writer.commit_group(group(vec![(1, vec![agent("before", 10)])]));
+        pages_max(&mut writer, 12);
+        writer.commit_group(group(vec![
+            (2, vec![agent("small", 10)]),
+            (3, vec![agent("large", 30_000), agent("larger", 30_000)]),
+        ]));
+        assert!(matches!(writer.state, State::Sound(_)), "nothing is in doubt after a full disk");
+        assert_eq!(stored_agents(&mut writer), ["before"]);
+        pages_max(&mut writer, 1000);
+        writer.commit_group(group(vec![(4, vec![agent("after", 30_000)])]));
+
+        assert_eq!(stored_agents(&mut writer), ["after", "before"]);
+        let outcomes = outcomes.borrow();
+        assert_eq!([outcomes[0].clone(), outcomes[3].clone()], [(1, Ok(())), (4, Ok(()))]);
+        for (no, outcome) in &outcomes[1..3] {
+            assert!(
+                outcome.as_ref().is_err_and(|reason| reason.contains("is full: make room")),
+                "{no} {outcome:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_batch_that_is_refused_changes_nothing_and_does_not_harm_its_neighbours() {
+        let directory = tempfile::tempdir().expect("directory");
+        let (mut writer, outcomes) = open(directory.path());
+        let absurd = Change::StartAtLeast(u64::MAX);
+        writer.commit_group(group(vec![
+            (1, vec![agent("a", 1)]),
+            (2, vec![agent("b", 1), absurd, agent("c", 1)]),
+            (3, vec![agent("d", 1)]),
+        ]));
+        assert_eq!(stored_agents(&mut writer), ["a", "d"]);
+        let outcomes = outcomes.borrow();
+        let ok: Vec<_> = outcomes.iter().map(|(no, outcome)| (*no, outcome.is_ok())).collect();
+        assert_eq!(ok, [(1, true), (2, false), (3, true)]);
+    }
+
+    #[test]
+    fn one_agent_more_than_a_node_can_have_is_refused_and_a_known_one_is_still_replaced() {
+        let directory = tempfile::tempdir().expect("directory");
+        let (mut writer, outcomes) = open(directory.path());
+        let many = (0..limits::AGENTS_PER_NODE_MAX).map(|n| agent(&format!("a{n:05}"), 1)).collect();
+        writer.commit_group(group(vec![
+            (1, many),
+            (2, vec![agent("one-more", 1)]),
+            (3, vec![agent("a00000", 2)]),
+        ]));
+        assert_eq!(stored_agents(&mut writer).len(), limits::AGENTS_PER_NODE_MAX);
+        let ok: Vec<_> = outcomes.borrow().iter().map(|(_, outcome)| outcome.is_ok()).collect();
+        assert_eq!(ok, [true, false, true]);
+    }
+}
