@@ -1,7 +1,363 @@
 //! The shell: the only code that awaits, sleeps, reads or writes.
+//!
+//! [`start`] brings a node up in phases, each of which can fail with one clear error before the next
+//! begins: identity, store, runtime, endpoint, core. [`Node::stopped`] waits for its end; [`Handle`] is
+//! what the API and embedding programs hold.
 
-pub mod config;
 pub mod certs;
+pub mod clock;
+pub mod config;
+pub mod dispatch;
+mod driver;
+pub mod events;
+mod load;
 pub mod runtime;
-pub mod transport;
 pub mod store;
+pub mod telemetry;
+pub mod transport;
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use self::clock::Clock;
+use self::config::{Config, CongestionControl};
+use self::dispatch::Dispatcher;
+use self::driver::{Driver, End, Shared};
+use self::events::{Events, Subscription};
+use self::runtime::{Runtime, RuntimeConfig};
+use self::store::{NodeKeys, Opened, Store, StoreError};
+use self::transport::tls::{NodeIdentity, TlsError};
+use self::transport::{Congestion, Transport, TransportConfig, TransportError};
+use crate::core::contract::{Boot, Effect, Input, Output, StartMode, View};
+use crate::core::error::{Refusal, SendError};
+use crate::core::ids::{LinkId, MeshId, NodeId, ProcessId};
+use crate::core::limits;
+use crate::core::membership::Overrides;
+use crate::core::mesh::Mesh;
+use crate::core::model::{Answer, Message, NodeCard};
+use crate::core::wire::{RequestBody, ResponseBody};
+
+/// Why a node did not start. Nothing was changed on disk beyond what the text says.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Certificate, key or CA.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The certificate is another node's.
+    #[error("the certificate names node {certificate}, the configuration {configured}: use that node's certificate, or its name")]
+    OtherNode {
+        /// In the certificate.
+        certificate: NodeId,
+        /// In the configuration.
+        configured: NodeId,
+    },
+    /// The data directory.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The UDP port.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// Neither told nor remembered.
+    #[error(
+        "{data_dir} remembers no mesh, and neither --bootstrap nor --join was given: bootstrap the first node of a mesh, and join the others to it"
+    )]
+    NoMesh {
+        /// The data directory.
+        data_dir: PathBuf,
+    },
+}
+
+/// A running node.
+#[derive(Debug)]
+pub struct Node {
+    handle: Handle,
+    driver: JoinHandle<End>,
+}
+
+/// Talks to a running node. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    own: NodeId,
+    core: mpsc::Sender<Input>,
+    shared: Arc<Shared>,
+    dispatcher: Dispatcher,
+    transport: Transport,
+    started: Instant,
+}
+
+/// Starts a node. `keeper` is this program's binary, which process agents are started through.
+///
+/// # Errors
+/// [`StartError`], one sentence each.
+pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError> {
+    let tls = &config.tls;
+    let identity = NodeIdentity::load(&tls.ca, &tls.cert, &tls.key, clock::wall_clock())?;
+    if identity.node_id != config.node.id {
+        let (certificate, configured) = (identity.node_id.clone(), config.node.id.clone());
+        return Err(StartError::OtherNode { certificate, configured });
+    }
+    let (core, inputs) = mpsc::channel(limits::DRIVER_QUEUE_MAX);
+    let Opened { store, remembered, keys } = open_store(config, core.clone()).await?;
+    if matches!(config.cluster.start, config::StartMode::Resume) && remembered.mesh_id.is_none() {
+        return Err(StartError::NoMesh { data_dir: config.node.data_dir.clone() });
+    }
+    let (report, reports) = mpsc::unbounded_channel();
+    let runtime = Runtime::new(RuntimeConfig { node: config.node.id.clone(), keeper }, move |agent, run, what| {
+        // The driver is gone only when the node is.
+        let _ = report.send(Input::Agent { agent, run, report: what });
+    });
+    let dispatcher = Dispatcher::new(config.node.id.clone(), runtime.clone(), core.clone());
+    runtime.set_outlet(Arc::new(dispatcher.clone()));
+
+    let mesh_name = identity.mesh.clone();
+    let boot = |addresses: Vec<String>| Boot {
+        card: card(config, addresses),
+        mesh_name: mesh_name.clone(),
+        process_id: ProcessId(clock::random_id()),
+        remembered: remembered.clone(),
+        start: start_mode(&config.cluster.start),
+        profile: config.cluster.profile,
+        overrides: overrides(config),
+        seed: clock::random_bytes(),
+    };
+    let clock = Clock::start();
+    // The port may be the system's choice, so the endpoint comes before the card that names it; its
+    // first hello is that of a node without addresses, and nobody is greeted before the core has its own.
+    let socket = transport::bind(config.cluster.bind_addr)?;
+    let port = socket.local_addr().map_or(config.cluster.bind_addr.port(), |a| a.port());
+    let mut mesh = Mesh::new(boot(addresses(config, port)), clock.now());
+    let outputs: Vec<_> = std::iter::from_fn(|| mesh.poll_output()).collect();
+    let transport = Transport::open(
+        transport_config(config, &keys, identity),
+        socket,
+        first_hello(&outputs),
+        core.clone(),
+        Arc::new(dispatcher.clone()),
+    )?;
+    let shared = Arc::new(Shared::new(mesh.view()));
+    let driver = Driver {
+        mesh,
+        clock,
+        inputs,
+        reports,
+        store,
+        transport: transport.clone(),
+        runtime,
+        dispatcher: dispatcher.clone(),
+        shared: Arc::clone(&shared),
+        first: outputs.into(),
+        held: std::collections::BTreeMap::new(),
+        answers: VecDeque::new(),
+        dirty: true,
+        published: Instant::now(),
+        end: None,
+    };
+    let watched = Arc::clone(&shared);
+    tokio::spawn(load::sample(core.clone(), transport.clone(), move || watched.view.load_full()));
+    let handle =
+        Handle { own: config.node.id.clone(), core, shared, dispatcher, transport, started: Instant::now() };
+    Ok(Node { handle, driver: tokio::spawn(driver.run()) })
+}
+
+async fn open_store(config: &Config, core: mpsc::Sender<Input>) -> Result<Opened, StoreError> {
+    let data_dir = config.node.data_dir.clone();
+    let fresh_keys =
+        || NodeKeys { reset_key: clock::random_bytes(), connection_id_key: clock::random_bytes() };
+    let on_outcome = move |no, result: Result<(), String>| {
+        let input = match result {
+            Ok(()) => Input::Committed(no),
+            Err(reason) => Input::CommitFailed { no, reason },
+        };
+        // Called on the store's own thread, which may wait for the driver.
+        let _ = core.blocking_send(input);
+    };
+    let opening = tokio::task::spawn_blocking(move || Store::open(&data_dir, fresh_keys, on_outcome));
+    opening.await.expect("opening the store does not panic")
+}
+
+fn first_hello(outputs: &[Effect]) -> crate::core::model::Hello {
+    let hello = outputs.iter().find_map(|effect| match &effect.output {
+        Output::HelloChanged(hello) => Some(hello.clone()),
+        _ => None,
+    });
+    hello.expect("a mesh says its hello before anything else")
+}
+
+fn card(config: &Config, addresses: Vec<String>) -> NodeCard {
+    NodeCard {
+        node_id: config.node.id.clone(),
+        addresses,
+        region: config.node.region.clone(),
+        zone: config.node.zone.clone(),
+        labels: config.node.labels.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+fn start_mode(start: &config::StartMode) -> StartMode {
+    match start {
+        config::StartMode::Bootstrap => StartMode::Bootstrap { mesh_id: MeshId(clock::random_id()) },
+        config::StartMode::Join(seeds) => {
+            StartMode::Join { seeds: seeds.iter().map(ToString::to_string).collect() }
+        }
+        config::StartMode::Resume => StartMode::Resume,
+    }
+}
+
+fn overrides(config: &Config) -> Overrides {
+    let probe = config.cluster.probe;
+    Overrides {
+        probe_interval: probe.map(|p| p.interval),
+        probe_timeout: probe.map(|p| p.timeout),
+        gossip_interval: config.cluster.gossip_interval,
+        gossip_fanout: config.cluster.gossip_fanout,
+    }
+}
+
+fn transport_config(config: &Config, keys: &NodeKeys, identity: NodeIdentity) -> TransportConfig {
+    TransportConfig {
+        max_streams: config.transport.max_streams,
+        congestion: match config.transport.congestion_control {
+            CongestionControl::Cubic => Congestion::Cubic,
+            CongestionControl::Bbr => Congestion::Bbr,
+        },
+        reset_key: keys.reset_key,
+        connection_id_key: u64::from_le_bytes(keys.connection_id_key),
+        identity,
+    }
+}
+
+/// Where others can dial this node: what it was told to say, the address it listens on, or, when it
+/// listens everywhere, the addresses of its interfaces.
+fn addresses(config: &Config, port: u16) -> Vec<String> {
+    let told = &config.cluster.advertise_addrs;
+    if !told.is_empty() {
+        return told.iter().map(ToString::to_string).collect();
+    }
+    let bound = config.cluster.bind_addr.ip();
+    if !bound.is_unspecified() {
+        return vec![SocketAddr::new(bound, port).to_string()];
+    }
+    let usable = |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local(),
+        IpAddr::V6(ip) => bound.is_ipv6() && !ip.is_loopback() && !ip.is_unicast_link_local(),
+    };
+    let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+    let mut found: Vec<_> = interfaces.iter().map(if_addrs::Interface::ip).filter(usable).collect();
+    found.truncate(limits::ADDRESSES_MAX);
+    if found.is_empty() {
+        tracing::warn!("this machine has no address beside loopback: only nodes on it can dial this one");
+        found.push(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    found.into_iter().map(|ip| SocketAddr::new(ip, port).to_string()).collect()
+}
+
+impl Node {
+    /// Talks to the node.
+    #[must_use]
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Waits until the node has stopped.
+    ///
+    /// # Errors
+    /// One sentence, when it did not stop of its own or its operator's will.
+    pub async fn stopped(self) -> Result<(), String> {
+        match self.driver.await {
+            Ok(End::Stopped) => Ok(()),
+            Ok(End::Fatal(reason)) => Err(reason),
+            Err(error) => Err(format!("the node's main loop failed: {error}")),
+        }
+    }
+}
+
+impl Handle {
+    /// The node's name.
+    #[must_use]
+    pub fn own(&self) -> &NodeId {
+        &self.own
+    }
+
+    /// How long the node has been running.
+    #[must_use]
+    pub fn uptime(&self) -> std::time::Duration {
+        self.started.elapsed()
+    }
+
+    /// The mesh as this node sees it; at most some milliseconds old.
+    #[must_use]
+    pub fn view(&self) -> Arc<View> {
+        self.shared.view.load_full()
+    }
+
+    /// The round trip over a link, as QUIC measures it.
+    #[must_use]
+    pub fn rtt(&self, link: LinkId) -> Option<std::time::Duration> {
+        self.transport.peer(link).map(|peer| peer.rtt())
+    }
+
+    /// Where the node listens (UDP).
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn listens_on(&self) -> std::io::Result<SocketAddr> {
+        self.transport.local_addr()
+    }
+
+    /// What happened and happens.
+    #[must_use]
+    pub fn events(&self) -> &Events {
+        &self.shared.events
+    }
+
+    /// Follows the events after `after`, or from now on.
+    #[must_use]
+    pub fn subscribe(&self, after: Option<u64>) -> Subscription {
+        self.shared.events.subscribe(after)
+    }
+
+    /// Asks a node of the mesh, this one included, to do something.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub async fn request(&self, node: NodeId, body: RequestBody) -> Result<ResponseBody, Refusal> {
+        self.shared.request(&self.core, node, body).await
+    }
+
+    /// Sends a message and waits for the answer.
+    ///
+    /// # Errors
+    /// [`SendError`].
+    pub async fn ask(&self, message: Message) -> Result<Answer, SendError> {
+        self.dispatcher.ask(message).await
+    }
+
+    /// Sends a message and waits until it is in the agent's mailbox.
+    ///
+    /// # Errors
+    /// [`SendError`].
+    pub async fn send(&self, message: Message) -> Result<(), SendError> {
+        self.dispatcher.send(message).await
+    }
+
+    /// Sends a message and does not wait; see [`Dispatcher::tell`].
+    ///
+    /// # Errors
+    /// [`SendError`]; nothing was sent.
+    pub fn tell(&self, message: Message) -> Result<(), SendError> {
+        self.dispatcher.tell(message)
+    }
+
+    /// Tells the node to stop: it says good-bye, lets its agents finish, and ends.
+    pub async fn stop(&self) {
+        // A driver that is gone has stopped already.
+        let _ = self.core.send(Input::Stop).await;
+    }
+}

@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::core::ids::NodeId;
+pub use crate::core::membership::Profile;
 
 mod address;
 mod error;
@@ -127,19 +128,6 @@ pub enum StartMode {
     Join(Vec<HostPort>),
     /// Resume the mesh that the data directory remembers; whether it does is not known here.
     Resume,
-}
-
-/// Timings by kind of network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Profile {
-    /// By the number of nodes, and by the round trips that are measured.
-    Auto,
-    /// Nodes on one machine.
-    Local,
-    /// One network, round trips of about a millisecond.
-    Lan,
-    /// Several sites, round trips of up to some hundred milliseconds.
-    Wan,
 }
 
 /// Where the node's certificates are (PEM). There is no unauthenticated mode, so there is nothing to

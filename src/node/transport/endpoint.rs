@@ -30,6 +30,8 @@ use crate::core::wire::{self, Control, FrameKind};
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(200);
 /// How long a link that another one replaces may still deliver what is on its way.
 const SUPERSEDED_GRACE: Duration = Duration::from_secs(2);
+/// How long peers may take to acknowledge the last frames, and then the close.
+const SHUT_DOWN_GRACE: Duration = Duration::from_secs(1);
 /// Guess of a round trip before any was measured; it sets when a lost first packet is sent again.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
 /// Receive buffer asked of the kernel.
@@ -48,8 +50,6 @@ pub enum Congestion {
 /// What an endpoint is made with.
 #[derive(Debug)]
 pub struct TransportConfig {
-    /// Where to listen.
-    pub bind_addr: SocketAddr,
     /// Bidirectional streams that a peer may hold open.
     pub max_streams: u32,
     /// Congestion control.
@@ -73,6 +73,9 @@ pub enum TransportError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The bound socket.
+    #[error("the UDP socket cannot be used: {0}")]
+    Socket(std::io::Error),
     /// The TLS configuration has no cipher suite that QUIC can use.
     #[error("the TLS configuration cannot be used for QUIC: {0}")]
     Tls(String),
@@ -80,7 +83,9 @@ pub enum TransportError {
 
 fn hint(error: &std::io::Error) -> &'static str {
     match error.kind() {
-        std::io::ErrorKind::AddrInUse => ": another process has the port; stop it, or choose another --bind-addr",
+        std::io::ErrorKind::AddrInUse => {
+            ": another process has the port; stop it, or choose another --bind-addr"
+        }
         std::io::ErrorKind::AddrNotAvailable => ": no interface has that address",
         std::io::ErrorKind::PermissionDenied => ": ports below 1024 need privileges",
         _ => "",
@@ -113,6 +118,7 @@ impl Transport {
     /// [`TransportError`].
     pub fn open(
         config: TransportConfig,
+        socket: UdpSocket,
         hello: Hello,
         core: tokio::sync::mpsc::Sender<Input>,
         data: Arc<dyn DataHandler>,
@@ -127,14 +133,12 @@ impl Transport {
         let mut client = quinn::ClientConfig::new(Arc::new(client));
         client.transport_config(transport);
 
-        let socket = bind(config.bind_addr)
-            .map_err(|source| TransportError::Bind { address: config.bind_addr, source })?;
         let reset_key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &config.reset_key);
         let mut endpoint = EndpointConfig::new(Arc::new(reset_key));
         let id_key = config.connection_id_key;
         endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(id_key)));
         let endpoint = Endpoint::new(endpoint, Some(server), socket, Arc::new(quinn::TokioRuntime))
-            .map_err(|source| TransportError::Bind { address: config.bind_addr, source })?;
+            .map_err(TransportError::Socket)?;
         let inner = Arc::new(Inner {
             endpoint,
             client,
@@ -214,8 +218,11 @@ impl Transport {
 
     /// Closes every link, tells the peers why, and waits until they had a chance to hear it.
     pub async fn shut_down(&self, reason: Refused) {
+        let peers: Vec<_> = self.inner.peers().values().cloned().collect();
+        let flushed = futures_util::future::join_all(peers.iter().map(|peer| peer.flush_control()));
+        let _ = timeout(SHUT_DOWN_GRACE, flushed).await;
         self.inner.endpoint.close(VarInt::from_u32(reason.code()), reason.as_str().as_bytes());
-        let _ = timeout(Duration::from_secs(1), self.inner.endpoint.wait_idle()).await;
+        let _ = timeout(SHUT_DOWN_GRACE, self.inner.endpoint.wait_idle()).await;
     }
 }
 
@@ -239,8 +246,12 @@ fn quic_config(config: &TransportConfig) -> quinn::TransportConfig {
     quic
 }
 
-fn bind(address: SocketAddr) -> std::io::Result<UdpSocket> {
-    let socket = UdpSocket::bind(address)?;
+/// Takes the UDP port.
+///
+/// # Errors
+/// [`TransportError::Bind`].
+pub fn bind(address: SocketAddr) -> Result<UdpSocket, TransportError> {
+    let socket = UdpSocket::bind(address).map_err(|source| TransportError::Bind { address, source })?;
     // The kernel may grant less; then bursts are lost a little earlier.
     let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(SOCKET_BUFFER_BYTES);
     Ok(socket)
@@ -494,4 +505,3 @@ async fn resolve(addresses: &[String]) -> Result<Vec<SocketAddr>, DialFailure> {
     resolved.truncate(limits::ADDRESSES_MAX * 4);
     if resolved.is_empty() { Err(failure) } else { Ok(resolved) }
 }
-

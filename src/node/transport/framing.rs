@@ -208,6 +208,18 @@ impl FrameWriter {
         Some((stream, more))
     }
 
+    /// Ends the stream and waits until the peer has acknowledged all of it. What another task is still
+    /// writing is not waited for.
+    pub(super) async fn finish(&self) {
+        let stream = std::mem::replace(&mut self.lock().stream, Stream::Gone);
+        if let Stream::Idle(mut stream) = stream
+            && stream.finish().is_ok()
+        {
+            // An error is the end of the connection: there is nobody left to wait for.
+            let _ = stream.stopped().await;
+        }
+    }
+
     fn become_gone(&self) {
         let mut state = self.lock();
         state.stream = Stream::Gone;

@@ -22,7 +22,7 @@ use crate::core::contract::Input;
 use crate::core::ids::LinkId;
 use crate::core::wire::Data;
 
-pub use self::endpoint::{Congestion, Transport, TransportConfig, TransportError};
+pub use self::endpoint::{Congestion, Transport, TransportConfig, TransportError, bind};
 pub use self::framing::SendFailure;
 pub use self::peer::Peer;
 

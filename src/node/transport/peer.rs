@@ -124,6 +124,11 @@ impl Peer {
         }
     }
 
+    /// Ends the control stream and waits until the peer has all of it.
+    pub(super) async fn flush_control(&self) {
+        self.control.finish().await;
+    }
+
     /// Closes the connection and tells the peer why.
     pub(super) fn close(&self, reason: Refused) {
         self.connection.close(VarInt::from_u32(reason.code()), reason.as_str().as_bytes());

@@ -1,0 +1,299 @@
+//! The loop that owns the core: one input after another, then every effect, then sleep until the next
+//! deadline. It is the only task that touches [`Mesh`].
+//!
+//! Inputs come before timers, so that a process that was paused takes in the answers that wait in its
+//! queue before it draws conclusions from their absence.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
+
+use super::clock::Clock;
+use super::dispatch::{Dispatcher, Instance, Routes, Way};
+use super::events::Events;
+use super::runtime::Runtime;
+use super::store::Store;
+use super::transport::Transport;
+use crate::core::contract::{Effect, Input, Output, Refused, RuntimeAnswer, RuntimeQuery, View};
+use crate::core::error::Refusal;
+use crate::core::ids::{AgentName, NodeId, PersistNo, RequestId};
+use crate::core::model::{AgentView, Event, MemberStatus};
+use crate::core::mesh::Mesh;
+use crate::core::wire::{RequestBody, ResponseBody};
+
+/// Inputs taken before timers and effects get their turn.
+const BATCH: usize = 64;
+/// A changed view is published at most this often.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(10);
+/// A loop that is later than this is worth a warning: probes and answers wait for it.
+const LATE: Duration = Duration::from_secs(1);
+
+/// What the loop shares with those who read and ask.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) view: ArcSwap<View>,
+    pub(super) events: Events,
+    replies: Mutex<HashMap<RequestId, oneshot::Sender<Result<ResponseBody, Refusal>>>>,
+    requests: AtomicU64,
+}
+
+impl Shared {
+    pub(super) fn new(view: View) -> Self {
+        Self {
+            view: ArcSwap::from_pointee(view),
+            events: Events::default(),
+            replies: Mutex::default(),
+            requests: AtomicU64::new(0),
+        }
+    }
+
+    /// Asks the core something on behalf of a client.
+    pub(super) async fn request(
+        &self,
+        core: &mpsc::Sender<Input>,
+        node: NodeId,
+        body: RequestBody,
+    ) -> Result<ResponseBody, Refusal> {
+        let request = RequestId(self.requests.fetch_add(1, Ordering::Relaxed) + 1);
+        let (reply, replied) = oneshot::channel();
+        self.replies().insert(request, reply);
+        let gone = || Refusal::NodeDown { node: node.clone(), status: "stopped".to_owned() };
+        if core.send(Input::Request { request, node: node.clone(), body }).await.is_err() {
+            self.replies().remove(&request);
+            return Err(gone());
+        }
+        replied.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    fn replies(
+        &self,
+    ) -> std::sync::MutexGuard<'_, HashMap<RequestId, oneshot::Sender<Result<ResponseBody, Refusal>>>> {
+        self.replies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How the loop ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// As it was told to.
+    Stopped,
+    /// The node must not go on.
+    Fatal(String),
+}
+
+pub(super) struct Driver {
+    pub(super) mesh: Mesh,
+    pub(super) clock: Clock,
+    pub(super) inputs: mpsc::Receiver<Input>,
+    /// What the runtime reports; unbounded, because there are only so many agents and each says little.
+    pub(super) reports: mpsc::UnboundedReceiver<Input>,
+    pub(super) store: Store,
+    pub(super) transport: Transport,
+    pub(super) runtime: Runtime,
+    pub(super) dispatcher: Dispatcher,
+    pub(super) shared: Arc<Shared>,
+    /// What the core wanted when it was made.
+    pub(super) first: VecDeque<Effect>,
+    pub(super) held: BTreeMap<PersistNo, Vec<Output>>,
+    pub(super) answers: VecDeque<Input>,
+    pub(super) dirty: bool,
+    pub(super) published: Instant,
+    pub(super) end: Option<End>,
+}
+
+impl Driver {
+    /// Runs the node until it is told to stop, or must.
+    pub(super) async fn run(mut self) -> End {
+        let mut batch = Vec::with_capacity(BATCH);
+        self.act();
+        self.publish();
+        while self.end.is_none() {
+            let wake = self.next_wake();
+            tokio::select! {
+                biased;
+                Some(report) = self.reports.recv() => batch.push(report),
+                _ = self.inputs.recv_many(&mut batch, BATCH) => {}
+                () = sleep_until(wake) => {}
+            }
+            for input in batch.drain(..) {
+                self.step(input);
+            }
+            self.fire_timers();
+            if self.dirty && self.published.elapsed() >= PUBLISH_INTERVAL {
+                self.publish();
+            }
+        }
+        self.shut_down().await
+    }
+
+    fn next_wake(&self) -> Instant {
+        let far = Instant::now() + Duration::from_secs(3600);
+        let timer = self.mesh.poll_timeout().map_or(far, |(at, _)| self.clock.deadline(at));
+        if self.dirty { timer.min(self.published + PUBLISH_INTERVAL) } else { timer }
+    }
+
+    fn step(&mut self, input: Input) {
+        if let Input::Committed(no) = input {
+            for output in self.held.remove(&no).unwrap_or_default() {
+                self.perform(output);
+            }
+        }
+        if let Input::CommitFailed { no, .. } = input {
+            // What waited for it must not be said; the core says what there is to say instead.
+            self.held.remove(&no);
+        }
+        self.mesh.handle(input, self.clock.now());
+        self.act();
+    }
+
+    fn fire_timers(&mut self) {
+        let now = self.clock.now();
+        let Some((at, reason)) = self.mesh.poll_timeout().filter(|(at, _)| *at <= now) else {
+            return;
+        };
+        let late = now.since(at);
+        if late > LATE {
+            metrics::counter!("shoal_loop_late_total").increment(1);
+            tracing::warn!(late_ms = late.as_millis() as u64, reason, "the node was held up: paused, or out of CPU");
+        }
+        self.mesh.handle_timeout(now);
+        self.act();
+    }
+
+    /// Performs every effect, and steps through the answers that performing gave at once.
+    fn act(&mut self) {
+        loop {
+            while let Some(effect) = self.first.pop_front().or_else(|| self.mesh.poll_output()) {
+                match effect.after {
+                    Some(no) => self.held.entry(no).or_default().push(effect.output),
+                    None => self.perform(effect.output),
+                }
+            }
+            let Some(answer) = self.answers.pop_front() else {
+                return;
+            };
+            self.mesh.handle(answer, self.clock.now());
+        }
+    }
+
+    fn perform(&mut self, output: Output) {
+        match output {
+            Output::Swim { link, packet } => self.transport.send_swim(link, packet),
+            Output::Control { link, frame } => self.transport.send_control(link, &frame),
+            Output::Dial { target, addresses } => self.transport.dial(target, addresses),
+            Output::Close { link, reason } => self.transport.close(link, reason),
+            Output::Persist { no, changes } => self.store.commit(no, changes),
+            Output::StartAgent { spec, run } => self.runtime.start(spec, run),
+            Output::StopAgent { agent, run, drain_ms } => {
+                self.runtime.stop(&agent, run, Duration::from_millis(drain_ms));
+            }
+            Output::AskRuntime { question, agent, query } => {
+                let answer = self.ask_runtime(&agent, &query);
+                self.answers.push_back(Input::RuntimeAnswer { question, answer });
+            }
+            Output::Reply { request, result } => {
+                if let Some(reply) = self.shared.replies().remove(&request) {
+                    // A client that has gone needs no answer.
+                    let _ = reply.send(result);
+                }
+            }
+            Output::Event(event) => {
+                log_event(&event);
+                self.shared.events.push(event);
+            }
+            Output::ViewChanged => self.dirty = true,
+            Output::HelloChanged(hello) => self.transport.set_hello(hello),
+            Output::Fatal { reason } => self.end = Some(End::Fatal(reason)),
+            Output::Stopped => self.end = Some(self.end.take().unwrap_or(End::Stopped)),
+        }
+    }
+
+    fn ask_runtime(&self, agent: &AgentName, query: &RuntimeQuery) -> RuntimeAnswer {
+        match query {
+            RuntimeQuery::Stats => RuntimeAnswer::Stats(self.runtime.stats(agent).unwrap_or_default()),
+            RuntimeQuery::Logs { lines } => {
+                RuntimeAnswer::Lines(self.runtime.logs(agent, *lines as usize).unwrap_or_default())
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        let view = self.mesh.view();
+        self.dispatcher.publish(routes(&view, &self.transport));
+        publish_metrics(&view);
+        self.shared.view.store(Arc::new(view));
+        self.dirty = false;
+        self.published = Instant::now();
+    }
+
+    async fn shut_down(mut self) -> End {
+        self.publish();
+        self.transport.shut_down(Refused::Stopping).await;
+        let end = self.end.take().unwrap_or(End::Stopped);
+        // The store's thread reports through `inputs`; closed, it cannot wait for this task.
+        self.inputs.close();
+        if let Err(error) = tokio::task::spawn_blocking(move || drop(self.store)).await {
+            tracing::error!(%error, "the store did not close cleanly");
+        }
+        end
+    }
+}
+
+/// The view as messages need it.
+fn routes(view: &View, transport: &Transport) -> Routes {
+    let links: HashMap<_, _> = view.members.iter().map(|(m, link)| (&m.card.node_id, *link)).collect();
+    let way = |agent: &AgentView| {
+        if agent.node == view.own {
+            return Way::Here;
+        }
+        let link = links.get(&agent.node).copied().flatten();
+        link.and_then(|link| transport.peer(link)).map_or(Way::NoLink, Way::Link)
+    };
+    let mut agents: HashMap<AgentName, Vec<Instance>> = HashMap::new();
+    for agent in &view.agents {
+        agents.entry(agent.name.clone()).or_default().push(Instance {
+            node: agent.node.clone(),
+            status: agent.node_status,
+            state: agent.record.state.clone(),
+            way: way(agent),
+        });
+    }
+    Routes { agents, stopping: view.stopping }
+}
+
+fn publish_metrics(view: &View) {
+    for status in MemberStatus::ALL {
+        let count = view.members.iter().filter(|(m, _)| m.status == status).count();
+        metrics::gauge!("shoal_cluster_nodes", "status" => status.as_str()).set(count as f64);
+    }
+    let routed = view.agents.iter().filter(|a| a.node_status.is_reachable()).count();
+    metrics::gauge!("shoal_cluster_agents").set(routed as f64);
+    let counters = view.counters;
+    metrics::counter!("shoal_gossip_packets_dropped_total").absolute(counters.swim_packets_dropped);
+    metrics::counter!("shoal_gossip_claims_dropped_total").absolute(counters.claims_dropped);
+    metrics::counter!("shoal_gossip_records_dropped_total").absolute(counters.records_dropped);
+    metrics::counter!("shoal_gossip_renewals_total").absolute(counters.renewals);
+}
+
+fn log_event(event: &Event) {
+    match event {
+        Event::Joined { mesh_id } => tracing::info!(%mesh_id, "joined"),
+        Event::Member { node, status: MemberStatus::Suspect, reason } => {
+            tracing::debug!(%node, reason, "member suspect");
+        }
+        Event::Member { node, status, reason } => tracing::info!(%node, %status, reason, "member"),
+        Event::Agent { agent, node, state, reason: Some(reason) } => {
+            tracing::warn!(%agent, %node, state, reason, "agent");
+        }
+        Event::Agent { agent, node, state, reason: None } => tracing::info!(%agent, %node, state, "agent"),
+        Event::DuplicateNode { node, address } => {
+            tracing::error!(%node, address, "a second live process claims this node id and was refused");
+        }
+        Event::Refused { peer, reason } => tracing::warn!(peer, reason, "refused"),
+    }
+}

@@ -1,0 +1,60 @@
+//! Logs and metrics of a process.
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::FmtSpan;
+
+use super::config::{LogConfig, LogFormat};
+
+/// Buckets of histograms in seconds, from a local message to a slow answer.
+const SECONDS: &[f64] = &[
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+
+/// Why logs or metrics could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The filter text.
+    #[error("the log level {level:?} is not understood: {reason}")]
+    Level {
+        /// As configured.
+        level: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Something else in the process has set them up before.
+    #[error("logs or metrics are set up already: {0}")]
+    Twice(String),
+}
+
+/// Writes this process's logs to stderr.
+///
+/// # Errors
+/// [`TelemetryError`].
+pub fn write_logs(config: &LogConfig) -> Result<(), TelemetryError> {
+    let filter = EnvFilter::try_new(&config.level)
+        .map_err(|e| TelemetryError::Level { level: config.level.clone(), reason: e.to_string() })?;
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_span_events(FmtSpan::NONE);
+    let set = match config.format {
+        LogFormat::Human => {
+            let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            logs.with_ansi(colours).with_target(false).try_init()
+        }
+        LogFormat::Json => logs.json().flatten_event(true).try_init(),
+    };
+    set.map_err(|e| TelemetryError::Twice(e.to_string()))
+}
+
+/// Collects this process's metrics from now on.
+///
+/// # Errors
+/// [`TelemetryError`].
+pub fn collect_metrics() -> Result<PrometheusHandle, TelemetryError> {
+    let builder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)
+        .map_err(|e| TelemetryError::Twice(e.to_string()))?;
+    builder.install_recorder().map_err(|e| TelemetryError::Twice(e.to_string()))
+}
