@@ -2,6 +2,8 @@
 //! the library and prints to the writer it is given; it never ends the process.
 
 pub mod cert;
+pub mod keeper;
+pub mod sample;
 
 /// How a command that reads shows what it found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]

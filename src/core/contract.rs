@@ -254,6 +254,11 @@ pub enum Output {
         /// How long it may take to finish what it has, in milliseconds.
         drain_ms: u64,
     },
+    /// An agent is gone for good: what the runtime keeps of it (its log, its counters) may go too.
+    ForgetAgent {
+        /// Which.
+        agent: AgentName,
+    },
     /// Ask the runtime something; answered by [`Input::RuntimeAnswer`].
     AskRuntime {
         /// Names the answer.

@@ -76,6 +76,40 @@ pub const AGENT_LINE_BYTES_MAX: usize = 2 << 20;
 pub const AGENT_LOG_LINES_MAX: usize = 1000;
 /// Bytes of one line of an agent's log; the rest of the line is cut.
 pub const AGENT_LOG_LINE_BYTES_MAX: usize = 8 << 10;
+/// Bytes of an agent's log kept in memory; the oldest line is dropped.
+pub const AGENT_LOG_BYTES_MAX: usize = 1 << 20;
+/// Characters of what an agent says went wrong; the rest is cut.
+pub const AGENT_REASON_CHARS_MAX: usize = 500;
+/// Messages that a stdio agent has been given and not answered yet. One more waits in the mailbox.
+pub const AGENT_WINDOW_MAX: usize = 64;
+/// Requests under way to an HTTP agent. One more waits in the mailbox.
+pub const AGENT_HTTP_REQUESTS_MAX: usize = 16;
+/// Sends and asks of one agent that wait for their result. One more: `overloaded` to the agent.
+pub const AGENT_SENDS_IN_FLIGHT_MAX: usize = 64;
+/// Refusals that wait until the agent reads its stdin. One more is dropped and counted.
+pub const AGENT_NOTICES_MAX: usize = 64;
+/// Bytes of the id that an agent chooses for a question of its own. Longer: the line is refused.
+pub const AGENT_ASK_ID_BYTES_MAX: usize = 128;
+/// Lines in a row that are not understood. One more: the agent is stopped with that reason.
+pub const AGENT_BAD_LINES_MAX: u32 = 100;
+/// Processes that are being started at one moment; the next waits. Starting is quick, waiting to be ready is not counted.
+pub const AGENT_STARTS_MAX: usize = 8;
+/// Open files of a process agent: its own limit, which it meets as `EMFILE`.
+pub const AGENT_FILES_MAX: u64 = 1024;
+/// A stdio agent that has lived so long counts as running although it has said nothing.
+pub const AGENT_START_SETTLE: Duration = Duration::from_millis(300);
+/// A process that has not started, or an HTTP agent that does not listen, by then has failed to start.
+pub const AGENT_START_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a stopping stdio agent may go on after its stdin was closed before it gets SIGTERM.
+pub const AGENT_STOP_EOF_GRACE: Duration = Duration::from_secs(1);
+/// How long a stopping agent may take, from the closing of its stdin or SIGTERM, until SIGKILL.
+pub const AGENT_STOP_DEADLINE: Duration = Duration::from_secs(5);
+/// What an agent wrote before it ended is read for so long.
+pub const AGENT_READ_OUT: Duration = Duration::from_millis(500);
+/// How often a node tells its keepers that it lives.
+pub const KEEPER_HEARTBEAT: Duration = Duration::from_secs(2);
+/// A keeper that has heard nothing for so long kills its agent.
+pub const KEEPER_SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// Records that one node publishes about itself. One more: refused at the source, dropped on receipt.
 pub const OWNED_RECORDS_MAX: usize = AGENTS_PER_NODE_MAX + 16;

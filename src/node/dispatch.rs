@@ -13,6 +13,7 @@ use std::hash::{Hash, Hasher};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -444,14 +445,26 @@ impl Dispatcher {
     }
 }
 
+/// Begins a message's way before anybody awaits it, so that messages of one agent leave in the order in
+/// which it wrote them.
+fn begun<F>(mut exchange: Pin<Box<F>>) -> Pin<Box<dyn Future<Output = F::Output> + Send>>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    match exchange.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => Box::pin(std::future::ready(output)),
+        Poll::Pending => exchange,
+    }
+}
+
 impl Outlet for Dispatcher {
     fn send(&self, draft: Draft) -> Pin<Box<dyn Future<Output = Result<(), SendError>> + Send>> {
         let dispatcher = self.clone();
-        Box::pin(async move { Self::send(&dispatcher, dispatcher.message_of(draft)?).await })
+        begun(Box::pin(async move { Self::send(&dispatcher, dispatcher.message_of(draft)?).await }))
     }
 
     fn ask(&self, draft: Draft) -> Pin<Box<dyn Future<Output = Result<Answer, SendError>> + Send>> {
         let dispatcher = self.clone();
-        Box::pin(async move { Self::ask(&dispatcher, dispatcher.message_of(draft)?).await })
+        begun(Box::pin(async move { Self::ask(&dispatcher, dispatcher.message_of(draft)?).await }))
     }
 }

@@ -22,8 +22,8 @@ use super::transport::Transport;
 use crate::core::contract::{Effect, Input, Output, Refused, RuntimeAnswer, RuntimeQuery, View};
 use crate::core::error::Refusal;
 use crate::core::ids::{AgentName, NodeId, PersistNo, RequestId};
-use crate::core::model::{AgentView, Event, MemberStatus};
 use crate::core::mesh::Mesh;
+use crate::core::model::{AgentView, Event, MemberStatus};
 use crate::core::wire::{RequestBody, ResponseBody};
 
 /// Inputs taken before timers and effects get their turn.
@@ -159,7 +159,11 @@ impl Driver {
         let late = now.since(at);
         if late > LATE {
             metrics::counter!("shoal_loop_late_total").increment(1);
-            tracing::warn!(late_ms = late.as_millis() as u64, reason, "the node was held up: paused, or out of CPU");
+            tracing::warn!(
+                late_ms = late.as_millis() as u64,
+                reason,
+                "the node was held up: paused, or out of CPU"
+            );
         }
         self.mesh.handle_timeout(now);
         self.act();
@@ -192,6 +196,7 @@ impl Driver {
             Output::StopAgent { agent, run, drain_ms } => {
                 self.runtime.stop(&agent, run, Duration::from_millis(drain_ms));
             }
+            Output::ForgetAgent { agent } => self.runtime.forget(&agent),
             Output::AskRuntime { question, agent, query } => {
                 let answer = self.ask_runtime(&agent, &query);
                 self.answers.push_back(Input::RuntimeAnswer { question, answer });

@@ -20,12 +20,18 @@ pub(super) async fn sample(
     transport: Transport,
     view: impl Fn() -> std::sync::Arc<View>,
 ) {
-    let mut system = System::new();
+    let mut system = match System::new() {
+        Ok(system) => system,
+        Err(error) => {
+            tracing::warn!(%error, "this machine's load cannot be measured: it is shown as `-`");
+            return;
+        }
+    };
     let pid = Pid::from_u32(std::process::id());
-    system.refresh_cpu_specifics(CpuRefreshKind::nothing().with_cpu_usage());
+    system.refresh_cpu_specifics(CpuRefreshKind::nothing().with_usage());
     sleep(FIRST_AFTER).await;
     loop {
-        system.refresh_cpu_specifics(CpuRefreshKind::nothing().with_cpu_usage());
+        system.refresh_cpu_specifics(CpuRefreshKind::nothing().with_usage());
         system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
         let what = ProcessRefreshKind::nothing().with_cpu().with_memory();
         system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), false, what);

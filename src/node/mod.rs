@@ -18,6 +18,7 @@ pub mod transport;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -50,7 +51,9 @@ pub enum StartError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// The certificate is another node's.
-    #[error("the certificate names node {certificate}, the configuration {configured}: use that node's certificate, or its name")]
+    #[error(
+        "the certificate names node {certificate}, the configuration {configured}: use that node's certificate, or its name"
+    )]
     OtherNode {
         /// In the certificate.
         certificate: NodeId,
@@ -60,6 +63,14 @@ pub enum StartError {
     /// The data directory.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The agents' directory.
+    #[error("the directory {directory} for agents could not be made: {source}")]
+    Directory {
+        /// Which.
+        directory: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The UDP port.
     #[error(transparent)]
     Transport(#[from] TransportError),
@@ -108,7 +119,9 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
         return Err(StartError::NoMesh { data_dir: config.node.data_dir.clone() });
     }
     let (report, reports) = mpsc::unbounded_channel();
-    let runtime = Runtime::new(RuntimeConfig { node: config.node.id.clone(), keeper }, move |agent, run, what| {
+    let runtime =
+        RuntimeConfig { node: config.node.id.clone(), keeper, directory: agents_directory(config)? };
+    let runtime = Runtime::new(runtime, move |agent, run, what| {
         // The driver is gone only when the node is.
         let _ = report.send(Input::Agent { agent, run, report: what });
     });
@@ -179,6 +192,14 @@ async fn open_store(config: &Config, core: mpsc::Sender<Input>) -> Result<Opened
     };
     let opening = tokio::task::spawn_blocking(move || Store::open(&data_dir, fresh_keys, on_outcome));
     opening.await.expect("opening the store does not panic")
+}
+
+/// Where process agents run.
+fn agents_directory(config: &Config) -> Result<PathBuf, StartError> {
+    let directory = config.node.data_dir.join("agents");
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
+    let made = made.and_then(|()| directory.canonicalize());
+    made.map_err(|source| StartError::Directory { directory, source })
 }
 
 fn first_hello(outputs: &[Effect]) -> crate::core::model::Hello {

@@ -111,6 +111,7 @@ impl Mesh {
     }
 
     fn on_agent_gone(&mut self, agent: &AgentName) {
+        self.output(Output::ForgetAgent { agent: agent.clone() });
         if let Some(requester) = self.undeploying.remove(agent) {
             self.answer_done(requester);
         }

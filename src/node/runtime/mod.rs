@@ -1,12 +1,46 @@
 //! Runs agents. One behaviour seen from outside, several kinds inside: `native` (built in) and
 //! `process` (an executable, spoken to in JSON lines or HTTP).
+//!
+//! An agent has *runs*, numbered by who starts them. A run begins with [`Runtime::start`] and ends with one
+//! report, [`AgentReport::Ended`] or [`AgentReport::Stopped`], before which [`AgentReport::Running`] comes at
+//! most once. Whether and when an agent is started again is decided elsewhere; so is where a message goes.
+//!
+//! A message takes no lock on its way to an agent but that of the agent's own mailbox, and one agent's
+//! slowness, noise or end touches no other: each run has its own tasks, mailbox, pipes and bounds.
 
+mod agent;
+mod command;
+mod http;
+pub mod keeper;
+mod lines;
+mod log;
+mod mailbox;
+mod process;
+mod protocol;
+mod stdio;
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
+use std::fmt;
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use tokio::sync::{Semaphore, watch};
+
+use self::agent::{Agent, Run};
+use self::mailbox::Phase;
+use self::process::Process;
+use crate::core::contract::AgentReport;
 use crate::core::error::SendError;
-use crate::core::ids::AgentName;
-use crate::core::model::{Answer, Message, Performative};
+use crate::core::ids::{AgentName, NodeId};
+use crate::core::limits;
+use crate::core::model::{AgentSource, AgentSpec, Answer, Message, Performative};
+use crate::core::wire::AgentStats;
 
 /// Takes what became of a message, exactly once. Runs on whatever task finishes the message, so it
 /// must not block.
@@ -20,6 +54,16 @@ pub struct Delivery {
     pub wants_answer: bool,
     /// Called exactly once, with `Ok(Some(answer))`, `Ok(None)` (in the mailbox, no answer was wanted) or the reason.
     pub finish: Finish,
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { message, wants_answer, finish: _ } = self;
+        f.debug_struct("Delivery")
+            .field("message", message)
+            .field("wants_answer", wants_answer)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A message that an agent wants to send.
@@ -37,7 +81,7 @@ pub struct Draft {
     pub in_reply_to: Option<uuid::Uuid>,
     /// MIME type.
     pub content_type: String,
-    /// Content.
+    /// Content; its bound is checked.
     pub content: bytes::Bytes,
     /// Time for an answer, in milliseconds; `None` is the default deadline.
     pub deadline_ms: Option<u32>,
@@ -46,9 +90,278 @@ pub struct Draft {
 }
 
 /// What agents may do to the mesh; the dispatcher offers it.
+///
+/// Both are called in the order in which the agent wrote, and the futures are then awaited side by side: an
+/// implementation that keeps order takes the message's place in it before it returns the future.
 pub trait Outlet: Send + Sync + 'static {
     /// Sends a message; the result is that of its receipt.
     fn send(&self, draft: Draft) -> Pin<Box<dyn Future<Output = Result<(), SendError>> + Send>>;
     /// Sends a message and waits for the answer.
     fn ask(&self, draft: Draft) -> Pin<Box<dyn Future<Output = Result<Answer, SendError>> + Send>>;
+}
+
+/// What the runtime must know.
+#[derive(Debug, Clone)]
+pub struct RuntimeConfig {
+    /// This node.
+    pub node: NodeId,
+    /// The executable with the `keeper` subcommand: the node's own.
+    pub keeper: PathBuf,
+    /// The working directory of process agents. It must exist; agents share it.
+    pub directory: PathBuf,
+}
+
+/// Takes reports: which agent, which run, what. Must not block.
+type Reports = Box<dyn Fn(AgentName, u64, AgentReport) + Send + Sync>;
+
+/// The agents of one node. A clone is another handle to the same agents.
+#[derive(Clone)]
+pub struct Runtime(Arc<Ground>);
+
+/// What all agents of a node stand on.
+struct Ground {
+    config: RuntimeConfig,
+    reports: Reports,
+    outlet: OnceLock<Arc<dyn Outlet>>,
+    agents: ArcSwap<HashMap<AgentName, Arc<Agent>>>,
+    /// Held while `agents`, or the run of one, is exchanged; never over an await.
+    changing: Mutex<()>,
+    /// Runs that are not over.
+    live: watch::Sender<usize>,
+    is_stopping: AtomicBool,
+    /// Processes that may be started at this moment.
+    starts: Semaphore,
+    /// Ports given to HTTP agents.
+    ports: Arc<Mutex<HashSet<u16>>>,
+    /// What process agents see of the node's environment.
+    environment: Vec<(OsString, OsString)>,
+    /// Where commands without a path are looked up.
+    path: OsString,
+    tokio: tokio::runtime::Handle,
+}
+
+/// What process agents see of the node's own environment, besides `PATH`.
+const ENVIRONMENT: [&str; 3] = ["HOME", "LANG", "TMPDIR"];
+/// `PATH`, where the node has none.
+const PATH_DEFAULT: &str = "/usr/local/bin:/usr/bin:/bin";
+
+impl Runtime {
+    /// A runtime without agents. Must be called inside a tokio runtime, which runs the agents' tasks.
+    ///
+    /// `reports` hears of each run what the core wants to know; it is called on the agents' tasks.
+    #[must_use]
+    pub fn new(
+        config: RuntimeConfig,
+        reports: impl Fn(AgentName, u64, AgentReport) + Send + Sync + 'static,
+    ) -> Self {
+        let path = std::env::var_os("PATH").unwrap_or_else(|| PATH_DEFAULT.into());
+        let kept =
+            ENVIRONMENT.iter().filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?)));
+        let environment = kept.chain([("PATH".into(), path.clone())]).collect();
+        Self(Arc::new(Ground {
+            config,
+            reports: Box::new(reports),
+            outlet: OnceLock::new(),
+            agents: ArcSwap::default(),
+            changing: Mutex::new(()),
+            live: watch::Sender::new(0),
+            is_stopping: AtomicBool::new(false),
+            starts: Semaphore::new(limits::AGENT_STARTS_MAX),
+            ports: Arc::default(),
+            environment,
+            path,
+            tokio: tokio::runtime::Handle::current(),
+        }))
+    }
+
+    /// Lets agents send. Until then they are told that the node does not carry messages yet. Only the first call counts.
+    pub fn set_outlet(&self, outlet: Arc<dyn Outlet>) {
+        let _ = self.0.outlet.set(outlet);
+    }
+
+    /// Starts a run of an agent, and returns at once. The run's reports tell what comes of it; also when it
+    /// is refused, because the specification is wrong, an earlier run is not over or the node is full.
+    pub fn start(&self, spec: AgentSpec, run: u64) {
+        let ground = Arc::clone(&self.0);
+        match ground.admit(&spec, run) {
+            Ok((agent, run)) => {
+                let guard = RunGuard { ground, agent, run, reason: "its node stopped".to_owned() };
+                self.0.tokio.spawn(live(guard, spec.source));
+            }
+            Err(reason) => {
+                let report = AgentReport::Ended { reason };
+                self.0.tokio.spawn(async move { ground.report(&spec.name, run, report) });
+            }
+        }
+    }
+
+    /// Stops a run: it takes nothing new, has `drain` to finish what it has, and is then ended. Returns at once; the
+    /// report is [`AgentReport::Stopped`], also when that run is over or never was.
+    pub fn stop(&self, agent: &AgentName, run: u64, drain: Duration) {
+        if let Some(agent) = self.0.agents.load().get(agent) {
+            let current = agent.run.load();
+            if current.number == run && current.phase() != Phase::Ended {
+                current.stop.send_replace(Some(drain));
+                return;
+            }
+        }
+        let (ground, agent) = (Arc::clone(&self.0), agent.clone());
+        self.0.tokio.spawn(async move { ground.report(&agent, run, AgentReport::Stopped) });
+    }
+
+    /// Gives a message to an agent, and returns at once. `finish` is called exactly once: by this call, when
+    /// the agent is unknown, not running, full or native; later otherwise.
+    pub fn deliver(&self, agent: &AgentName, delivery: Delivery) {
+        let agents = self.0.agents.load();
+        if let Some(agent) = agents.get(agent) {
+            let agent = Arc::clone(agent);
+            // `finish` may call back into the runtime: nothing is held while it runs.
+            drop(agents);
+            return agent.deliver(delivery);
+        }
+        drop(agents);
+        (delivery.finish)(Err(SendError::UnknownAgent { agent: agent.clone() }));
+    }
+
+    /// What is measured of an agent.
+    #[must_use]
+    pub fn stats(&self, agent: &AgentName) -> Option<AgentStats> {
+        self.0.agents.load().get(agent).map(|agent| agent.stats())
+    }
+
+    /// The last lines of an agent's log, oldest first, safe to show on a terminal. They outlive a run.
+    #[must_use]
+    pub fn logs(&self, agent: &AgentName, lines: usize) -> Option<Vec<String>> {
+        self.0.agents.load().get(agent).map(|agent| agent.log.last(lines))
+    }
+
+    /// Forgets an agent's log and counters, once its run is over. One that is not over stays.
+    pub fn forget(&self, agent: &AgentName) {
+        let ground = &self.0;
+        let _changing = ground.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut agents = HashMap::clone(&ground.agents.load());
+        if agents.get(agent).is_some_and(|agent| agent.run.load().phase() == Phase::Ended) {
+            agents.remove(agent);
+            ground.agents.store(Arc::new(agents));
+        }
+    }
+
+    /// Runs that are not over.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        *self.0.live.borrow()
+    }
+
+    /// Stops every run, each with `drain` to finish what it has, and waits until all are over. Nothing starts any more.
+    pub async fn stop_all(&self, drain: Duration) {
+        let agents = {
+            let _changing = self.0.changing.lock().unwrap_or_else(PoisonError::into_inner);
+            self.0.is_stopping.store(true, Ordering::Release);
+            self.0.agents.load_full()
+        };
+        for agent in agents.values() {
+            agent.run.load().stop.send_replace(Some(drain));
+        }
+        let mut live = self.0.live.subscribe();
+        let _ = live.wait_for(|count| *count == 0).await;
+    }
+}
+
+impl fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runtime")
+            .field("config", &self.0.config)
+            .field("live", &self.count())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Ground {
+    fn report(&self, agent: &AgentName, run: u64, report: AgentReport) {
+        match &report {
+            AgentReport::Ended { reason } => tracing::warn!(%agent, run, reason, "agent ended"),
+            AgentReport::Running => tracing::info!(%agent, run, "agent runs"),
+            AgentReport::Stopped => tracing::info!(%agent, run, "agent stopped"),
+        }
+        (self.reports)(agent.clone(), run, report);
+    }
+
+    /// Makes the run the one that takes the agent's messages.
+    fn admit(&self, spec: &AgentSpec, number: u64) -> Result<(Arc<Agent>, Arc<Run>), String> {
+        spec.check()?;
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_stopping.load(Ordering::Acquire) {
+            return Err("the node is stopping".to_owned());
+        }
+        let run = Run::new(number, &spec.source);
+        let agents = self.agents.load();
+        let agent = if let Some(agent) = agents.get(&spec.name) {
+            if agent.run.load().phase() != Phase::Ended {
+                return Err("an earlier run of it is not over: stop it first".to_owned());
+            }
+            agent.run.store(Arc::new(run));
+            Arc::clone(agent)
+        } else {
+            if agents.len() >= limits::AGENTS_PER_NODE_MAX {
+                return Err(format!(
+                    "the node has {} agents, which is the most",
+                    limits::AGENTS_PER_NODE_MAX
+                ));
+            }
+            let agent = Arc::new(Agent::new(spec.name.clone(), self.config.node.clone(), run));
+            let mut agents = HashMap::clone(&agents);
+            agents.insert(spec.name.clone(), Arc::clone(&agent));
+            self.agents.store(Arc::new(agents));
+            agent
+        };
+        self.live.send_modify(|count| *count += 1);
+        let run = agent.run.load_full();
+        Ok((agent, run))
+    }
+}
+
+/// One run from admission to end.
+async fn live(mut guard: RunGuard, source: AgentSource) {
+    let (ground, agent, run) = (Arc::clone(&guard.ground), Arc::clone(&guard.agent), Arc::clone(&guard.run));
+    let report = match source {
+        AgentSource::Native { .. } => {
+            run.become_phase(Phase::Running);
+            ground.report(&agent.name, run.number, AgentReport::Running);
+            // It answers on the tasks of those who send to it, so it has nothing to finish.
+            let _ = run.stop.subscribe().wait_for(Option::is_some).await;
+            AgentReport::Stopped
+        }
+        AgentSource::Process { protocol, command, args } => {
+            process::supervise(&ground, &agent, &run, Process { protocol, command, args }).await
+        }
+    };
+    guard.reason = match &report {
+        AgentReport::Ended { reason } => reason.clone(),
+        AgentReport::Stopped | AgentReport::Running => "it was stopped before it answered".to_owned(),
+    };
+    // Who hears the report may start the next run at once.
+    guard.close();
+    ground.report(&agent.name, run.number, report);
+}
+
+/// Ends a run's books, however its task ends: nobody is left waiting for an answer.
+struct RunGuard {
+    ground: Arc<Ground>,
+    agent: Arc<Agent>,
+    run: Arc<Run>,
+    /// Why what it was given has no answer.
+    reason: String,
+}
+
+impl RunGuard {
+    fn close(&self) {
+        self.agent.abandon(&self.run, &self.reason);
+    }
+}
+
+impl Drop for RunGuard {
+    fn drop(&mut self) {
+        self.close();
+        self.ground.live.send_modify(|count| *count -= 1);
+    }
 }

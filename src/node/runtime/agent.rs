@@ -1,0 +1,241 @@
+//! One agent as the rest of the runtime sees it: what stays over its runs (log, counters) and the run that
+//! takes its messages now.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::log::{Log, shown};
+use super::mailbox::{Known, Mailbox, Over, Phase, Refused, Tracking};
+use super::{Delivery, Finish};
+use crate::core::error::SendError;
+use crate::core::ids::{AgentName, NodeId};
+use crate::core::limits;
+use crate::core::model::{AgentSource, Answer, ProcessProtocol};
+use crate::core::wire::AgentStats;
+
+/// An agent of this node.
+pub(super) struct Agent {
+    pub(super) name: AgentName,
+    pub(super) node: NodeId,
+    /// `agent@node`: who answers.
+    pub(super) address: String,
+    pub(super) log: Log,
+    pub(super) run: ArcSwap<Run>,
+    requests: AtomicU64,
+    errors: AtomicU64,
+}
+
+/// One run of an agent.
+pub(super) struct Run {
+    pub(super) number: u64,
+    pub(super) intake: Intake,
+    /// How long it may drain, once it is asked to stop.
+    pub(super) stop: watch::Sender<Option<Duration>>,
+    pid: AtomicU32,
+    since: OnceLock<Instant>,
+}
+
+/// Where a run takes its messages.
+pub(super) enum Intake {
+    /// Answered on the task of the sender; holds the [`Phase`].
+    Echo(AtomicU8),
+    /// Taken by the run's own tasks.
+    Mailbox(Mailbox),
+}
+
+impl Run {
+    /// A run that is starting.
+    pub(super) fn new(number: u64, source: &AgentSource) -> Self {
+        let intake = match source {
+            AgentSource::Native { .. } => Intake::Echo(AtomicU8::new(Phase::Starting as u8)),
+            AgentSource::Process { protocol: ProcessProtocol::Stdio, .. } => {
+                Intake::Mailbox(Mailbox::new(Tracking::Answers, limits::AGENT_WINDOW_MAX))
+            }
+            AgentSource::Process { protocol: ProcessProtocol::Http, .. } => {
+                Intake::Mailbox(Mailbox::new(Tracking::All, limits::AGENT_HTTP_REQUESTS_MAX))
+            }
+        };
+        let stop = watch::Sender::new(None);
+        Self { number, intake, stop, pid: AtomicU32::new(0), since: OnceLock::new() }
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        match &self.intake {
+            Intake::Mailbox(mailbox) => mailbox.phase(),
+            Intake::Echo(phase) => {
+                let phase = phase.load(Ordering::Acquire);
+                let all = [Phase::Starting, Phase::Running, Phase::Draining];
+                all.into_iter().find(|p| *p as u8 == phase).unwrap_or(Phase::Ended)
+            }
+        }
+    }
+
+    /// Goes to a later phase; never back.
+    pub(super) fn become_phase(&self, phase: Phase) {
+        if phase == Phase::Running {
+            let _ = self.since.set(Instant::now());
+        }
+        match &self.intake {
+            Intake::Mailbox(mailbox) => mailbox.become_phase(phase),
+            Intake::Echo(now) => {
+                now.fetch_max(phase as u8, Ordering::AcqRel);
+            }
+        }
+    }
+
+    /// Becomes [`Phase::Ended`] and gives out what was never answered.
+    pub(super) fn close(&self) -> Vec<Over> {
+        self.pid.store(0, Ordering::Relaxed);
+        self.become_phase(Phase::Ended);
+        match &self.intake {
+            Intake::Mailbox(mailbox) => mailbox.close(),
+            Intake::Echo(_) => Vec::new(),
+        }
+    }
+
+    pub(super) fn set_pid(&self, pid: u32) {
+        self.pid.store(pid, Ordering::Relaxed);
+    }
+
+    /// The agent's process, while it has one.
+    pub(super) fn pid(&self) -> Option<u32> {
+        Some(self.pid.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
+    }
+
+    /// Time since the run became running.
+    pub(super) fn uptime(&self) -> Option<Duration> {
+        self.since.get().map(Instant::elapsed)
+    }
+}
+
+impl Agent {
+    pub(super) fn new(name: AgentName, node: NodeId, run: Run) -> Self {
+        Self {
+            address: format!("{name}@{node}"),
+            name,
+            node,
+            log: Log::default(),
+            run: ArcSwap::from_pointee(run),
+            requests: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes a message, or answers it, or refuses it.
+    pub(super) fn deliver(&self, delivery: Delivery) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let run = self.run.load();
+        let mailbox = match &run.intake {
+            Intake::Echo(phase) if phase.load(Ordering::Acquire) == Phase::Running as u8 => {
+                drop(run);
+                return self.echo(delivery);
+            }
+            Intake::Echo(_) => {
+                let phase = run.phase();
+                drop(run);
+                return self.finish(Some(delivery.finish), Err(self.not_running(phase.as_str())));
+            }
+            Intake::Mailbox(mailbox) => mailbox,
+        };
+        let result = mailbox.insert(delivery, Instant::now());
+        drop(run);
+        match result {
+            Ok(None) => {}
+            Ok(Some(finish)) => finish(Ok(None)),
+            Err((finish, refused)) => {
+                let error = match refused {
+                    Refused::Phase(phase) => self.not_running(phase.as_str()),
+                    Refused::Full => {
+                        SendError::Overloaded { what: format!("the mailbox of {}", self.address) }
+                    }
+                    Refused::Duplicate => self.failed("a message with this id is in its mailbox already"),
+                };
+                self.finish(Some(finish), Err(error));
+            }
+        }
+    }
+
+    fn echo(&self, delivery: Delivery) {
+        let Delivery { message, wants_answer, finish } = delivery;
+        let from = || self.address.clone();
+        finish(Ok(wants_answer.then(|| Answer {
+            from: from(),
+            content_type: message.content_type,
+            content: message.content,
+        })));
+    }
+
+    /// What became of a message that the agent was given.
+    ///
+    /// # Errors
+    /// What is known of the message, when nobody waits for this.
+    pub(super) fn settle(
+        &self,
+        mailbox: &Mailbox,
+        id: Uuid,
+        result: Result<Answer, SendError>,
+    ) -> Result<(), Known> {
+        let finish = mailbox.settle(id)?;
+        self.finish(finish, result.map(Some));
+        Ok(())
+    }
+
+    /// Ends the messages whose deadline has passed.
+    pub(super) fn expire(&self, mailbox: &Mailbox, now: Instant) {
+        for Over { finish, deadline_ms, was_taken } in mailbox.expire(now) {
+            if finish.is_none() && !was_taken {
+                self.log
+                    .push(&format!("shoal: dropped a message that waited longer than its {deadline_ms} ms"));
+            }
+            self.finish(finish, Err(SendError::DeadlineExceeded { deadline_ms: deadline_ms.into() }));
+        }
+    }
+
+    /// Ends the messages that a run leaves behind.
+    pub(super) fn abandon(&self, run: &Run, reason: &str) {
+        for Over { finish, was_taken, .. } in run.close() {
+            let error = if was_taken { self.failed(reason) } else { self.not_running(Phase::Ended.as_str()) };
+            self.finish(finish, Err(error));
+        }
+    }
+
+    fn finish(&self, finish: Option<Finish>, result: Result<Option<Answer>, SendError>) {
+        if result.is_err() {
+            self.errors.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(finish) = finish {
+            finish(result);
+        }
+    }
+
+    pub(super) fn failed(&self, reason: &str) -> SendError {
+        let reason: String = reason.chars().take(limits::AGENT_REASON_CHARS_MAX).collect();
+        SendError::AgentFailed { agent: self.name.clone(), reason: shown(&reason, usize::MAX) }
+    }
+
+    fn not_running(&self, state: &str) -> SendError {
+        SendError::NotRunning { agent: self.name.clone(), node: self.node.clone(), state: state.to_owned() }
+    }
+
+    pub(super) fn stats(&self) -> AgentStats {
+        let run = self.run.load();
+        let waiting = match &run.intake {
+            Intake::Mailbox(mailbox) => mailbox.waiting() as u64,
+            Intake::Echo(_) => 0,
+        };
+        let is_over = run.phase() == Phase::Ended;
+        AgentStats {
+            pid: run.pid(),
+            uptime_seconds: run.uptime().filter(|_| !is_over).map_or(0, |uptime| uptime.as_secs()),
+            requests: self.requests.load(Ordering::Relaxed),
+            errors: self.errors.load(Ordering::Relaxed),
+            waiting,
+        }
+    }
+}
