@@ -1,5 +1,6 @@
 //! The store as a node uses it: real files, and real processes where it matters that there are two.
 #![cfg(feature = "node")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
 
 use std::fs;
 use std::io::{BufRead, BufReader};

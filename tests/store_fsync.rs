@@ -1,6 +1,7 @@
 //! The store when the disk is slow to confirm, or refuses to: this program's own `fsync` takes the place of
 //! the C library's, for SQLite and everything else in it.
 #![cfg(all(feature = "node", target_os = "linux"))]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
 #![allow(unsafe_code, reason = "an exported C function cannot be had otherwise")]
 
 use std::os::fd::BorrowedFd;
