@@ -1,5 +1,6 @@
 //! The store as a node uses it: real files, and real processes where it matters that there are two.
 #![cfg(feature = "node")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -277,19 +278,25 @@ fn a_file_that_is_no_database_is_refused_and_left_alone() {
 
 #[test]
 fn a_damaged_database_is_refused_and_left_alone() {
-    let directory = tempfile::tempdir().unwrap();
-    let node = Node::open(directory.path());
-    node.commit(1, (0..500).map(|n| peer(&format!("node-{n}"), "b:1")).collect()).unwrap();
-    drop(node);
-    let file = directory.path().join("shoal.db");
-    let mut bytes = fs::read(&file).unwrap();
-    let middle = bytes.len() / 2 / 4096 * 4096;
-    bytes[middle..middle + 4096].fill(0xA5);
-    fs::write(&file, bytes).unwrap();
+    let a_page_of_rows = |bytes: &mut [u8]| {
+        let page = bytes.len() / 2 / 4096 * 4096;
+        bytes[page..page + 4096].fill(0xA5);
+    };
+    let the_count_of_free_pages = |bytes: &mut [u8]| bytes[39] = 7;
+    for damage in [&a_page_of_rows as &dyn Fn(&mut [u8]), &the_count_of_free_pages] {
+        let directory = tempfile::tempdir().unwrap();
+        let node = Node::open(directory.path());
+        node.commit(1, (0..500).map(|n| peer(&format!("node-{n}"), "b:1")).collect()).unwrap();
+        drop(node);
+        let file = directory.path().join("shoal.db");
+        let mut bytes = fs::read(&file).unwrap();
+        damage(&mut bytes);
+        fs::write(&file, bytes).unwrap();
 
-    let error = refused_and_untouched(directory.path());
-    assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
-    assert!(error.to_string().contains("restore a backup"), "{error}");
+        let error = refused_and_untouched(directory.path());
+        assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+        assert!(error.to_string().contains("restore a backup"), "{error}");
+    }
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! The store when the disk is slow to confirm, or refuses to: this program's own `fsync` takes the place of
 //! the C library's, for SQLite and everything else in it.
 #![cfg(all(feature = "node", target_os = "linux"))]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
 #![allow(unsafe_code, reason = "an exported C function cannot be had otherwise")]
 
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use shoal::core::contract::{Change, Remembered};
 use shoal::core::ids::{AgentName, PersistNo};
@@ -147,7 +149,10 @@ impl Disk {
     }
 
     fn wait_until_asked(&self) {
-        drop(CHANGED.wait_while(lock(), |s| s.asked == 0).unwrap_or_else(PoisonError::into_inner));
+        let waited = CHANGED.wait_timeout_while(lock(), Duration::from_secs(30), |s| s.asked == 0);
+        let (state, result) = waited.unwrap_or_else(PoisonError::into_inner);
+        drop(state);
+        assert!(!result.timed_out(), "the store did not ask the disk to confirm");
     }
 
     fn asked(&self) -> u32 {

@@ -206,6 +206,8 @@ fn configure(connection: &Connection, file: &Path) -> Result<(), StoreError> {
         ("synchronous", "FULL"),
         ("fullfsync", "ON"),
         ("foreign_keys", "ON"),
+        // The way back from a refused batch is kept in memory, not in files elsewhere on the disk.
+        ("temp_store", "MEMORY"),
         // A damaged or forged schema runs no functions, and a damaged page is noticed when it is read.
         ("trusted_schema", "OFF"),
         ("cell_size_check", "ON"),

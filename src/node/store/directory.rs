@@ -90,8 +90,9 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        if let Err(error) = self.file.set_len(0) {
-            tracing::debug!(%error, "the lock file could not be emptied; the lock ends all the same");
+        // Closing the file is not enough: a process that is just being started holds a copy until it runs its program.
+        if let Err(error) = self.file.set_len(0).and_then(|()| self.file.unlock()) {
+            tracing::debug!(%error, "the lock was not given back; it ends with this process");
         }
     }
 }

@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rusqlite::ErrorCode;
+use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
 
 /// Why the store could not be opened, or did not take a change.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +91,8 @@ pub enum StoreError {
     Full {
         /// The database.
         file: PathBuf,
+        /// What SQLite said.
+        cause: rusqlite::Error,
     },
     /// Another program holds the database open and does not let go.
     #[error("{} is held by another program, such as a database shell: close it and try again", file.display())]
@@ -110,7 +113,7 @@ pub enum StoreError {
         file: PathBuf,
     },
     /// The disk or SQLite failed in another way.
-    #[error("{} cannot be used: {cause}; check the disk and the system's log", file.display())]
+    #[error("{} cannot be used: {}; check the disk and the system's log", file.display(), cause_text(cause))]
     Unusable {
         /// The database.
         file: PathBuf,
@@ -136,7 +139,13 @@ impl StoreError {
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
                 Self::Damaged { file, detail: cause.to_string() }
             }
-            Some(ErrorCode::DiskFull) => Self::Full { file },
+            Some(ErrorCode::DiskFull) => Self::Full { file, cause },
+            // The index of the log could not grow.
+            Some(ErrorCode::SystemIoFailure)
+                if cause.sqlite_extended_error_code() == Some(SQLITE_IOERR_SHMSIZE) =>
+            {
+                Self::Full { file, cause }
+            }
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy { file },
             Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => {
                 Self::NotWritable { path: file, cause: cause.to_string() }
@@ -148,7 +157,24 @@ impl StoreError {
     /// Whether the connection is as good as before once its transaction is rolled back. Any other
     /// failure leaves in doubt what of it reached the disk.
     pub(super) fn leaves_the_disk_in_doubt(&self) -> bool {
-        !matches!(self, Self::Full { .. } | Self::Busy { .. } | Self::Replaced { .. })
+        match self {
+            // The log's index grows after the log is written: then the commit may be there in full.
+            Self::Full { cause, .. } => cause.sqlite_error_code() != Some(ErrorCode::DiskFull),
+            Self::Busy { .. } | Self::Replaced { .. } => false,
+            Self::Create { .. }
+            | Self::NotADirectory { .. }
+            | Self::NotWritable { .. }
+            | Self::Locked { .. }
+            | Self::NoLock { .. }
+            | Self::Foreign { .. }
+            | Self::Newer { .. }
+            | Self::Damaged { .. }
+            | Self::LogWithoutDatabase { .. }
+            | Self::StartsUsedUp { .. }
+            | Self::NoLog { .. }
+            | Self::Unusable { .. }
+            | Self::Thread { .. } => true,
+        }
     }
 }
 
@@ -166,4 +192,12 @@ fn is_conversion(cause: &rusqlite::Error) -> bool {
 
 fn holder_text(holder: Option<u32>) -> String {
     holder.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+}
+
+/// SQLite's sentence, and the number that tells which of its many causes it was.
+fn cause_text(cause: &rusqlite::Error) -> String {
+    match cause.sqlite_extended_error_code() {
+        Some(code) => format!("{cause} (SQLite code {code})"),
+        None => cause.to_string(),
+    }
 }

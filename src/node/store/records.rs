@@ -5,7 +5,7 @@
 //! The start number and the mesh id are not skipped: without them the node would be somebody else.
 //! Nothing here begins or commits a transaction.
 
-use rusqlite::{Connection, OptionalExtension, Savepoint, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -66,6 +66,10 @@ pub(super) fn write_batch(
     transaction: &mut Transaction<'_>,
     changes: &[Change],
 ) -> rusqlite::Result<Result<(), Refused>> {
+    // One change either writes or is refused: it needs no way back, and most batches are one change.
+    if let [change] = changes {
+        return write_change(transaction, change);
+    }
     let mut savepoint = transaction.savepoint()?;
     for change in changes {
         if let Err(refused) = write_change(&savepoint, change)? {
@@ -77,18 +81,20 @@ pub(super) fn write_batch(
     Ok(Ok(()))
 }
 
-fn write_change(savepoint: &Savepoint<'_>, change: &Change) -> rusqlite::Result<Result<(), Refused>> {
+fn write_change(connection: &Connection, change: &Change) -> rusqlite::Result<Result<(), Refused>> {
     match change {
-        Change::MeshId(mesh_id) => put_meta(savepoint, MESH_ID, mesh_id.0.as_bytes())?,
-        Change::Peer(card) => put_peer(savepoint, card)?,
-        Change::ForgetPeer(node) => delete(savepoint, "DELETE FROM peers WHERE node_id = ?1", node.as_str())?,
-        Change::Agent(spec) => return put_agent(savepoint, spec),
-        Change::RemoveAgent(name) => delete(savepoint, "DELETE FROM agents WHERE name = ?1", name.as_str())?,
-        Change::LeaveMesh => {
-            delete(savepoint, "DELETE FROM meta WHERE key = ?1", MESH_ID)?;
-            savepoint.prepare_cached("DELETE FROM peers")?.execute([])?;
+        Change::MeshId(mesh_id) => put_meta(connection, MESH_ID, mesh_id.0.as_bytes())?,
+        Change::Peer(card) => put_peer(connection, card)?,
+        Change::ForgetPeer(node) => {
+            delete(connection, "DELETE FROM peers WHERE node_id = ?1", node.as_str())?
         }
-        Change::StartAtLeast(least) => return raise_start(savepoint, *least),
+        Change::Agent(spec) => return put_agent(connection, spec),
+        Change::RemoveAgent(name) => delete(connection, "DELETE FROM agents WHERE name = ?1", name.as_str())?,
+        Change::LeaveMesh => {
+            delete(connection, "DELETE FROM meta WHERE key = ?1", MESH_ID)?;
+            connection.prepare_cached("DELETE FROM peers")?.execute([])?;
+        }
+        Change::StartAtLeast(least) => return raise_start(connection, *least),
     }
     Ok(Ok(()))
 }

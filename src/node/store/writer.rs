@@ -154,6 +154,7 @@ mod tests {
 
     type Outcomes = Rc<RefCell<Vec<(u64, Result<(), String>)>>>;
 
+    #[allow(clippy::type_complexity, reason = "the closure's type has no name")]
     fn open(directory: &Path) -> (Writer<impl Fn(PersistNo, Result<(), String>) + use<>>, Outcomes) {
         let file = directory.join("shoal.db");
         let database = Database::open(&file, IfAbsent::Create).expect("a new database");
