@@ -31,7 +31,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus};
 use rustix::process::{getrlimit, kill_process_group, setrlimit};
 
 use crate::core::limits;
-use crate::node::runtime::keeper::{BEAT, KILL, NO_STDIN, STDIN, TERMINATE};
+use crate::node::runtime::keeper::{BEAT, NO_STDIN, STDIN, TERMINATE};
 
 /// The arguments of `shoal keeper`.
 #[derive(Debug, clap::Args)]
@@ -131,9 +131,9 @@ fn receive_stdin(node: &UnixStream) -> io::Result<Option<OwnedFd>> {
     let mut opening = [0];
     let mut parts = [IoSliceMut::new(&mut opening)];
     let received = recvmsg(node, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
-    let stdin = ancillary.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-        _ => None,
+    let stdin = ancillary.drain().find_map(|message| {
+        let RecvAncillaryMessage::ScmRights(mut descriptors) = message else { return None };
+        descriptors.next()
     });
     match (received.bytes, opening[0], stdin) {
         (1, STDIN, Some(stdin)) => Ok(Some(stdin)),
@@ -257,8 +257,8 @@ impl Watch {
         match order {
             BEAT => {}
             TERMINATE => self.signal(Signal::TERM),
-            // Anything else comes from a node that is not of this version: end rather than guess.
-            KILL | _ => self.signal(Signal::KILL),
+            // KILL, and what this version does not know: better an agent that ends than one that nobody ends.
+            _ => self.signal(Signal::KILL),
         }
     }
 

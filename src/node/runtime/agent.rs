@@ -46,7 +46,7 @@ pub(super) enum Intake {
     /// Answered on the task of the sender; holds the [`Phase`].
     Echo(AtomicU8),
     /// Taken by the run's own tasks.
-    Mailbox(Mailbox),
+    Mailbox(Box<Mailbox>),
 }
 
 impl Run {
@@ -55,10 +55,10 @@ impl Run {
         let intake = match source {
             AgentSource::Native { .. } => Intake::Echo(AtomicU8::new(Phase::Starting as u8)),
             AgentSource::Process { protocol: ProcessProtocol::Stdio, .. } => {
-                Intake::Mailbox(Mailbox::new(Tracking::Answers, limits::AGENT_WINDOW_MAX))
+                Intake::Mailbox(Box::new(Mailbox::new(Tracking::Answers, limits::AGENT_WINDOW_MAX)))
             }
             AgentSource::Process { protocol: ProcessProtocol::Http, .. } => {
-                Intake::Mailbox(Mailbox::new(Tracking::All, limits::AGENT_HTTP_REQUESTS_MAX))
+                Intake::Mailbox(Box::new(Mailbox::new(Tracking::All, limits::AGENT_HTTP_REQUESTS_MAX)))
             }
         };
         let stop = watch::Sender::new(None);

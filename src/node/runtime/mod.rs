@@ -12,6 +12,7 @@ mod agent;
 mod command;
 mod http;
 pub mod keeper;
+mod launch;
 mod lines;
 mod log;
 mod mailbox;
@@ -33,8 +34,8 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, watch};
 
 use self::agent::{Agent, Run};
+use self::launch::Process;
 use self::mailbox::Phase;
-use self::process::Process;
 use crate::core::contract::AgentReport;
 use crate::core::error::SendError;
 use crate::core::ids::{AgentName, NodeId};
@@ -129,7 +130,7 @@ struct Ground {
     /// Runs that are not over.
     live: watch::Sender<usize>,
     is_stopping: AtomicBool,
-    /// Processes that may be started at this moment.
+    /// Processes that may be started at this moment: few, so that the node stays responsive while thousands come back.
     starts: Semaphore,
     /// Ports given to HTTP agents.
     ports: Arc<Mutex<HashSet<u16>>>,
@@ -195,8 +196,8 @@ impl Runtime {
         }
     }
 
-    /// Stops a run: it takes nothing new, has `drain` to finish what it has, and is then ended. Returns at once; the
-    /// report is [`AgentReport::Stopped`], also when that run is over or never was.
+    /// Stops a run: it takes nothing new, has `drain` (an hour at most) to finish what it has, and is then
+    /// ended. A second call can shorten that, not lengthen it. Returns at once; the report is [`AgentReport::Stopped`], also when that run is over or never was.
     pub fn stop(&self, agent: &AgentName, run: u64, drain: Duration) {
         if let Some(agent) = self.0.agents.load().get(agent) {
             let current = agent.run.load();

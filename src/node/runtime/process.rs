@@ -9,10 +9,7 @@
 //! SIGTERM, SIGKILL by the keeper, SIGKILL past the keeper, the keeper's own end. The run is over only when
 //! the keeper says so or is gone itself.
 
-use std::collections::HashSet;
-use std::ffi::OsString;
-use std::net::{Ipv4Addr, TcpListener};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::process::Child;
@@ -21,11 +18,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::agent::{Agent, Intake, Run};
-use super::keeper::{self, KeeperLine, Kept, Plan, Report};
+use super::keeper::{self, KeeperLine, Kept, Report};
+use super::launch::{Launched, Port, Process, launch};
 use super::lines::{Line, Lines};
 use super::log::Log;
 use super::mailbox::{Mailbox, Phase};
-use super::{Ground, command, http, stdio};
+use super::{Ground, http, stdio};
 use crate::core::contract::AgentReport;
 use crate::core::limits;
 use crate::core::model::ProcessProtocol;
@@ -39,14 +37,6 @@ const QUOTED_LINES: usize = 5;
 /// Characters of such a line.
 const QUOTED_CHARS: usize = 200;
 
-/// What a process agent is, from its specification.
-#[derive(Debug)]
-pub(super) struct Process {
-    pub(super) protocol: ProcessProtocol,
-    pub(super) command: String,
-    pub(super) args: Vec<String>,
-}
-
 /// Runs the process until its end.
 pub(super) async fn supervise(
     ground: &Arc<Ground>,
@@ -55,92 +45,21 @@ pub(super) async fn supervise(
     process: Process,
 ) -> AgentReport {
     let mut stop = run.stop.subscribe();
-    let port = match process.protocol {
-        ProcessProtocol::Stdio => None,
-        ProcessProtocol::Http => match Port::free(&ground.ports) {
-            Ok(port) => Some(port),
-            Err(error) => {
-                return ended(format!("there is no free port on loopback for the agent: {error}"));
-            }
-        },
-    };
-    let plan = match plan(ground, agent, &process, port.as_ref()) {
-        Ok(plan) => plan,
-        Err(reason) => return ended(reason),
-    };
-    let launched = tokio::select! {
-        launched = launch(ground, plan) => launched,
+    let permit = tokio::select! {
+        permit = ground.starts.acquire() => permit,
         _ = stop.wait_for(Option::is_some) => return AgentReport::Stopped,
     };
+    // Once begun, a launch is seen through: what it started must be ended in order.
+    let launched = launch(ground, agent, process).await;
+    drop(permit);
     match launched {
-        Ok(kept) => Supervision::new(Arc::clone(ground), agent, run, kept, port, stop).run().await,
+        Ok(launched) => Supervision::new(Arc::clone(ground), agent, run, launched, stop).run().await,
         Err(reason) => ended(reason),
     }
 }
 
 fn ended(reason: String) -> AgentReport {
     AgentReport::Ended { reason }
-}
-
-fn plan(ground: &Ground, agent: &Agent, process: &Process, port: Option<&Port>) -> Result<Plan, String> {
-    let command = command::resolve(&process.command, &ground.path)?;
-    let directory = &ground.config.directory;
-    if !directory.is_dir() {
-        return Err(format!("the directory {directory:?}, in which agents run, does not exist: create it"));
-    }
-    let mut environment = ground.environment.clone();
-    environment.push(("SHOAL_AGENT".into(), agent.name.as_str().into()));
-    environment.push(("SHOAL_NODE".into(), agent.node.as_str().into()));
-    if let Some(port) = port {
-        environment.push(("PORT".into(), OsString::from(port.number.to_string())));
-    }
-    Ok(Plan {
-        keeper: ground.config.keeper.clone(),
-        command,
-        args: process.args.clone(),
-        environment,
-        directory: directory.clone(),
-        has_stdin: process.protocol == ProcessProtocol::Stdio,
-        silence_max: limits::KEEPER_SILENCE_MAX,
-    })
-}
-
-/// Starts the keeper on a thread that may block; a few at a time, so that the node stays responsive while
-/// thousands of agents come back with it.
-async fn launch(ground: &Ground, plan: Plan) -> Result<Kept, String> {
-    let Ok(_permit) = ground.starts.acquire().await else { return Err("the node is stopping".to_owned()) };
-    let keeper = plan.keeper.clone();
-    let started = ground.tokio.spawn_blocking(move || keeper::start(&plan)).await;
-    match started {
-        Ok(Ok(kept)) => Ok(kept),
-        Ok(Err(error)) => Err(format!("its keeper {keeper:?} could not be started: {error}")),
-        Err(_) => Err("the node is stopping".to_owned()),
-    }
-}
-
-/// A port on loopback that no other agent of this node has been given.
-struct Port {
-    number: u16,
-    given: Arc<Mutex<HashSet<u16>>>,
-}
-
-impl Port {
-    fn free(given: &Arc<Mutex<HashSet<u16>>>) -> std::io::Result<Self> {
-        let mut numbers = given.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            let number = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-            // Given to an agent that does not listen yet: draw again. There are fewer agents than ports.
-            if numbers.insert(number) {
-                return Ok(Self { number, given: Arc::clone(given) });
-            }
-        }
-    }
-}
-
-impl Drop for Port {
-    fn drop(&mut self) {
-        self.given.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
-    }
 }
 
 /// Why an agent must be ended.
@@ -153,7 +72,8 @@ enum Fault {
 
 enum Stage {
     /// Until it is ready; a stdio agent is also ready when it has lived until `settled`.
-    Starting { settled: Option<Instant>, deadline: Instant },
+    /// What it says may overtake its keeper's report of its start, which is waited for all the same.
+    Starting { is_ready: bool, settled: Option<Instant>, deadline: Instant },
     /// It takes messages.
     Running,
     /// It finishes what it has.
@@ -202,11 +122,10 @@ impl Supervision {
         ground: Arc<Ground>,
         agent: &Arc<Agent>,
         run: &Arc<Run>,
-        kept: Kept,
-        port: Option<Port>,
+        launched: Launched,
         stop: watch::Receiver<Option<Duration>>,
     ) -> Self {
-        let Kept { child, line, stdin, stdout, stderr } = kept;
+        let Launched { kept: Kept { child, line, stdin, stdout, stderr }, port } = launched;
         let log_mark = agent.log.added();
         let ready = Arc::new(Notify::new());
         let (fault, faults) = mpsc::channel(2);
@@ -237,7 +156,11 @@ impl Supervision {
             protocol,
             child,
             line,
-            stage: Stage::Starting { settled: None, deadline: now + limits::AGENT_START_DEADLINE },
+            stage: Stage::Starting {
+                is_ready: false,
+                settled: None,
+                deadline: now + limits::AGENT_START_DEADLINE,
+            },
             writer,
             readers,
             faults,
@@ -275,7 +198,7 @@ impl Supervision {
 
     fn next_wake(&self, mailbox: &Mailbox) -> Instant {
         let stage = match &self.stage {
-            Stage::Starting { settled, deadline } => settled.unwrap_or(*deadline).min(*deadline),
+            Stage::Starting { settled, deadline, .. } => settled.unwrap_or(*deadline).min(*deadline),
             Stage::Running => self.next_beat,
             Stage::Draining { until } => *until,
             Stage::Ending { next, .. } => *next,
@@ -311,7 +234,11 @@ impl Supervision {
     }
 
     fn on_ready(&mut self) {
-        if let Stage::Starting { .. } = self.stage {
+        if let Stage::Starting { is_ready, .. } = &mut self.stage {
+            *is_ready = true;
+            if self.pid.is_none() {
+                return;
+            }
             self.stage = Stage::Running;
             self.run.become_phase(Phase::Running);
             self.ground.report(&self.agent.name, self.run.number, AgentReport::Running);
@@ -320,7 +247,7 @@ impl Supervision {
 
     fn on_stop(&mut self) {
         let Some(drain) = *self.stop.borrow_and_update() else { return };
-        let until = Instant::now() + drain;
+        let until = Instant::now() + drain.min(limits::DEADLINE_MAX);
         match self.stage {
             Stage::Starting { .. } => self.begin_ending(None),
             Stage::Running => {
@@ -395,20 +322,25 @@ impl Supervision {
             Report::Started(pid) => {
                 self.pid = Some(pid);
                 self.run.set_pid(pid);
-                if let (Stage::Starting { settled, .. }, ProcessProtocol::Stdio) =
-                    (&mut self.stage, self.protocol)
-                {
-                    *settled = Some(Instant::now() + limits::AGENT_START_SETTLE);
+                match (&mut self.stage, self.protocol) {
+                    (Stage::Starting { is_ready: true, .. }, _) => self.on_ready(),
+                    (Stage::Starting { settled, .. }, ProcessProtocol::Stdio) => {
+                        *settled = Some(Instant::now() + limits::AGENT_START_SETTLE);
+                    }
+                    _ => {}
                 }
                 None
             }
             Report::Exited(status) => Some(format!("it ended with exit status {status}")),
             Report::Killed(signal) => Some(format!("it was killed by {}", keeper::signal_name(signal))),
             Report::Failed(why) => Some(why),
-            Report::Gone => {
-                self.pid.into_iter().for_each(keeper::kill_group);
-                Some("its keeper was killed, and it with its keeper".to_owned())
-            }
+            Report::Gone => Some(match self.pid {
+                Some(pid) => {
+                    keeper::kill_group(pid);
+                    "its keeper was killed, and it with its keeper".to_owned()
+                }
+                None => format!("its keeper {:?} ended without starting it", self.ground.config.keeper),
+            }),
         }
     }
 
