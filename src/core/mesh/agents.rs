@@ -86,6 +86,10 @@ impl Mesh {
     }
 
     fn publish_agent(&mut self, agent: &AgentName, record: Option<&AgentRecord>) {
+        if record.is_none() && !matches!(self.phase, Phase::Running) {
+            // It ends with its node and comes back with it: who asks for it hears that the node is gone.
+            return;
+        }
         let own = self.own.clone();
         self.agent_event(&own, agent, record);
         let delta = self.registry.publish_agent(agent, record);
