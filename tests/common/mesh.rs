@@ -40,15 +40,22 @@ impl TestNode {
 impl TestMesh {
     /// Starts `count` nodes: the first bootstraps, the others join it.
     pub async fn start(count: usize) -> Self {
+        let here = tokio::runtime::Handle::current();
+        Self::start_on(&vec![here; count]).await
+    }
+
+    /// Starts a node on each of these executors.
+    pub async fn start_on(executors: &[tokio::runtime::Handle]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut mesh = Self { dir, nodes: Vec::new() };
         let now = SystemTime::now();
         let ca = certs::make_ca(&"test".parse::<MeshName>().expect("valid"), validity(now, 30)).expect("makes a CA");
         let ca = certs::Ca::from_pem(&ca.cert_pem, &ca.key_pem).expect("reads it");
         let mut seed = None;
-        for n in 1..=count {
+        for (n, executor) in (1..).zip(executors) {
             let config = mesh.configure(n, &ca, seed);
-            let node = start(&config).await;
+            let starting = config.clone();
+            let node = executor.spawn(async move { start(&starting).await }).await.expect("it does not panic");
             let handle = node.handle().clone();
             seed = seed.or(Some(handle.listens_on().expect("it listens")));
             mesh.nodes.push(TestNode { config, node: Some(node), handle });
@@ -72,6 +79,11 @@ impl TestMesh {
             ..Flags::default()
         };
         Config::load(&flags, &|_| None).expect("a good configuration")
+    }
+
+    /// The certificates' directory of node `n`.
+    pub fn certs(&self, n: usize) -> PathBuf {
+        self.dir.path().join(self.node(n).id().as_str()).join("certs")
     }
 
     /// Node `n`, counted from 1.
