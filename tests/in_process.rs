@@ -41,7 +41,8 @@ async fn a_node_that_stops_is_seen_as_left_and_its_agent_is_an_error_with_that_r
     let first = mesh.node(1).handle().clone();
     until(|| first.view().agents.len() == 1).await;
     mesh.stop(3).await;
-    until(|| mesh.status(1, 3) == Some(MemberStatus::Left) && mesh.status(2, 3) == Some(MemberStatus::Left)).await;
+    until(|| mesh.status(1, 3) == Some(MemberStatus::Left) && mesh.status(2, 3) == Some(MemberStatus::Left))
+        .await;
     let refused = first.ask(message("echo", b"hello")).await;
     assert!(matches!(&refused, Err(SendError::NodeDown { status, .. }) if status == "left"), "{refused:?}");
     mesh.restart(3).await;

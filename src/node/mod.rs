@@ -203,9 +203,8 @@ fn agents_directory(config: &Config) -> Result<PathBuf, StartError> {
 }
 
 fn first_hello(outputs: &[Effect]) -> crate::core::model::Hello {
-    let hello = outputs.iter().find_map(|effect| match &effect.output {
-        Output::HelloChanged(hello) => Some(hello.clone()),
-        _ => None,
+    let hello = outputs.iter().find_map(|effect| {
+        if let Output::HelloChanged(hello) = &effect.output { Some(hello.clone()) } else { None }
     });
     hello.expect("a mesh says its hello before anything else")
 }

@@ -17,6 +17,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// A mesh of nodes `node-1`, `node-2`, ...
 pub struct TestMesh {
     dir: TempDir,
+    ca: certs::Ca,
     nodes: Vec<TestNode>,
 }
 
@@ -47,15 +48,13 @@ impl TestMesh {
     /// Starts a node on each of these executors.
     pub async fn start_on(executors: &[tokio::runtime::Handle]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let mut mesh = Self { dir, nodes: Vec::new() };
-        let now = SystemTime::now();
-        let ca = certs::make_ca(&"test".parse::<MeshName>().expect("valid"), validity(now, 30)).expect("makes a CA");
-        let ca = certs::Ca::from_pem(&ca.cert_pem, &ca.key_pem).expect("reads it");
+        let mut mesh = Self { dir, ca: new_ca("test"), nodes: Vec::new() };
         let mut seed = None;
         for (n, executor) in (1..).zip(executors) {
-            let config = mesh.configure(n, &ca, seed);
+            let config = mesh.configure(n, seed);
             let starting = config.clone();
-            let node = executor.spawn(async move { start(&starting).await }).await.expect("it does not panic");
+            let node =
+                executor.spawn(async move { start(&starting).await }).await.expect("it does not panic");
             let handle = node.handle().clone();
             seed = seed.or(Some(handle.listens_on().expect("it listens")));
             mesh.nodes.push(TestNode { config, node: Some(node), handle });
@@ -63,10 +62,11 @@ impl TestMesh {
         mesh
     }
 
-    fn configure(&self, n: usize, ca: &certs::Ca, seed: Option<SocketAddr>) -> Config {
+    fn configure(&self, n: usize, seed: Option<SocketAddr>) -> Config {
         let id: NodeId = format!("node-{n}").parse().expect("valid");
         let data_dir = self.dir.path().join(id.as_str());
-        let pair = certs::issue(ca, &id, &[], &[], validity(SystemTime::now(), 10)).expect("issues");
+        let ca = &self.ca;
+        let pair = issue(ca, &id);
         let files =
             NodeFiles { ca_pem: ca.bundle_pem(), cert_pem: &pair.cert_pem, key_pem: Some(&pair.key_pem) };
         certs::write_node(&data_dir.join("certs"), &files, Existing::Keep).expect("writes");
@@ -79,6 +79,11 @@ impl TestMesh {
             ..Flags::default()
         };
         Config::load(&flags, &|_| None).expect("a good configuration")
+    }
+
+    /// The mesh's CA.
+    pub fn ca(&self) -> &certs::Ca {
+        &self.ca
     }
 
     /// The certificates' directory of node `n`.
@@ -125,8 +130,20 @@ impl TestMesh {
     }
 }
 
-fn validity(now: SystemTime, days: u32) -> Validity {
-    Validity::starting(now, days).expect("a validity")
+/// A CA for a mesh of that name.
+pub fn new_ca(mesh: &str) -> certs::Ca {
+    let mesh: MeshName = mesh.parse().expect("valid");
+    let ca = certs::make_ca(&mesh, validity(30)).expect("makes a CA");
+    certs::Ca::from_pem(&ca.cert_pem, &ca.key_pem).expect("reads it")
+}
+
+/// A node's certificate and key.
+pub fn issue(ca: &certs::Ca, node: &NodeId) -> certs::CertPair {
+    certs::issue(ca, node, &[], &[], validity(10)).expect("issues")
+}
+
+fn validity(days: u32) -> Validity {
+    Validity::starting(SystemTime::now(), days).expect("a validity")
 }
 
 async fn start(config: &Config) -> Node {

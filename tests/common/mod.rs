@@ -1,5 +1,10 @@
 //! What the integration tests share.
 
-#![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_debug_implementations,
+    reason = "each test program uses a part of it"
+)]
 
 pub mod mesh;

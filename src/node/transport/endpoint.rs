@@ -82,14 +82,15 @@ pub enum TransportError {
 }
 
 fn hint(error: &std::io::Error) -> &'static str {
-    match error.kind() {
-        std::io::ErrorKind::AddrInUse => {
-            ": another process has the port; stop it, or choose another --bind-addr"
-        }
-        std::io::ErrorKind::AddrNotAvailable => ": no interface has that address",
-        std::io::ErrorKind::PermissionDenied => ": ports below 1024 need privileges",
-        _ => "",
-    }
+    const HINTS: [(std::io::ErrorKind, &str); 3] = [
+        (
+            std::io::ErrorKind::AddrInUse,
+            ": another process has the port; stop it, or choose another --bind-addr",
+        ),
+        (std::io::ErrorKind::AddrNotAvailable, ": no interface has that address"),
+        (std::io::ErrorKind::PermissionDenied, ": ports below 1024 need privileges"),
+    ];
+    HINTS.iter().find(|(kind, _)| *kind == error.kind()).map_or("", |(_, hint)| hint)
 }
 
 /// A node's connections. Cheap to clone.

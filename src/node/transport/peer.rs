@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quinn::{Connection, ConnectionError, RecvStream, SendDatagramError, VarInt};
+use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::Inbox;
@@ -31,6 +32,10 @@ pub struct Peer {
     control: Arc<FrameWriter>,
     data: Vec<Arc<FrameWriter>>,
     started: Instant,
+    /// Whether the core has said anything over this link: it does so only once it has accepted the peer,
+    /// and no message of the peer is read before that.
+    accepted: AtomicBool,
+    acceptance: Notify,
     /// Milliseconds after `started` of the last message, plus one; 0 for none yet.
     last_message: AtomicU64,
 }
@@ -55,7 +60,17 @@ impl Peer {
             data.push(Arc::new(FrameWriter::new(stream, limits::STREAM_QUEUE_BYTES_MAX)));
         }
         let started = Instant::now();
-        Ok(Self { link, node, connection, control, data, started, last_message: AtomicU64::new(0) })
+        Ok(Self {
+            link,
+            node,
+            connection,
+            control,
+            data,
+            started,
+            accepted: AtomicBool::new(false),
+            acceptance: Notify::new(),
+            last_message: AtomicU64::new(0),
+        })
     }
 
     pub(super) fn control_writer(stream: quinn::SendStream) -> Arc<FrameWriter> {
@@ -95,7 +110,21 @@ impl Peer {
         self.data[(order % self.data.len() as u64) as usize].send(frame)
     }
 
+    fn accept(&self) {
+        if !self.accepted.swap(true, Ordering::AcqRel) {
+            self.acceptance.notify_waiters();
+        }
+    }
+
+    async fn until_accepted(&self) {
+        let acceptance = self.acceptance.notified();
+        if !self.accepted.load(Ordering::Acquire) {
+            acceptance.await;
+        }
+    }
+
     pub(super) fn send_control(&self, frame: &Control) {
+        self.accept();
         match self.control.send(frame) {
             Ok(()) | Err(SendFailure::Gone) => {}
             Err(SendFailure::Full) => {
@@ -110,6 +139,7 @@ impl Peer {
 
     /// Sends a SWIM packet as a datagram, or on the control stream where the path carries none.
     pub(super) fn send_swim(&self, packet: Bytes) {
+        self.accept();
         match self.connection.send_datagram(packet.clone()) {
             Ok(()) | Err(SendDatagramError::ConnectionLost(_)) => {}
             Err(
@@ -242,6 +272,7 @@ fn control_of(frame: &Bytes) -> Result<Option<Incoming>, WireError> {
 }
 
 async fn accept_data(peer: Arc<Peer>, inbox: Inbox) {
+    peer.until_accepted().await;
     while let Ok(stream) = peer.connection.accept_uni().await {
         tokio::spawn(read_data(Arc::clone(&peer), stream, inbox.clone()));
     }

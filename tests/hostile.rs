@@ -1,0 +1,362 @@
+//! A real node against peers that are not what they should be: real QUIC clients with wrong certificates,
+//! wrong names, and frames that lie. None gets a frame through, and the node serves the others as before.
+
+mod common;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{Connection, ConnectionError, Endpoint};
+use shoal::core::contract::Refused;
+use shoal::core::ids::{Incarnation, MeshName, NodeId, ProcessId};
+use shoal::core::model::{AgentSource, AgentSpec, Hello, NodeCard};
+use shoal::core::wire::{self, Control, Data, MemberEntry, MemberEntryState, RequestBody, Want};
+use shoal::node::certs::Ca;
+use shoal::node::clock;
+use shoal::node::transport::tls::{NodeIdentity, SERVER_NAME};
+use tokio::time::timeout;
+
+use common::mesh::{PATIENCE, TestMesh, issue, message, new_ca, until};
+
+/// A QUIC client that can say anything.
+struct Intruder {
+    _endpoint: Endpoint,
+    connection: Connection,
+}
+
+fn identity(ca: &Ca, name: &str) -> NodeIdentity {
+    let pair = issue(ca, &name.parse::<NodeId>().expect("valid"));
+    NodeIdentity::from_pem(ca.bundle_pem(), &pair.cert_pem, &pair.key_pem, SystemTime::now()).expect("loads")
+}
+
+fn client(identity: &NodeIdentity) -> quinn::ClientConfig {
+    let tls = QuicClientConfig::try_from(identity.client_config()).expect("usable");
+    quinn::ClientConfig::new(Arc::new(tls))
+}
+
+async fn connect(config: quinn::ClientConfig, address: SocketAddr) -> Result<Intruder, ConnectionError> {
+    let endpoint = Endpoint::client(([127, 0, 0, 1], 0).into()).expect("a socket");
+    let connection = endpoint.connect_with(config, address, SERVER_NAME).expect("valid").await?;
+    Ok(Intruder { _endpoint: endpoint, connection })
+}
+
+fn hello(node: &str, mesh_name: &str, mesh: &TestMesh) -> Hello {
+    Hello {
+        version_min: 1,
+        version_max: 1,
+        mesh_id: mesh.node(1).handle().view().mesh_id,
+        mesh_name: mesh_name.parse::<MeshName>().expect("valid"),
+        process_id: ProcessId(clock::random_id()),
+        incarnation: Incarnation::first_of(1),
+        card: NodeCard {
+            node_id: node.parse().expect("valid"),
+            addresses: vec!["127.0.0.1:9".to_owned()],
+            region: String::new(),
+            zone: String::new(),
+            labels: Default::default(),
+            version: "test".to_owned(),
+        },
+    }
+}
+
+fn frame<B: wire::Body>(body: &B) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    wire::encode(body, &mut bytes).expect("fits");
+    bytes
+}
+
+impl Intruder {
+    /// Opens the control stream and says these bytes on it.
+    async fn say(&self, bytes: &[u8]) -> (quinn::SendStream, quinn::RecvStream) {
+        let (mut send, recv) = self.connection.open_bi().await.expect("a stream");
+        send.write_all(bytes).await.expect("written");
+        (send, recv)
+    }
+
+    /// How the node ends the connection.
+    async fn end(&self) -> ConnectionError {
+        timeout(PATIENCE, self.connection.closed()).await.expect("the node closes the connection")
+    }
+
+    async fn is_refused_with(&self, refused: Refused) {
+        let end = self.end().await;
+        let ConnectionError::ApplicationClosed(close) = &end else {
+            panic!("expected {refused:?}, got {end:?}");
+        };
+        assert_eq!(Refused::from_code(close.error_code.into()), Some(refused), "{close:?}");
+    }
+}
+
+async fn mesh_with_echo() -> (TestMesh, SocketAddr) {
+    let mesh = TestMesh::start(1).await;
+    let handle = mesh.node(1).handle();
+    until(|| handle.view().joined).await;
+    let source = AgentSource::Native { builtin: "echo".to_owned() };
+    let spec = AgentSpec { name: "echo".parse().expect("valid"), source };
+    handle.request(mesh.node(1).id(), RequestBody::Deploy { spec }).await.expect("deploys");
+    until(|| handle.view().agents.iter().any(|a| a.record.state.as_str() == "running")).await;
+    let address = handle.listens_on().expect("it listens");
+    (mesh, address)
+}
+
+/// Nobody joined, nothing was delivered, and the node still works.
+async fn unharmed(mesh: &TestMesh) {
+    let handle = mesh.node(1).handle();
+    let view = handle.view();
+    let members: Vec<_> = view.members.iter().map(|(m, _)| m.card.node_id.to_string()).collect();
+    assert_eq!(members, ["node-1"]);
+    handle.ask(message("echo", b"still here")).await.expect("the node still works");
+}
+
+/// Messages that the agent has handled.
+async fn handled(mesh: &TestMesh) -> u64 {
+    let body = RequestBody::AgentInfo { agent: "echo".parse().expect("valid") };
+    let info = mesh.node(1).handle().request(mesh.node(1).id(), body).await.expect("answers");
+    let wire::ResponseBody::AgentInfo { stats, .. } = info else {
+        panic!("unexpected {info:?}");
+    };
+    stats.requests
+}
+
+/// Everything that a peer could say at once: a hello, gossip, a request, and a message on a data stream.
+async fn says_everything(intruder: &Intruder, mesh: &TestMesh, name: &str) {
+    let stop = RequestBody::StopAgent { agent: "echo".parse().expect("valid") };
+    let said = [frame(&hello(name, "test", mesh)), frame(&Control::Request { id: 1, body: stop })].concat();
+    // The connection may be refused while this is written; that is what the test wants.
+    if let Ok((mut send, _recv)) = intruder.connection.open_bi().await {
+        let _ = send.write_all(&said).await;
+    }
+    let deliver = Data::Deliver { want: Want::Nothing, tag: 0, message: message("echo", b"from outside") };
+    if let Ok(mut send) = intruder.connection.open_uni().await {
+        let _ = send.write_all(&frame(&deliver)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_without_a_certificate_gets_no_frame_through() {
+    let (mesh, address) = mesh_with_echo().await;
+    let mut roots = rustls::RootCertStore::empty();
+    for der in shoal::node::certs::parse_certificates(mesh.ca().bundle_pem()).expect("parses") {
+        roots.add(der).expect("a CA");
+    }
+    // It accepts any server, so that the refusal can only be the node's.
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Credulous))
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![shoal::node::transport::tls::ALPN.to_vec()];
+    let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).expect("usable")));
+    if let Ok(intruder) = connect(config, address).await {
+        says_everything(&intruder, &mesh, "node-9").await;
+        assert!(matches!(intruder.end().await, ConnectionError::ConnectionClosed(_)));
+    }
+    assert_eq!(handled(&mesh).await, 0);
+    unharmed(&mesh).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_with_another_cas_certificate_gets_no_frame_through() {
+    let (mesh, address) = mesh_with_echo().await;
+    let other = new_ca("test");
+    // It trusts the mesh's CA, so that only its own certificate is wrong.
+    let pair = issue(&other, &"node-9".parse().expect("valid"));
+    let both = format!("{}{}", mesh.ca().bundle_pem(), other.bundle_pem());
+    let identity =
+        NodeIdentity::from_pem(&both, &pair.cert_pem, &pair.key_pem, SystemTime::now()).expect("loads");
+    if let Ok(intruder) = connect(client(&identity), address).await {
+        says_everything(&intruder, &mesh, "node-9").await;
+        assert!(matches!(intruder.end().await, ConnectionError::ConnectionClosed(_)));
+    }
+    assert_eq!(handled(&mesh).await, 0);
+    unharmed(&mesh).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_says_another_nodes_name_gets_no_frame_through() {
+    let (mesh, address) = mesh_with_echo().await;
+    let intruder = connect(client(&identity(mesh.ca(), "node-9")), address).await.expect("connects");
+    says_everything(&intruder, &mesh, "node-2").await;
+    intruder.is_refused_with(Refused::Name).await;
+    assert_eq!(handled(&mesh).await, 0);
+    unharmed(&mesh).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_process_with_a_live_nodes_own_name_is_refused() {
+    let (mesh, address) = mesh_with_echo().await;
+    let intruder = connect(client(&identity(mesh.ca(), "node-1")), address).await.expect("connects");
+    says_everything(&intruder, &mesh, "node-1").await;
+    intruder.is_refused_with(Refused::Duplicate).await;
+    assert_eq!(handled(&mesh).await, 0);
+    unharmed(&mesh).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_of_another_mesh_with_the_same_ca_and_name_gets_no_frame_through() {
+    let (mesh, address) = mesh_with_echo().await;
+    let intruder = connect(client(&identity(mesh.ca(), "node-9")), address).await.expect("connects");
+    let theirs = Some(shoal::core::ids::MeshId(clock::random_id()));
+    let other = Hello { mesh_id: theirs, ..hello("node-9", "test", &mesh) };
+    let deliver = Data::Deliver { want: Want::Nothing, tag: 0, message: message("echo", b"from outside") };
+    let mut data = intruder.connection.open_uni().await.expect("a stream");
+    data.write_all(&frame(&deliver)).await.expect("written");
+    let _streams = intruder.say(&frame(&other)).await;
+    intruder.is_refused_with(Refused::Mesh).await;
+    assert_eq!(handled(&mesh).await, 0);
+    unharmed(&mesh).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hellos_that_cannot_be_accepted_are_refused_each_with_its_reason() {
+    let (mesh, address) = mesh_with_echo().await;
+    let good = hello("node-9", "test", &mesh);
+    let other_mesh = Hello { mesh_id: Some(shoal::core::ids::MeshId(clock::random_id())), ..good.clone() };
+    let later = Hello { version_min: 2, version_max: 9, ..good.clone() };
+    let other_name = hello("node-9", "elsewhere", &mesh);
+    let mut wrong_version = frame(&good);
+    wrong_version[4] = 255;
+    let cases: [(&str, Vec<u8>, Refused); 7] = [
+        ("another mesh", frame(&other_mesh), Refused::Mesh),
+        ("later versions only", frame(&later), Refused::Version),
+        ("another mesh's name", frame(&other_name), Refused::Name),
+        ("another frame version", wrong_version, Refused::Version),
+        ("no hello but a frame", frame(&Control::KeepAlive), Refused::Malformed),
+        ("a length of 2^32-1", u32::MAX.to_le_bytes().to_vec(), Refused::Malformed),
+        ("a length of 0", vec![0; 8], Refused::Malformed),
+    ];
+    for (what, bytes, refused) in cases {
+        let intruder = connect(client(&identity(mesh.ca(), "node-9")), address).await.expect("connects");
+        let _streams = intruder.say(&bytes).await;
+        println!("{what}");
+        intruder.is_refused_with(refused).await;
+    }
+    unharmed(&mesh).await;
+}
+
+/// A member of the mesh, as far as the node can tell.
+async fn member(mesh: &TestMesh, address: SocketAddr) -> (Intruder, quinn::SendStream, quinn::RecvStream) {
+    let member = connect(client(&identity(mesh.ca(), "node-9")), address).await.expect("connects");
+    let (send, recv) = member.say(&frame(&hello("node-9", "test", mesh))).await;
+    let handle = mesh.node(1).handle();
+    until(|| handle.view().members.len() == 2).await;
+    (member, send, recv)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_members_frames_that_lie_cost_the_frame_or_the_link_and_nothing_else() {
+    let (mesh, address) = mesh_with_echo().await;
+    let header = |length: u32, kind: u8| [&length.to_le_bytes()[..], &[1, kind]].concat();
+    let deep = [header(1002, 2), vec![0x91; 1000]].concat();
+    let many = [header(7, 2), vec![0xdd, 0xff, 0xff, 0xff, 0xff]].concat();
+    let unknown_kind = [header(4, 99), vec![1, 2]].concat();
+    let (member, mut send, _recv) = member(&mesh, address).await;
+    for bytes in [deep, many, unknown_kind] {
+        send.write_all(&bytes).await.expect("written");
+    }
+    // The link still works behind them: an honest frame is answered.
+    send.write_all(&frame(&Control::Check { nonce: 7 })).await.expect("written");
+    let handle = mesh.node(1).handle();
+    handle.ask(message("echo", b"meanwhile")).await.expect("answers");
+    assert!(member.connection.close_reason().is_none(), "the link survives a bad frame");
+    send.write_all(&header(u32::MAX, 2)).await.expect("written");
+    member.is_refused_with(Refused::Malformed).await;
+    handle.ask(message("echo", b"afterwards")).await.expect("answers");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gossip_in_another_nodes_name_and_random_bytes_are_counted_and_dropped() {
+    let (mesh, address) = mesh_with_echo().await;
+    let (member, mut send, _recv) = member(&mesh, address).await;
+    let handle = mesh.node(1).handle();
+    for n in 0..200_u32 {
+        let noise: Vec<u8> = (0..n).map(|i| (i * 31 + n * 7) as u8).collect();
+        member.connection.send_datagram(Bytes::from(noise)).expect("sent");
+    }
+    until(|| handle.view().counters.swim_packets_dropped > 0).await;
+    // A claim about the node itself at the highest incarnation there is must not lock it out.
+    let lie = MemberEntry {
+        key: mesh.node(1).id().key(),
+        incarnation: Incarnation(u64::MAX),
+        refutations: u16::MAX,
+        state: MemberEntryState::Failed,
+    };
+    let crowd = (0..100_u8).map(|n| MemberEntry {
+        key: shoal::core::ids::NodeKey([n; 16]),
+        incarnation: Incarnation(u64::MAX),
+        refutations: 0,
+        state: MemberEntryState::Alive,
+    });
+    let members = crowd.chain([lie]).collect();
+    send.write_all(&frame(&Control::Members { members, reply: false })).await.expect("written");
+    send.write_all(&frame(&Control::Check { nonce: 1 })).await.expect("written");
+    handle.ask(message("echo", b"still here")).await.expect("answers");
+    let own = handle.view().members.iter().find(|(m, _)| m.card.node_id == mesh.node(1).id()).cloned();
+    assert_eq!(own.expect("itself").0.incarnation.start(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_on_the_udp_port_harms_nothing() {
+    let (mesh, address) = mesh_with_echo().await;
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    for n in 0..2_000_usize {
+        let noise: Vec<u8> = (0..n % 1400).map(|i| (i * 131 + n * 17) as u8).collect();
+        socket.send_to(&noise, address).expect("sent");
+    }
+    // Something that looks like a first packet, cut short.
+    let mut initial = vec![0xc0, 0, 0, 0, 1, 8];
+    initial.resize(1200, 0x5a);
+    socket.send_to(&initial, address).expect("sent");
+    unharmed(&mesh).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_says_nothing_is_dropped_after_the_handshake_deadline() {
+    let (mesh, address) = mesh_with_echo().await;
+    let silent = connect(client(&identity(mesh.ca(), "node-9")), address).await.expect("connects");
+    let begun = tokio::time::Instant::now();
+    silent.end().await;
+    assert!(begun.elapsed() < Duration::from_secs(15));
+    unharmed(&mesh).await;
+}
+
+/// Accepts any server.
+#[derive(Debug)]
+struct Credulous;
+
+impl rustls::client::danger::ServerCertVerifier for Credulous {
+    fn verify_server_cert(
+        &self,
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &[rustls::pki_types::CertificateDer<'_>],
+        _: &rustls::pki_types::ServerName<'_>,
+        _: &[u8],
+        _: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
