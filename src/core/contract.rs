@@ -16,8 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::Refusal;
 use super::ids::{AgentName, LinkId, MeshId, MeshName, NodeId, PersistNo, ProcessId, RequestId};
-use super::membership::{Overrides, Profile};
-use super::model::{AgentSpec, AgentView, Event, Hello, Load, MemberView, NodeCard};
+use super::model::{AgentSpec, AgentView, Event, Hello, Load, MemberView, NodeCard, Overrides, Profile};
 use super::wire::{AgentStats, Control, RequestBody, ResponseBody};
 
 /// What the driver tells the core.

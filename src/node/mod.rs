@@ -39,9 +39,8 @@ use crate::core::contract::{Boot, Effect, Input, Output, StartMode, View};
 use crate::core::error::{Refusal, SendError};
 use crate::core::ids::{LinkId, MeshId, NodeId, ProcessId};
 use crate::core::limits;
-use crate::core::membership::Overrides;
 use crate::core::mesh::Mesh;
-use crate::core::model::{Answer, Message, NodeCard};
+use crate::core::model::{Answer, Message, NodeCard, Overrides};
 use crate::core::wire::{RequestBody, ResponseBody};
 
 /// Why a node did not start. Nothing was changed on disk beyond what the text says.

@@ -36,11 +36,11 @@ use self::packet::SwimCodec;
 use self::runtime::Outbox;
 use super::ids::{Incarnation, NodeKey};
 use super::limits;
-use super::model::MemberStatus;
+use super::model::{MemberStatus, Overrides, Profile};
 use super::wire::{MemberEntry, MemberEntryState};
 
 pub use self::packet::PacketError;
-pub use self::timings::{Overrides, Profile, Timings};
+pub use self::timings::Timings;
 
 /// A timer of this room, kept in the mesh's heap.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,35 +2,7 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-/// A named set of timings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Profile {
-    /// By the number of live members: below 10, 10 to 50, above 50.
-    #[default]
-    Auto,
-    /// All nodes on one machine.
-    Local,
-    /// One local network, whatever its size.
-    Lan,
-    /// Nodes far apart.
-    Wan,
-}
-
-/// What an operator set explicitly; it wins over the profile.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Overrides {
-    /// Time between two probes of one node.
-    pub probe_interval: Option<Duration>,
-    /// How long a direct probe may take before others are asked.
-    pub probe_timeout: Option<Duration>,
-    /// Time between two rounds of gossip, while there is something to tell.
-    pub gossip_interval: Option<Duration>,
-    /// Nodes told in each round.
-    pub gossip_fanout: Option<u8>,
-}
+use crate::core::model::{Overrides, Profile};
 
 /// The timings in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

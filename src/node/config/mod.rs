@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::core::ids::NodeId;
-pub use crate::core::membership::Profile;
+pub use crate::core::model::Profile;
 
 mod address;
 mod error;
