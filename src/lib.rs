@@ -3,3 +3,4 @@
 pub mod core;
 #[cfg(feature = "node")]
 pub mod node;
+pub mod sim;

@@ -234,6 +234,19 @@ fn changed_agents(
 }
 
 impl Owner {
+    /// The owner's start, its number, and a hash of what there is then (FNV-1a over paths and values).
+    pub(crate) fn version(&self) -> (u64, u64, u64) {
+        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+        let mut mix = |byte: &u8| hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        for (path, (_, value)) in &self.records {
+            if let Some(value) = value {
+                path.as_bytes().iter().chain(&[0]).for_each(&mut mix);
+                value.iter().for_each(&mut mix);
+            }
+        }
+        (self.start, self.n, hash)
+    }
+
     fn take(&mut self, record: &OwnedRecord, node: &NodeId) -> Result<(), WireError> {
         if self.records.get(&record.path).is_some_and(|(n, _)| *n >= record.n) {
             return Ok(());

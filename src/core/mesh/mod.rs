@@ -24,6 +24,7 @@ use rand_chacha::ChaCha8Rng;
 
 use self::requests::{Open, Requester};
 use self::timers::{Timer, Timers};
+pub use self::view::{Fingerprint, Gauges};
 use super::contract::{Boot, Change, Counters, Effect, Input, Output, StartMode};
 use super::ids::{AgentName, Incarnation, LinkId, MeshId, MeshName, NodeId, NodeKey, PersistNo, ProcessId};
 use super::links::Links;
