@@ -191,6 +191,9 @@ pub struct OwnedBatch {
     pub after: u64,
     /// The highest number that the receiver has seen once this batch is applied.
     pub upto: u64,
+    /// The sender has forgotten removals up to here: the receiver cannot tell others of them either.
+    #[serde(default)]
+    pub floor: u64,
     /// The records, each newest version only.
     pub records: Vec<OwnedRecord>,
 }
