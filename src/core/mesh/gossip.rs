@@ -176,7 +176,8 @@ impl Mesh {
             start,
             "peers remember a later start of this node than its own store: continuing above it"
         );
-        self.persist(vec![Change::StartAtLeast(start)], Pending::RestartAs(start));
+        // This process takes `start`; the next one must not take it again.
+        self.persist(vec![Change::StartAtLeast(start + 1)], Pending::RestartAs(start));
     }
 
     /// Calls a few of those who are lost: failed members, and nodes that are remembered and were not heard.
