@@ -148,6 +148,7 @@ impl Links {
     pub(crate) fn forget(&mut self, key: &NodeKey) {
         self.cards.remove(key);
         self.stash.remove(key);
+        self.paused.remove(key);
     }
 
     /// Starts a dial to a known node, unless one is under way, failed a moment ago, or nothing is known

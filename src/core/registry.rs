@@ -320,8 +320,7 @@ impl Owner {
         let mut records: Vec<_> = self.records.iter().map(record).filter(|r| r.n > after).collect();
         records.sort_unstable_by_key(|r| r.n);
         let (start, floor) = (self.start, self.floor);
-        let mut batch =
-            OwnedBatch { node: node.clone(), start, after, upto: after, floor, records: vec![] };
+        let mut batch = OwnedBatch { node: node.clone(), start, after, upto: after, floor, records: vec![] };
         let mut bytes = 0;
         for record in records {
             let size = record.path.len() + record.value.as_ref().map_or(0, Bytes::len) + 32;
@@ -426,7 +425,8 @@ mod tests {
             version: String::new(),
         };
         let record = OwnedRecord { path: "node".to_owned(), n: 1, value: Some(encode_value(&card)) };
-        let batch = OwnedBatch { node: node("a"), start: 1, after: 0, upto: 1, floor: 0, records: vec![record] };
+        let batch =
+            OwnedBatch { node: node("a"), start: 1, after: 0, upto: 1, floor: 0, records: vec![record] };
         let mut b = Registry::new(node("b"), 1);
         assert!(b.apply(&batch).is_err());
         assert!(b.owner(&node("a")).is_none_or(|owner| owner.card.is_none()));
@@ -473,7 +473,8 @@ mod tests {
         let good = a.newer_than(&[]).remove(0);
         let absurd = OwnedBatch { start: u64::MAX, ..good.clone() };
         assert!(b.apply(&absurd).is_err());
-        let junk = OwnedRecord { path: "agents/y".to_owned(), n: 1, value: Some(Bytes::from_static(b"junk")) };
+        let junk =
+            OwnedRecord { path: "agents/y".to_owned(), n: 1, value: Some(Bytes::from_static(b"junk")) };
         let bad = OwnedBatch { start: 2, records: vec![junk], ..good };
         assert!(b.apply(&bad).is_err());
         assert!(b.owner(&node("a")).expect("known").agents.contains_key(&agent("x")));

@@ -166,6 +166,8 @@ pub enum MemberEntryState {
     Suspect,
     Failed,
     Left,
+    /// It left for good: nobody keeps anything of it.
+    Forgotten,
 }
 
 /// How much of one node's own records somebody has.
