@@ -5,3 +5,4 @@ pub mod cli;
 pub mod core;
 #[cfg(feature = "node")]
 pub mod node;
+pub mod sim;

@@ -125,6 +125,11 @@ impl Links {
         self.cards.iter()
     }
 
+    /// How many links, stashes and cards there are.
+    pub(crate) fn sizes(&self) -> (usize, usize, usize) {
+        (self.links.len(), self.stash.len(), self.cards.len())
+    }
+
     /// Remembers a node's card. Returns whether it differs from the one known; a card beyond
     /// [`limits::PEERS_MAX`] is not taken.
     pub(crate) fn learn(&mut self, card: &NodeCard) -> bool {
@@ -143,6 +148,7 @@ impl Links {
     pub(crate) fn forget(&mut self, key: &NodeKey) {
         self.cards.remove(key);
         self.stash.remove(key);
+        self.paused.remove(key);
     }
 
     /// Starts a dial to a known node, unless one is under way, failed a moment ago, or nothing is known

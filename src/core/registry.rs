@@ -126,7 +126,7 @@ impl Registry {
             own.collect();
         }
         let (after, upto) = (own.n - 1, own.n);
-        Some(OwnedBatch { node, start: own.start, after, upto, records: vec![record] })
+        Some(OwnedBatch { node, start: own.start, after, upto, floor: own.floor, records: vec![record] })
     }
 
     /// How much of each node's records this node has.
@@ -179,27 +179,34 @@ impl Registry {
         if !self.owners.contains_key(&batch.node) && self.owners.len() > limits::PEERS_MAX {
             return Err(WireError::Bound("too many nodes"));
         }
-        let owner = self.owners.entry(batch.node.clone()).or_default();
-        if (batch.start, batch.upto) <= (owner.start, owner.n) {
+        let (start, n) = self.owners.get(&batch.node).map_or((0, 0), |owner| (owner.start, owner.n));
+        if (batch.start, batch.upto) <= (start, n) {
             return Ok(Applied::Old);
         }
+        if batch.start > start.saturating_add(limits::INCARNATION_START_JUMP_MAX) {
+            return Err(WireError::Bound("its process start is absurd"));
+        }
         let snapshot = batch.after == 0;
-        if !snapshot && (batch.start != owner.start || batch.after > owner.n) {
+        if !snapshot && (batch.start != start || batch.after > n) {
             return Ok(Applied::Gap);
         }
+        // A snapshot is made beside what is known: one with a bad record changes nothing.
+        let mut made = Owner { start: batch.start, ..Owner::default() };
+        if snapshot {
+            batch.records.iter().try_for_each(|record| made.take(record, &batch.node))?;
+        }
+        let owner = self.owners.entry(batch.node.clone()).or_default();
         let card_before = owner.card.clone();
         let mut agents_before = BTreeMap::new();
         if snapshot {
-            agents_before = std::mem::take(&mut owner.agents);
-            *owner = Owner { start: batch.start, ..Owner::default() };
+            agents_before = std::mem::replace(owner, made).agents;
         } else {
             let names = batch.records.iter().filter_map(|r| agent_of(&r.path));
             agents_before.extend(names.filter_map(|name| owner.agents.get_key_value(&name)).map(clone_pair));
-        }
-        for record in &batch.records {
-            owner.take(record, &batch.node)?;
+            batch.records.iter().try_for_each(|record| owner.take(record, &batch.node))?;
         }
         owner.n = batch.upto;
+        owner.floor = owner.floor.max(batch.floor);
         owner.collect();
         Ok(Applied::Changed {
             card: owner.card != card_before,
@@ -234,6 +241,19 @@ fn changed_agents(
 }
 
 impl Owner {
+    /// The owner's start, its number, and a hash of what there is then (FNV-1a over paths and values).
+    pub(crate) fn version(&self) -> (u64, u64, u64) {
+        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+        let mut mix = |byte: &u8| hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        for (path, (_, value)) in &self.records {
+            if let Some(value) = value {
+                path.as_bytes().iter().chain(&[0]).for_each(&mut mix);
+                value.iter().for_each(&mut mix);
+            }
+        }
+        (self.start, self.n, hash)
+    }
+
     fn take(&mut self, record: &OwnedRecord, node: &NodeId) -> Result<(), WireError> {
         if self.records.get(&record.path).is_some_and(|(n, _)| *n >= record.n) {
             return Ok(());
@@ -299,8 +319,8 @@ impl Owner {
         };
         let mut records: Vec<_> = self.records.iter().map(record).filter(|r| r.n > after).collect();
         records.sort_unstable_by_key(|r| r.n);
-        let mut batch =
-            OwnedBatch { node: node.clone(), start: self.start, after, upto: after, records: vec![] };
+        let (start, floor) = (self.start, self.floor);
+        let mut batch = OwnedBatch { node: node.clone(), start, after, upto: after, floor, records: vec![] };
         let mut bytes = 0;
         for record in records {
             let size = record.path.len() + record.value.as_ref().map_or(0, Bytes::len) + 32;
@@ -405,7 +425,8 @@ mod tests {
             version: String::new(),
         };
         let record = OwnedRecord { path: "node".to_owned(), n: 1, value: Some(encode_value(&card)) };
-        let batch = OwnedBatch { node: node("a"), start: 1, after: 0, upto: 1, records: vec![record] };
+        let batch =
+            OwnedBatch { node: node("a"), start: 1, after: 0, upto: 1, floor: 0, records: vec![record] };
         let mut b = Registry::new(node("b"), 1);
         assert!(b.apply(&batch).is_err());
         assert!(b.owner(&node("a")).is_none_or(|owner| owner.card.is_none()));
@@ -426,6 +447,37 @@ mod tests {
         sync(&a, &mut b);
         let agents: Vec<_> = b.owner(&node("a")).expect("known").agents.keys().cloned().collect();
         assert_eq!(agents, [agent("keep")]);
+    }
+
+    #[test]
+    fn whoever_has_a_snapshot_does_not_tell_others_less_than_it_lacks() {
+        let registry = |name: &str| Registry::new(node(name), 1);
+        let (mut a, mut b, mut c) = (registry("a"), registry("b"), registry("c"));
+        a.publish_agent(&agent("gone"), Some(&record(AgentState::Running)));
+        sync(&a, &mut c);
+        a.publish_agent(&agent("gone"), None);
+        for n in 0..limits::OWNED_TOMBSTONES_MAX + 10 {
+            a.publish_agent(&agent(&format!("t{n}")), Some(&record(AgentState::Running)));
+            a.publish_agent(&agent(&format!("t{n}")), None);
+        }
+        sync(&a, &mut b);
+        sync(&b, &mut c);
+        assert!(c.owner(&node("a")).expect("known").agents.is_empty(), "no ghost");
+    }
+
+    #[test]
+    fn an_absurd_start_and_a_bad_snapshot_change_nothing() {
+        let (mut a, mut b) = (Registry::new(node("a"), 1), Registry::new(node("b"), 1));
+        a.publish_agent(&agent("x"), Some(&record(AgentState::Running)));
+        sync(&a, &mut b);
+        let good = a.newer_than(&[]).remove(0);
+        let absurd = OwnedBatch { start: u64::MAX, ..good.clone() };
+        assert!(b.apply(&absurd).is_err());
+        let junk =
+            OwnedRecord { path: "agents/y".to_owned(), n: 1, value: Some(Bytes::from_static(b"junk")) };
+        let bad = OwnedBatch { start: 2, records: vec![junk], ..good };
+        assert!(b.apply(&bad).is_err());
+        assert!(b.owner(&node("a")).expect("known").agents.contains_key(&agent("x")));
     }
 
     #[test]

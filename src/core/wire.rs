@@ -170,6 +170,8 @@ pub enum MemberEntryState {
     Suspect,
     Failed,
     Left,
+    /// It left for good: nobody keeps anything of it.
+    Forgotten,
 }
 
 /// How much of one node's own records somebody has.
@@ -195,6 +197,9 @@ pub struct OwnedBatch {
     pub after: u64,
     /// The highest number that the receiver has seen once this batch is applied.
     pub upto: u64,
+    /// The sender has forgotten removals up to here: the receiver cannot tell others of them either.
+    #[serde(default)]
+    pub floor: u64,
     /// The records, each newest version only.
     pub records: Vec<OwnedRecord>,
 }

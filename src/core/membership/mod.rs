@@ -76,6 +76,8 @@ pub(crate) enum MemberEffect {
     OutdatedSelf(Incarnation),
     /// Tell this member that somebody holds it for failed at this incarnation.
     TellHeldForFailed { key: NodeKey, incarnation: Incarnation },
+    /// A node left for good: nothing of it is kept.
+    Forgotten { key: NodeKey },
 }
 
 /// What is known of a member.
@@ -94,6 +96,9 @@ pub(crate) struct Membership {
     known: BTreeMap<NodeKey, Known>,
     /// Who left of its own will, at which incarnation: not called failed, and not believed alive below it.
     left: BTreeMap<NodeKey, Incarnation>,
+    /// Who left for good, at which incarnation. Lists carry it, so that everyone forgets and nobody is told
+    /// again of what it forgot; it ends with the process.
+    forgotten: BTreeMap<NodeKey, Incarnation>,
     /// Departures still to be told, and how often.
     departures: VecDeque<(NodeKey, Incarnation, u32)>,
     told_held_for_failed: BTreeSet<(NodeKey, Incarnation)>,
@@ -125,6 +130,7 @@ impl Membership {
             effects: VecDeque::new(),
             known: BTreeMap::new(),
             left: BTreeMap::new(),
+            forgotten: BTreeMap::new(),
             departures: VecDeque::new(),
             told_held_for_failed: BTreeSet::new(),
             profile,
@@ -236,7 +242,13 @@ impl Membership {
                 MemberStatus::Left => MemberEntryState::Left,
             },
         });
-        let mut entries: Vec<_> = others.chain([own]).collect();
+        let forgotten = self.forgotten.iter().map(|(key, incarnation)| MemberEntry {
+            key: *key,
+            incarnation: *incarnation,
+            refutations: 0,
+            state: MemberEntryState::Forgotten,
+        });
+        let mut entries: Vec<_> = others.chain([own]).chain(forgotten).collect();
         entries.sort_unstable();
         entries
     }
@@ -246,7 +258,7 @@ impl Membership {
     pub(crate) fn entries_hash(&self) -> u64 {
         let mut hash = 0xcbf2_9ce4_8422_2325_u64;
         let mut mix = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        for entry in self.entries() {
+        for entry in self.entries().iter().filter(|entry| entry.state != MemberEntryState::Forgotten) {
             let present = matches!(entry.state, MemberEntryState::Alive | MemberEntryState::Suspect);
             entry.key.0.into_iter().for_each(&mut mix);
             entry.incarnation.0.to_le_bytes().into_iter().for_each(&mut mix);
@@ -274,6 +286,7 @@ impl Membership {
             }
             match entry.state {
                 MemberEntryState::Left => self.peer_left(entry.key, entry.incarnation),
+                MemberEntryState::Forgotten => self.forget(entry.key, entry.incarnation),
                 MemberEntryState::Failed if self.is_live_at(entry) && entry.key != peer => {
                     suspects.push((entry.key, entry.incarnation));
                 }
@@ -329,14 +342,19 @@ impl Membership {
         self.settle("suspicion", result);
     }
 
-    /// A member left of its own will at `incarnation`.
+    /// A member left of its own will at `incarnation`. One that was not known is known as gone from here
+    /// on, so that all lists agree.
     pub(crate) fn peer_left(&mut self, key: NodeKey, incarnation: Incarnation) {
         let known = self.known.get(&key).copied();
-        let newest = self.left.get(&key).is_none_or(|at| *at < incarnation);
-        let Some(known) = known.filter(|known| known.incarnation <= incarnation && newest) else {
+        let outdated = known.is_some_and(|known| known.incarnation > incarnation)
+            || self.left.get(&key).is_some_and(|at| *at >= incarnation)
+            || self.is_forgotten(&key, incarnation)
+            || key == self.foca.identity().key;
+        if outdated {
             return;
-        };
-        if !is_credible_start(known.incarnation, incarnation) {
+        }
+        let before = known.map_or(Incarnation(0), |known| known.incarnation);
+        if !is_credible_start(before, incarnation) || (known.is_none() && self.is_full()) {
             self.dropped_claims += 1;
             return;
         }
@@ -344,22 +362,42 @@ impl Membership {
         let timings = &self.outbox.timings;
         let packets = u32::from(timings.transmissions) * u32::from(timings.gossip_fanout);
         self.departures.push_back((key, incarnation, packets));
-        let down = Member::new(Identity::of(key, incarnation), known.refutations, State::Down);
+        let refutations = known.map_or(0, |known| known.refutations);
+        let down = Member::new(Identity::of(key, incarnation), refutations, State::Down);
         self.outbox.touched.insert(key);
         // The departure travels in our notes; as foca's "down" it would arrive first as a failure.
         let result = self.foca.apply_many([down].into_iter(), false, &mut self.outbox);
         self.settle("departure", result);
     }
 
-    /// Forgets a member that left for good; a later incarnation of it is a new member.
-    pub(crate) fn forget(&mut self, key: NodeKey) {
-        let Some(known) = self.known.get(&key).copied().filter(|k| !k.status.is_reachable()) else {
+    /// Forgets a member that left for good at `incarnation`; a later incarnation of it is a new member.
+    pub(crate) fn forget(&mut self, key: NodeKey, incarnation: Incarnation) {
+        let known = self.known.get(&key).copied();
+        let before = known.map_or(Incarnation(0), |known| known.incarnation);
+        let outdated = before > incarnation || self.is_forgotten(&key, incarnation);
+        if outdated || !is_credible_start(before, incarnation) || self.forgotten.len() >= limits::PEERS_MAX {
             return;
-        };
-        let down = Timer::RemoveDown(Identity::of(key, known.incarnation));
-        let result = self.foca.handle_timer(down, &mut self.outbox);
-        self.known.remove(&key);
-        self.settle("forgotten", result);
+        }
+        if known.is_some() {
+            self.peer_left(key, incarnation);
+            let down = Timer::RemoveDown(Identity::of(key, incarnation));
+            let result = self.foca.handle_timer(down, &mut self.outbox);
+            self.known.remove(&key);
+            self.settle("forgotten", result);
+        }
+        self.left.remove(&key);
+        self.departures.retain(|(gone, _, _)| *gone != key);
+        self.forgotten.insert(key, incarnation);
+        self.effects.push_back(MemberEffect::Forgotten { key });
+    }
+
+    /// Whether this incarnation of a node, or a later one, left for good.
+    pub(crate) fn is_forgotten(&self, key: &NodeKey, incarnation: Incarnation) -> bool {
+        self.forgotten.get(key).is_some_and(|at| *at >= incarnation)
+    }
+
+    fn is_full(&self) -> bool {
+        self.known.len() >= limits::PEERS_MAX
     }
 
     /// From now on this node says nothing and answers nothing: it has told the others that it leaves.
@@ -425,12 +463,15 @@ impl Membership {
             // each packet that we send, or about a later one: see `notice_outdated_self`.
             return identity.incarnation == self.incarnation();
         }
+        if self.is_forgotten(&identity.key, identity.incarnation) {
+            return false;
+        }
         let down = member.state() == State::Down;
         if !down && self.left.get(&identity.key).is_some_and(|at| identity.incarnation <= *at) {
             return false;
         }
         let Some(known) = self.known.get(&identity.key) else {
-            return self.known.len() < limits::PEERS_MAX;
+            return !self.is_full() && is_credible_start(Incarnation(0), identity.incarnation);
         };
         let outdated_down =
             down && identity.incarnation == known.incarnation && member.incarnation() < known.refutations;
@@ -489,6 +530,7 @@ impl Membership {
             State::Down if self.left.get(&key).is_some_and(|at| *at >= incarnation) => MemberStatus::Left,
             State::Down => MemberStatus::Failed,
         };
+        self.forgotten.remove(&key);
         let now = Known { incarnation, refutations: member.incarnation(), status };
         let before = self.known.insert(key, now);
         if before.is_none_or(|b| (b.incarnation, b.status) != (now.incarnation, now.status)) {

@@ -41,8 +41,7 @@ impl Mesh {
 
     /// Forgets an agent and lets it end.
     pub(super) fn undeploy(&mut self, agent: AgentName, requester: Requester) {
-        let is_ending = self.undeploying.contains_key(&agent);
-        if self.supervision.spec(&agent).is_none() || is_ending {
+        if self.supervision.spec(&agent).is_none() {
             let node = self.own.clone();
             return self.answer(requester, Err(Refusal::UnknownAgent { agent, node }));
         }
@@ -53,7 +52,8 @@ impl Mesh {
         if self.supervision.spec(&agent).is_none() {
             return self.answer_done(requester);
         }
-        self.undeploying.insert(agent.clone(), requester);
+        // Several may have asked before the first of them was durable: all of them wait for the one end.
+        self.undeploying.entry(agent.clone()).or_default().push(requester);
         let effects = self.supervision.stop(&agent);
         self.run_agent_effects(effects);
     }
@@ -116,9 +116,8 @@ impl Mesh {
 
     fn on_agent_gone(&mut self, agent: &AgentName) {
         self.output(Output::ForgetAgent { agent: agent.clone() });
-        if let Some(requester) = self.undeploying.remove(agent) {
-            self.answer_done(requester);
-        }
+        let waiting = self.undeploying.remove(agent).unwrap_or_default();
+        waiting.into_iter().for_each(|requester| self.answer_done(requester));
         if let Some(Some(requester)) = self.deploying.remove(agent) {
             let reason = "it was stopped before it had started".to_owned();
             let (agent, node) = (agent.clone(), self.own.clone());

@@ -35,6 +35,7 @@ impl Mesh {
                 MemberEffect::TellHeldForFailed { key, incarnation } => {
                     self.send_control(&key, Control::HeldForFailed { incarnation });
                 }
+                MemberEffect::Forgotten { key } => self.forget_node(&key),
             }
         }
     }
@@ -42,6 +43,8 @@ impl Mesh {
     fn send_swim(&mut self, to: NodeKey, packet: Bytes) {
         match self.links.proven(&to) {
             Some(link) => self.output(Output::Swim { link, packet }),
+            // Packets name whom they like; only who can be dialled is worth keeping one for.
+            None if self.links.card(&to).is_none() => {}
             None => {
                 self.links.stash_packet(to, packet, self.now);
                 self.dial(&to);
@@ -53,6 +56,7 @@ impl Mesh {
     pub(super) fn send_control(&mut self, to: &NodeKey, frame: Control) {
         match self.links.proven(to) {
             Some(link) => self.output(Output::Control { link, frame }),
+            None if self.links.card(to).is_none() => {}
             None => {
                 self.links.stash_frame(*to, frame, self.now);
                 self.dial(to);
@@ -176,7 +180,8 @@ impl Mesh {
             start,
             "peers remember a later start of this node than its own store: continuing above it"
         );
-        self.persist(vec![Change::StartAtLeast(start)], Pending::RestartAs(start));
+        // This process takes `start`; the next one must not take it again.
+        self.persist(vec![Change::StartAtLeast(start + 1)], Pending::RestartAs(start));
     }
 
     /// Calls a few of those who are lost: failed members, and nodes that are remembered and were not heard.
@@ -277,6 +282,9 @@ impl Mesh {
     fn on_owned(&mut self, link: LinkId, batches: Vec<OwnedBatch>) {
         let mut gap = false;
         for batch in batches {
+            if self.membership.is_forgotten(&batch.node.key(), Incarnation::first_of(batch.start)) {
+                continue;
+            }
             match self.registry.apply(&batch) {
                 Ok(Applied::Old) => {}
                 Ok(Applied::Gap) => gap = true,
@@ -344,13 +352,17 @@ impl Mesh {
     fn on_leaving(&mut self, key: NodeKey, incarnation: Incarnation, forget: bool) {
         self.membership.peer_left(key, incarnation);
         self.run_member_effects();
-        if !forget {
-            return;
+        if forget {
+            self.membership.forget(key, incarnation);
         }
-        self.membership.forget(key);
+    }
+
+    fn forget_node(&mut self, key: &NodeKey) {
         self.view_changed = true;
-        if let Some(node) = self.links.card(&key).map(|card| card.node_id.clone()) {
-            self.links.forget(&key);
+        self.nameless.remove(key);
+        self.processes.remove(key);
+        if let Some(node) = self.links.card(key).map(|card| card.node_id.clone()) {
+            self.links.forget(key);
             self.registry.forget(&node);
             self.persist(vec![Change::ForgetPeer(node)], Pending::Nothing);
         }

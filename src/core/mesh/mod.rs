@@ -24,6 +24,7 @@ use rand_chacha::ChaCha8Rng;
 
 use self::requests::{Open, Requester};
 use self::timers::{Timer, Timers};
+pub use self::view::{Fingerprint, Gauges};
 use super::contract::{Boot, Change, Counters, Effect, Input, Output, StartMode};
 use super::ids::{AgentName, Incarnation, LinkId, MeshId, MeshName, NodeId, NodeKey, PersistNo, ProcessId};
 use super::links::Links;
@@ -58,7 +59,7 @@ enum Phase {
     Stopping {
         drain: Duration,
         /// Who asked it to leave for good, and is answered last.
-        asked_by: Option<Requester>,
+        asked_by: Vec<Requester>,
     },
     Stopped,
 }
@@ -94,7 +95,7 @@ pub struct Mesh {
     questions: BTreeMap<u64, (Requester, AgentName)>,
     /// Who waits for an agent's first start, and who for its end.
     deploying: BTreeMap<AgentName, Option<Requester>>,
-    undeploying: BTreeMap<AgentName, Requester>,
+    undeploying: BTreeMap<AgentName, Vec<Requester>>,
     numbers: u64,
     view_changed: bool,
     counters: Counters,
@@ -186,7 +187,7 @@ impl Mesh {
             Input::RuntimeAnswer { question, answer } => self.on_runtime_answer(question, answer),
             Input::Load(load) => self.on_load(&load),
             Input::WantLink { node } => self.want_link(&node),
-            Input::Stop => self.become_stopping(false, STOP_DRAIN, None),
+            Input::Stop => self.become_stopping(false, STOP_DRAIN, vec![]),
             Input::Committed(no) => self.on_committed(no),
             Input::CommitFailed { no, reason } => self.on_commit_failed(no, &reason),
         }
@@ -280,7 +281,7 @@ impl Mesh {
             Some(Pending::Deploy { spec, requester }) => self.on_deploy_stored(spec, requester),
             Some(Pending::Undeploy { agent, requester }) => self.on_undeploy_stored(agent, requester),
             Some(Pending::LeaveMesh { requester, drain }) => {
-                self.become_stopping(true, drain, Some(requester));
+                self.become_stopping(true, drain, vec![requester]);
             }
             Some(Pending::RestartAs(start)) => {
                 self.membership.restart_as(Incarnation::first_of(start));
@@ -335,11 +336,12 @@ impl Mesh {
     }
 
     /// Tells the peers and ends the agents; nothing new begins on this node from here on.
-    fn become_stopping(&mut self, forget: bool, drain: Duration, asked_by: Option<Requester>) {
-        if !matches!(self.phase, Phase::Running) {
-            return;
+    fn become_stopping(&mut self, forget: bool, drain: Duration, asked_by: Vec<Requester>) {
+        match &mut self.phase {
+            Phase::Running => self.phase = Phase::Stopping { drain, asked_by },
+            Phase::Stopping { asked_by: others, .. } => return others.extend(asked_by),
+            Phase::Stopped => return asked_by.into_iter().for_each(|requester| self.answer_done(requester)),
         }
-        self.phase = Phase::Stopping { drain, asked_by };
         self.view_changed = true;
         self.tell_departure(forget);
         self.set_timer(drain + STOP_DEADLINE, Timer::StopDeadline);
@@ -356,8 +358,8 @@ impl Mesh {
 
     fn become_stopped(&mut self) {
         let before = std::mem::replace(&mut self.phase, Phase::Stopped);
-        if let Phase::Stopping { asked_by: Some(requester), .. } = before {
-            self.answer_done(requester);
+        if let Phase::Stopping { asked_by, .. } = before {
+            asked_by.into_iter().for_each(|requester| self.answer_done(requester));
         }
         self.output(Output::Stopped);
     }

@@ -74,6 +74,12 @@ impl Mesh {
                 let status = "stopping".to_owned();
                 self.answer(requester, Err(Refusal::NodeDown { node: self.own.clone(), status }));
             }
+            RequestBody::Deploy { .. } | RequestBody::StopAgent { .. } | RequestBody::Leave { .. }
+                if self.pending.len() >= limits::REQUESTS_IN_FLIGHT_MAX =>
+            {
+                let what = format!("the store's queue of {}", self.own);
+                self.answer(requester, Err(Refusal::Overloaded { what }));
+            }
             RequestBody::Deploy { spec } => self.deploy(spec, requester),
             RequestBody::StopAgent { agent } => self.undeploy(agent, requester),
             RequestBody::AgentInfo { agent } => self.ask_runtime(requester, agent, RuntimeQuery::Stats),

@@ -104,6 +104,10 @@ impl Timers {
         self.heap.push(Entry { at, number: self.number, timer });
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.heap.len()
+    }
+
     /// The earliest deadline and what it is for.
     pub(super) fn next(&self) -> Option<(Instant, &'static str)> {
         self.heap.peek().map(|entry| (entry.at, entry.timer.reason()))

@@ -2,10 +2,76 @@
 
 use super::{Mesh, Phase};
 use crate::core::contract::{Counters, View};
-use crate::core::ids::{Incarnation, LinkId, NodeKey};
+use crate::core::ids::{Incarnation, LinkId, NodeId, NodeKey};
 use crate::core::model::{AgentView, MemberStatus, MemberView, NodeCard};
 
+/// How much the core holds, for those who watch that it stays bounded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Gauges {
+    /// Links, proven and doubted.
+    pub links: usize,
+    /// Deadlines in the heap.
+    pub timers: usize,
+    /// Nodes for which packets or frames wait until there is a link.
+    pub stashes: usize,
+    /// Nodes that membership knows, whatever their status.
+    pub members: usize,
+    /// Cards of other nodes.
+    pub cards: usize,
+    /// Persists that are not durable yet.
+    pub persists: usize,
+    /// Requests to other nodes that wait for their answer.
+    pub requests: usize,
+    /// Outputs that were not polled yet.
+    pub outputs: usize,
+}
+
+/// Two nodes that agree have equal ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint {
+    /// Over who is there at which incarnation.
+    pub members: u64,
+    /// Over whose own records are held up to where.
+    pub owned: u64,
+}
+
 impl Mesh {
+    /// How much the core holds now.
+    #[must_use]
+    pub fn gauges(&self) -> Gauges {
+        let (links, stashes, cards) = self.links.sizes();
+        Gauges {
+            links,
+            timers: self.timers.len(),
+            stashes,
+            members: self.membership.all_known().count(),
+            cards,
+            persists: self.pending.len(),
+            requests: self.requests.len(),
+            outputs: self.outputs.len(),
+        }
+    }
+
+    /// What this node believes, hashed.
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        Fingerprint { members: self.membership.entries_hash(), owned: self.registry.digest_hash() }
+    }
+
+    /// What this node believes of another; `None` for one that was never heard of.
+    #[must_use]
+    pub fn status(&self, node: &NodeId) -> Option<MemberStatus> {
+        self.status_of(&node.key())
+    }
+
+    /// Each owner's records as held here: the owner, its start, its number, and a hash of the content.
+    pub fn owned(&self) -> impl Iterator<Item = (&NodeId, u64, u64, u64)> {
+        self.registry.owners().map(|(node, owner)| {
+            let (start, n, content) = owner.version();
+            (node, start, n, content)
+        })
+    }
+
     /// The mesh as this node sees it now.
     #[must_use]
     pub fn view(&self) -> View {

@@ -1,0 +1,235 @@
+//! What can be done to a mesh, by hand or by a seeded schedule.
+
+use std::time::Duration;
+
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::machine::{Disk, Ended};
+use super::world::{Event, World};
+use crate::core::contract::{Input, Output};
+use crate::core::wire::RequestBody;
+
+/// One thing that is done to the mesh. Machines are meant by their index.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Fault {
+    /// Starts a machine's process; nothing when it runs.
+    Start {
+        /// Which.
+        machine: usize,
+    },
+    /// Kills it at once; its disk stays.
+    Crash {
+        /// Which.
+        machine: usize,
+    },
+    /// Asks it to stop in good order.
+    Stop {
+        /// Which.
+        machine: usize,
+    },
+    /// Its process does nothing for a while.
+    Pause {
+        /// Which.
+        machine: usize,
+        /// How long.
+        span: Duration,
+    },
+    /// Nothing passes from some machines to others; the other way is not touched.
+    Cut {
+        /// From these.
+        from: Vec<usize>,
+        /// To those.
+        to: Vec<usize>,
+    },
+    /// Everything passes again.
+    Heal,
+    /// From now on this share of all packets is lost.
+    Loss(f64),
+    /// From now on this share of one machine's packets is lost, both ways.
+    Lossy {
+        /// Which.
+        machine: usize,
+        /// The share, 0 to 1.
+        share: f64,
+    },
+}
+
+/// Faults with the time at which each happens, counted from when the schedule is taken up.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Schedule(pub Vec<(Duration, Fault)>);
+
+impl Schedule {
+    /// Crashes, restarts, pauses, cuts and losses for `span`, all healed and started at its end.
+    #[must_use]
+    pub fn random(nodes: usize, seed: u64, span: Duration) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x5eed_fa17);
+        let mut faults = Vec::new();
+        let mut at = Duration::ZERO;
+        while at < span {
+            let machine = rng.random_range(0..nodes);
+            let fault = match rng.random_range(0..10) {
+                0 | 1 => Fault::Crash { machine },
+                2..=4 => Fault::Start { machine },
+                5 => Fault::Stop { machine },
+                6 => Fault::Pause { machine, span: Duration::from_millis(rng.random_range(50..8_000)) },
+                7 => {
+                    let mut all: Vec<_> = (0..nodes).collect();
+                    all.shuffle(&mut rng);
+                    let to = all.split_off(rng.random_range(1..nodes.max(2)));
+                    if rng.random() {
+                        faults.push((at, Fault::Cut { from: to.clone(), to: all.clone() }));
+                    }
+                    Fault::Cut { from: all, to }
+                }
+                8 => Fault::Heal,
+                _ => Fault::Loss(if rng.random() { 0.0 } else { rng.random_range(0.0..0.3) }),
+            };
+            faults.push((at, fault));
+            at += Duration::from_millis(rng.random_range(20..10_000));
+        }
+        faults.push((span, Fault::Heal));
+        faults.push((span, Fault::Loss(0.0)));
+        // A paused process is over its pause, and a stopping one has stopped.
+        let later = span + Duration::from_secs(30);
+        faults.extend((0..nodes).map(|machine| (later, Fault::Start { machine })));
+        Self(faults)
+    }
+}
+
+impl World {
+    /// Lets each fault of a schedule happen at its time from now.
+    pub fn take_up(&mut self, schedule: Schedule) {
+        for (after, fault) in schedule.0 {
+            self.after(after, Event::Fault(fault));
+        }
+    }
+
+    /// Does one thing to the mesh now.
+    pub fn apply(&mut self, fault: &Fault) {
+        match fault {
+            Fault::Start { machine } => {
+                if self.machines[*machine].process.is_none() {
+                    self.start(*machine);
+                }
+            }
+            Fault::Crash { machine } => self.crash(*machine),
+            Fault::Stop { machine } => self.stop(*machine),
+            Fault::Pause { machine, span } => self.pause(*machine, *span),
+            Fault::Cut { from, to } => {
+                for &a in from {
+                    for &b in to {
+                        self.paths.cut.insert((a, b));
+                        self.disturb(a);
+                        self.disturb(b);
+                    }
+                }
+            }
+            Fault::Heal => {
+                self.paths.cut.clear();
+                self.paths.lossy.clear();
+                (0..self.machines.len()).for_each(|machine| self.disturb(machine));
+            }
+            Fault::Loss(share) => self.config.network.loss = *share,
+            Fault::Lossy { machine, share } => {
+                self.paths.lossy.insert(*machine, *share);
+                self.disturb(*machine);
+            }
+        }
+    }
+
+    fn disturb(&mut self, machine: usize) {
+        self.machines[machine].disturbed = self.now;
+    }
+
+    /// Nothing passes between the two sides.
+    pub fn cut(&mut self, one: &[usize], other: &[usize]) {
+        self.apply(&Fault::Cut { from: one.to_vec(), to: other.to_vec() });
+        self.apply(&Fault::Cut { from: other.to_vec(), to: one.to_vec() });
+    }
+
+    /// Kills a machine's process; its disk stays, with what was committed.
+    pub fn crash(&mut self, machine: usize) {
+        if self.machines[machine].process.is_some() {
+            self.report.crashes.push((self.now, self.machines[machine].node.clone()));
+            self.end_process(machine, Ended::Crashed(self.now));
+        }
+    }
+
+    /// Asks a machine's process to stop in good order.
+    pub fn stop(&mut self, machine: usize) {
+        if self.machines[machine].process.is_some() {
+            self.input_soon(machine, Input::Stop);
+        }
+    }
+
+    /// Lets a machine leave its mesh for good.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn leave(&mut self, machine: usize) {
+        let node = self.machines[machine].node.clone();
+        self.request(machine, &node, RequestBody::Leave { drain_ms: 100 });
+    }
+
+    /// Freezes a machine's process for a while.
+    pub fn pause(&mut self, machine: usize, span: Duration) {
+        if !self.machines[machine].paused {
+            self.machines[machine].paused = true;
+            self.disturb(machine);
+            self.after(span, Event::Resume { machine });
+        }
+    }
+
+    /// Gives a machine another address, for its next start; nobody listens at the old one.
+    pub fn move_to(&mut self, machine: usize, address: &str) {
+        let old = std::mem::replace(&mut self.machines[machine].address, address.to_owned());
+        self.addresses.remove(&old);
+        self.addresses.insert(address.to_owned(), machine);
+    }
+
+    /// Replaces what a machine is told of seeds, for its next start.
+    pub fn set_seeds(&mut self, machine: usize, seeds: Vec<String>) {
+        self.machines[machine].seeds = seeds;
+    }
+
+    /// A copy of a machine's disk.
+    #[must_use]
+    pub fn disk(&self, machine: usize) -> Disk {
+        self.machines[machine].disk.clone()
+    }
+
+    /// Puts a disk into a machine, for its next start: an old copy, or another machine's.
+    pub fn set_disk(&mut self, machine: usize, disk: Disk) {
+        self.machines[machine].disk = disk;
+        self.machines[machine].is_odd = true;
+    }
+
+    pub(super) fn on_stopped(&mut self, machine: usize) {
+        self.close_all_in_order(machine);
+        let left = self.machines[machine].disk.mesh_id.is_none();
+        let ended = if left { Ended::Left(self.now) } else { Ended::Stopped(self.now) };
+        self.end_process(machine, ended);
+    }
+
+    pub(super) fn on_fatal(&mut self, machine: usize, reason: &str) {
+        self.report.fatal.push((self.now, machine, reason.to_owned()));
+        self.close_all_in_order(machine);
+        self.end_process(machine, Ended::Fatal(self.now));
+    }
+
+    fn end_process(&mut self, machine: usize, ended: Ended) {
+        let Some(process) = self.machines[machine].process.take() else {
+            return;
+        };
+        self.machines[machine].ended = ended;
+        self.disturb(machine);
+        self.report.asked.retain(|(run, _), _| *run != process.run);
+        let stopped = Output::Stopped;
+        self.report.log(self.now, machine, &stopped);
+        for (connection, _) in process.links.values() {
+            self.collect(*connection);
+        }
+    }
+}

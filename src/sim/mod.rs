@@ -1,0 +1,31 @@
+//! The simulator: whole meshes under virtual time, driving the very core that the node runs.
+//!
+//! Everything that happens comes from one seed: latencies, losses, faults, the cores' own randomness.
+//! The same seed gives the same run, byte for byte ([`report::Report::digest`] is its proof), so a seed
+//! that breaks an invariant is a bug report.
+//!
+//! - `machine`: what outlives a process (its disk) and what does not
+//! - `net`: links, handshakes, datagrams and ordered frames over paths that lose, delay and cut
+//! - `world`: the one event queue, and what a driver and a runtime do with the core's outputs
+//! - `faults`: what can be done to a mesh, by hand or by a seeded schedule
+//! - `checkers`: what must hold after every step, and what must hold at rest
+//! - `alarm`: an ERROR in the log fails the run
+//! - `report`: what happened, in figures
+//!
+//! It does not model bandwidth, congestion, processing time or disks that lie about durability.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+mod alarm;
+mod checkers;
+mod faults;
+mod machine;
+mod net;
+mod report;
+mod world;
+
+pub use self::faults::{Fault, Schedule};
+pub use self::machine::Disk;
+pub use self::net::Network;
+pub use self::report::{Report, StatusChange, percentile};
+pub use self::world::{Config, World};
