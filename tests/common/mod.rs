@@ -8,3 +8,4 @@
 )]
 
 pub mod mesh;
+pub mod netns;
