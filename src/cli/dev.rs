@@ -16,7 +16,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::client::{ANSWER_DEADLINE, Client};
@@ -149,6 +149,8 @@ struct DevNode {
     gossip: String,
     log: PathBuf,
     child: Child,
+    /// Its end ends the node; waiting for the child would close it, were it the child's.
+    _stdin: Option<ChildStdin>,
 }
 
 struct DevMesh {
@@ -221,8 +223,9 @@ fn start(place: &Place, id: NodeId, ports: &mut Ports, seed: Option<String>) -> 
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(logs);
     // Ctrl-C in the terminal is for this command, which then stops the nodes one way for all.
     command.process_group(0).kill_on_drop(true);
-    let child = command.spawn().map_err(|e| Failure::Refused(format!("{id} could not be started: {e}")))?;
-    Ok(DevNode { id, api: format!("http://{api}"), gossip, log, child })
+    let mut child = command.spawn().map_err(|e| Failure::Refused(format!("{id} could not be started: {e}")))?;
+    let stdin = child.stdin.take();
+    Ok(DevNode { id, api: format!("http://{api}"), gossip, log, child, _stdin: stdin })
 }
 
 fn open_log(path: &Path) -> Result<File, Failure> {
