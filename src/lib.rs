@@ -1,6 +1,8 @@
 //! Shoal: a peer-to-peer mesh for agents.
 
 #[cfg(feature = "node")]
+pub mod api;
+#[cfg(feature = "node")]
 pub mod cli;
 pub mod core;
 #[cfg(feature = "node")]
