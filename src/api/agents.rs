@@ -4,6 +4,7 @@
 //! which there are.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json as Body;
 use axum::extract::{Extension, Request, State};
@@ -20,11 +21,15 @@ use super::types::{Agent, AgentInfo, AgentRef, Deploy, Logs};
 use crate::core::error::SendError;
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
-use crate::core::model::AgentSpec;
+use crate::core::model::{AgentSpec, AgentState, AgentView};
 use crate::core::wire::{RequestBody, ResponseBody};
 
 /// Lines of a log when the client does not say.
 const LINES_DEFAULT: u32 = 100;
+/// How long an answer waits for the view to show it.
+const VIEW_DEADLINE: Duration = Duration::from_secs(2);
+/// A view is published about so often.
+const VIEW_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Where the agent is.
 #[derive(Debug, Deserialize)]
@@ -59,6 +64,10 @@ pub(super) async fn deploy(
     spec.check().map_err(Problem::bad_request)?;
     let node = node.unwrap_or_else(|| api.node.own().clone());
     api.node.request(node.clone(), RequestBody::Deploy { spec }).await?;
+    until_view(&api, |agents| {
+        agents.iter().any(|a| a.name == name && a.node == node && a.record.state == AgentState::Running)
+    })
+    .await;
     let location = [("location", format!("/v1/agents/{name}?node={node}"))];
     Ok((StatusCode::CREATED, location, Body(AgentRef { name, node })).into_response())
 }
@@ -85,7 +94,8 @@ pub(super) async fn logs(
 ) -> Result<Body<Logs>, Problem> {
     let lines = lines.unwrap_or(LINES_DEFAULT);
     if lines as usize > limits::AGENT_LOG_LINES_MAX {
-        let why = format!("lines is {lines}: a node keeps at most {} of an agent", limits::AGENT_LOG_LINES_MAX);
+        let why =
+            format!("lines is {lines}: a node keeps at most {} of an agent", limits::AGENT_LOG_LINES_MAX);
         return Err(Problem::bad_request(why));
     }
     let node = node_of(&api, &agent, node)?;
@@ -104,7 +114,21 @@ pub(super) async fn stop(
 ) -> Result<Body<AgentRef>, Problem> {
     let node = node_of(&api, &agent, node)?;
     api.node.request(node.clone(), RequestBody::StopAgent { agent: agent.clone() }).await?;
+    until_view(&api, |agents| !agents.iter().any(|a| a.name == agent && a.node == node)).await;
     Ok(Body(AgentRef { name: agent, node }))
+}
+
+/// Waits until the view of this node shows what another node has answered: the answer and the record
+/// come on different ways, and whoever has deployed an agent may talk to it at once. A record that is
+/// later than [`VIEW_DEADLINE`] does not make the change less true.
+async fn until_view(api: &Api, shows: impl Fn(&[AgentView]) -> bool) {
+    let waiting = async {
+        while !shows(&api.node.view().agents) {
+            tokio::time::sleep(VIEW_INTERVAL).await;
+        }
+    };
+    // Either way the change was made.
+    let _ = tokio::time::timeout(VIEW_DEADLINE, waiting).await;
 }
 
 /// The node that is meant: the one that was given, or the only one that has such an agent.
@@ -128,7 +152,8 @@ fn node_of(api: &Api, agent: &AgentName, given: Option<NodeId>) -> Result<NodeId
 
 /// Only a node of another version answers with something else than what was asked.
 fn not_understood(node: &NodeId) -> Problem {
-    let detail = format!("{node} gave an answer that this node does not understand: do their versions differ?");
+    let detail =
+        format!("{node} gave an answer that this node does not understand: do their versions differ?");
     Problem::new(StatusCode::BAD_GATEWAY, "bad_answer", detail)
 }
 

@@ -50,12 +50,13 @@ pub struct BindError {
 }
 
 fn explain(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => "another program uses that port: stop it, or choose another port".to_owned(),
-        io::ErrorKind::AddrNotAvailable => "this machine does not have that address".to_owned(),
-        io::ErrorKind::PermissionDenied => "this user may not use that port: choose one above 1023".to_owned(),
-        _ => error.to_string(),
-    }
+    let known = [
+        (io::ErrorKind::AddrInUse, "another program uses that port: stop it, or choose another port"),
+        (io::ErrorKind::AddrNotAvailable, "this machine does not have that address"),
+        (io::ErrorKind::PermissionDenied, "this user may not use that port: choose one above 1023"),
+    ];
+    let found = known.iter().find(|(kind, _)| *kind == error.kind());
+    found.map_or_else(|| error.to_string(), |(_, why)| (*why).to_owned())
 }
 
 /// What the API is given beside the node.
@@ -113,7 +114,9 @@ pub async fn serve(
 ) -> io::Result<()> {
     let address = listener.local_addr()?;
     if !address.ip().is_loopback() && options.token.is_none() {
-        return Err(io::Error::other(format!("the API on {address} is open to the network and has no token")));
+        return Err(io::Error::other(format!(
+            "the API on {address} is open to the network and has no token"
+        )));
     }
     let closing = CancellationToken::new();
     let Options { token, metrics, read_deadline } = options;

@@ -142,7 +142,8 @@ fn describe(source: &Source) -> (&'static str, String) {
 
 /// In quotes where a reader could not tell one word from two.
 fn quoted(word: &str) -> String {
-    let is_plain = !word.is_empty() && !word.contains(|c: char| c.is_whitespace() || c.is_control() || c == '"');
+    let is_plain =
+        !word.is_empty() && !word.contains(|c: char| c.is_whitespace() || c.is_control() || c == '"');
     if is_plain { word.to_owned() } else { format!("{word:?}") }
 }
 

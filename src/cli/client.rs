@@ -83,7 +83,9 @@ impl Client {
         match uri.scheme_str() {
             Some("http") => {}
             Some("https") => {
-                return Err(bad("this program speaks plain HTTP only; reach a distant node through a tunnel"));
+                return Err(bad(
+                    "this program speaks plain HTTP only; reach a distant node through a tunnel",
+                ));
             }
             Some(_) | None => return Err(bad(example)),
         }
@@ -95,8 +97,9 @@ impl Client {
             return Err(bad("it must not hold a user or a password"));
         }
         let token = token.map(|token| {
-            let mut value = HeaderValue::try_from(format!("Bearer {token}"))
-                .map_err(|_| Failure::Usage("the token holds characters that no header can carry".to_owned()))?;
+            let mut value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| {
+                Failure::Usage("the token holds characters that no header can carry".to_owned())
+            })?;
             value.set_sensitive(true);
             Ok(value)
         });
@@ -212,7 +215,11 @@ impl Client {
         match (problem.status, problem.code.as_str()) {
             (504, _) => Failure::TimedOut(problem.detail),
             (401, _) => {
-                Failure::Refused(format!("{}: give --token-file, or set SHOAL_TOKEN", problem.detail))
+                let (authority, given) = (&self.authority, self.token.is_some());
+                let why = if given { "does not take this token" } else { "requires a token" };
+                Failure::Refused(format!(
+                    "the API at http://{authority} {why}: give the right one with --token-file or SHOAL_TOKEN"
+                ))
             }
             (_, _) => Failure::Refused(problem.detail),
         }
@@ -261,9 +268,8 @@ impl Events {
             if let Some(sent) = take_event(&mut self.read) {
                 return Ok(sent);
             }
-            let gone = |why: String| {
-                Failure::Unreachable(format!("the node at {} has gone: {why}", self.authority))
-            };
+            let gone =
+                |why: String| Failure::Unreachable(format!("the node at {} has gone: {why}", self.authority));
             match timeout(SILENCE_MAX, self.body.frame()).await {
                 Ok(Some(Ok(frame))) => self.read.extend_from_slice(&frame.into_data().unwrap_or_default()),
                 Ok(Some(Err(error))) => return Err(gone(error.to_string())),
@@ -285,7 +291,8 @@ fn take_event(read: &mut Vec<u8>) -> Option<Sent> {
         let block = String::from_utf8_lossy(&block);
         let mut sent = Sent::default();
         for line in block.lines() {
-            match line.split_once(':').map(|(field, value)| (field, value.strip_prefix(' ').unwrap_or(value))) {
+            match line.split_once(':').map(|(field, value)| (field, value.strip_prefix(' ').unwrap_or(value)))
+            {
                 Some(("event", value)) => sent.name = value.to_owned(),
                 Some(("data", value)) => sent.data.push_str(value),
                 Some(_) | None => {}

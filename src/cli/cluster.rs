@@ -202,8 +202,9 @@ async fn watch(args: &WatchArgs) -> Result<(), Failure> {
 }
 
 fn event_line(name: &str, data: &str) -> Result<String, Failure> {
-    let bad =
-        |error| Failure::Refused(format!("the node sent an event that this version does not understand: {error}"));
+    let bad = |error| {
+        Failure::Refused(format!("the node sent an event that this version does not understand: {error}"))
+    };
     if name == "gap" {
         let Gap { after } = serde_json::from_str(data).map_err(bad)?;
         let after = print::or_nothing(after, |after| after.to_string());

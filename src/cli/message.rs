@@ -31,7 +31,9 @@ pub(crate) enum MessageCommand {
   generate | shoal message ask --to store --content - --content-type application/json")]
     Ask(MessageArgs),
     /// Send a message and wait until it is in the agent's mailbox
-    #[command(after_help = "Example: shoal message send --to worker --content '{\"job\": 7}' --conversation job-7")]
+    #[command(
+        after_help = "Example: shoal message send --to worker --content '{\"job\": 7}' --conversation job-7"
+    )]
     Send(MessageArgs),
 }
 
@@ -152,7 +154,9 @@ fn read_content(content: &str) -> Result<Vec<u8>, Failure> {
     };
     match read {
         Ok(count) if count as u64 <= bytes_max => Ok(bytes),
-        Ok(_) => Err(Failure::Refused(format!("{what} has more than the {bytes_max} bytes that a message can carry"))),
+        Ok(_) => Err(Failure::Refused(format!(
+            "{what} has more than the {bytes_max} bytes that a message can carry"
+        ))),
         Err(error) => Err(Failure::Usage(format!("the content cannot be read from {what}: {error}"))),
     }
 }

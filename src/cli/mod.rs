@@ -157,7 +157,8 @@ fn wait_for(command: impl Future<Output = Result<(), Failure>>) -> Result<ExitCo
 
 fn run_cert(command: &cert::CertCommand) -> Result<ExitCode, Failure> {
     let mut text = Vec::new();
-    cert::run(command, clock::wall_clock(), &mut text).map_err(|error| Failure::Refused(error.to_string()))?;
+    cert::run(command, clock::wall_clock(), &mut text)
+        .map_err(|error| Failure::Refused(error.to_string()))?;
     print::write_out(&text).map(|()| ExitCode::SUCCESS)
 }
 

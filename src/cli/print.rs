@@ -4,11 +4,9 @@
 //! make a terminal do anything. JSON needs no such care: it escapes control characters itself.
 
 use std::io::{self, Write};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::{Failure, Output};
 
@@ -87,8 +85,10 @@ pub(super) fn pairs(pairs: &[(&str, String)]) -> String {
 /// The text without what a terminal would obey: control characters and those that turn the direction of
 /// writing become the replacement character.
 pub(super) fn visible(text: &str) -> String {
-    let is_obeyed =
-        |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}');
+    let is_obeyed = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
+    };
     text.replace(is_obeyed, "\u{fffd}")
 }
 
@@ -129,10 +129,14 @@ pub(super) fn span(seconds: u64) -> String {
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
-/// A time as RFC 3339 in UTC, or `-` for one that it cannot express.
+/// A time as RFC 3339 in UTC, to the millisecond; `-` for one that no calendar has.
 pub(super) fn time(unix_ms: u64) -> String {
-    let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(unix_ms) * 1_000_000);
-    time.ok().and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_else(|| NOTHING.to_owned())
+    // The last moment of the year 9999.
+    const LAST_MS: u64 = 253_402_300_799_999;
+    if unix_ms > LAST_MS {
+        return NOTHING.to_owned();
+    }
+    humantime::format_rfc3339_millis(SystemTime::UNIX_EPOCH + Duration::from_millis(unix_ms)).to_string()
 }
 
 #[cfg(test)]
@@ -155,7 +159,10 @@ mod tests {
         let mut table = Table::new(&["REASON"]);
         table.row(["\u{1b}[2J\r\nok\u{9b}1m\u{202e}gnp".to_owned()]);
         let text = table.text();
-        assert!(!text.trim_end_matches('\n').contains(|c: char| c.is_control() || c == '\u{202e}'), "{text:?}");
+        assert!(
+            !text.trim_end_matches('\n').contains(|c: char| c.is_control() || c == '\u{202e}'),
+            "{text:?}"
+        );
         assert_eq!(text.lines().count(), 2);
     }
 
@@ -164,6 +171,7 @@ mod tests {
         assert_eq!([0, 1023, 1536, 3 << 30].map(bytes), ["0B", "1023B", "1.5KiB", "3.0GiB"]);
         assert_eq!([0.000_25, 0.001_25, 3.2].map(seconds), ["250µs", "1.25ms", "3.20s"]);
         assert_eq!([0, 59, 3661, 90_061].map(span), ["0s", "59s", "1h 1m", "1day 1h"]);
-        assert_eq!(time(1_800_000_000_123), "2027-01-15T08:00:00.123Z");
+        assert_eq!(time(1_800_000_000_120), "2027-01-15T08:00:00.120Z");
+        assert_eq!(time(u64::MAX), "-");
     }
 }

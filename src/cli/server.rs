@@ -50,7 +50,8 @@ pub(crate) struct StartArgs {
 /// [`Failure`]: it did not start, or did not end of its operator's will.
 pub(super) fn run(command: ServerCommand) -> Result<ExitCode, Failure> {
     let ServerCommand::Start(args) = command;
-    let config = Config::load(&args.flags, &process_env).map_err(|errors| Failure::Usage(errors.to_string()))?;
+    let config =
+        Config::load(&args.flags, &process_env).map_err(|errors| Failure::Usage(errors.to_string()))?;
     if args.check_config {
         let text = format!("the configuration of node {} is valid\n", config.node.id);
         return print::write_out(text.as_bytes()).map(|()| ExitCode::SUCCESS);
@@ -162,5 +163,6 @@ impl Signals {
 
 /// This program, which keeps process agents too.
 fn keeper() -> Result<PathBuf, Failure> {
-    std::env::current_exe().map_err(|error| Failure::Refused(format!("the path of this program is not known: {error}")))
+    std::env::current_exe()
+        .map_err(|error| Failure::Refused(format!("the path of this program is not known: {error}")))
 }
