@@ -1,9 +1,24 @@
 //! The command line: one module per subcommand. A command parses its arguments, does its work through
-//! the library and prints to the writer it is given; it never ends the process.
+//! the library or the API of a node, and prints what came of it; it never ends the process.
 
+mod agent;
 pub mod cert;
+pub mod client;
+mod cluster;
+mod deploy;
 pub mod keeper;
+mod message;
+mod print;
 pub mod sample;
+pub mod server;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::node::clock;
+use crate::node::config::process_env;
 
 /// How a command that reads shows what it found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -13,4 +28,170 @@ pub enum Output {
     Table,
     /// JSON for programs; documented and stable.
     Json,
+}
+
+/// The flag for it.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Shown {
+    /// How to show what is found, also into a pipe
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
+    output: Output,
+}
+
+/// A peer-to-peer mesh for agents: one binary per machine, no broker.
+#[derive(Debug, Parser)]
+#[command(
+    name = "shoal",
+    version,
+    after_help = "Exit codes: 0 done, 1 refused or failed, 2 bad usage, 3 the API cannot be reached, 4 timed out."
+)]
+pub struct Shoal {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node
+    #[command(subcommand)]
+    Server(server::ServerCommand),
+    /// Look at the mesh, ping its nodes, leave it
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
+    /// Start an agent on a node and keep it there
+    Deploy(deploy::DeployArgs),
+    /// Look at agents, stop them
+    #[command(subcommand)]
+    Agent(agent::AgentCommand),
+    /// Ask an agent, or send it something
+    #[command(subcommand)]
+    Message(message::MessageCommand),
+    /// Make and show the certificates of a mesh
+    #[command(subcommand)]
+    Cert(cert::CertCommand),
+    /// Write the completions of a shell to stdout
+    #[command(after_help = "Example: shoal completions bash > /etc/bash_completion.d/shoal")]
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+    /// Keeps one process agent; started by a node.
+    #[command(hide = true)]
+    Keeper(keeper::KeeperArgs),
+    /// A stdio agent that needs nothing else on the machine.
+    #[command(hide = true)]
+    SampleAgent(sample::SampleArgs),
+}
+
+/// Why a command did not do what it was asked to, in one sentence; the kind is the exit code.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The mesh refused, or the answer is no.
+    #[error("{0}")]
+    Refused(String),
+    /// The command line or the configuration is wrong.
+    #[error("{0}")]
+    Usage(String),
+    /// The API cannot be reached.
+    #[error("{0}")]
+    Unreachable(String),
+    /// There was no answer in time.
+    #[error("{0}")]
+    TimedOut(String),
+    /// Whoever read the output has gone; nobody is there to be told.
+    #[error("the reader of the output has gone")]
+    ReaderGone,
+}
+
+impl Failure {
+    /// The exit code.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::ReaderGone => 0,
+            Self::Refused(_) => 1,
+            Self::Usage(_) => 2,
+            Self::Unreachable(_) => 3,
+            Self::TimedOut(_) => 4,
+        }
+    }
+
+    /// Tells it on stderr and gives the exit code.
+    #[must_use]
+    pub fn report(&self) -> ExitCode {
+        if !matches!(self, Self::ReaderGone) {
+            let lines: Vec<_> = self.to_string().lines().map(print::visible).collect();
+            // With stderr gone there is nowhere left to say it.
+            let _ = writeln!(std::io::stderr(), "shoal: {}", lines.join("\n"));
+        }
+        ExitCode::from(self.exit_code())
+    }
+}
+
+impl Shoal {
+    /// Does what the command line says.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub fn run(self) -> Result<ExitCode, Failure> {
+        match self.command {
+            Command::Server(command) => server::run(command),
+            Command::Cluster(command) => wait_for(cluster::run(command)),
+            Command::Deploy(args) => wait_for(deploy::run(args)),
+            Command::Agent(command) => wait_for(agent::run(command)),
+            Command::Message(command) => wait_for(message::run(command)),
+            Command::Cert(command) => run_cert(&command),
+            Command::Completions { shell } => complete(shell),
+            Command::Keeper(args) => Ok(keeper::run(&args)),
+            Command::SampleAgent(args) => Ok(sample::run(&args)),
+        }
+    }
+}
+
+/// Runs a command that asks a node, on this thread.
+fn wait_for(command: impl Future<Output = Result<(), Failure>>) -> Result<ExitCode, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::Refused(format!("the program cannot run: {error}")))?;
+    runtime.block_on(command).map(|()| ExitCode::SUCCESS)
+}
+
+fn run_cert(command: &cert::CertCommand) -> Result<ExitCode, Failure> {
+    let mut text = Vec::new();
+    cert::run(command, clock::wall_clock(), &mut text)
+        .map_err(|error| Failure::Refused(error.to_string()))?;
+    print::write_out(&text).map(|()| ExitCode::SUCCESS)
+}
+
+fn complete(shell: clap_complete::Shell) -> Result<ExitCode, Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Shoal::command(), "shoal", &mut script);
+    print::write_out(&script).map(|()| ExitCode::SUCCESS)
+}
+
+/// The environment, as [`client::Connection::client`] wants it.
+fn client_of(connection: &client::Connection) -> Result<client::Client, Failure> {
+    connection.client(&process_env)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_of_the_command_line_is_consistent() {
+        Shoal::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_that_people_use_has_an_example() {
+        fn check(command: &clap::Command, path: &str) {
+            let path = format!("{path} {}", command.get_name());
+            if !command.has_subcommands() && !command.is_hide_set() {
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains("shoal "), "`{path}` has no example");
+            }
+            command.get_subcommands().for_each(|sub| check(sub, &path));
+        }
+        check(&Shoal::command(), "");
+    }
 }

@@ -168,6 +168,24 @@ pub const API_BODY_BYTES_MAX: usize = 2 << 20;
 pub const API_WATCHERS_MAX: usize = 64;
 /// How long an HTTP client may take for its headers, and for its body.
 pub const API_READ_DEADLINE: Duration = Duration::from_secs(10);
+/// Connections of HTTP clients. One more waits to be accepted.
+pub const API_CONNECTIONS_MAX: usize = 256;
+/// Bytes of the head of an HTTP request. More: 431.
+pub const API_HEAD_BYTES_MAX: usize = 32 << 10;
+/// Bytes that a client holds back unread for this long cost it its connection.
+pub const API_WRITE_DEADLINE: Duration = Duration::from_secs(30);
+/// How long answers under way may take when the API stops.
+pub const API_STOP_DEADLINE: Duration = Duration::from_secs(5);
+/// Characters of the API's token, at least: fewer can be guessed. Fewer: refused at start.
+pub const API_TOKEN_CHARS_MIN: usize = 32;
+/// Characters of the API's token, at most. More: refused at start.
+pub const API_TOKEN_CHARS_MAX: usize = 1024;
+/// Bytes of an answer that the command line takes in. More: it gives up.
+pub const API_ANSWER_BYTES_MAX: usize = 64 << 20;
+/// Round trips of one ping. More: refused.
+pub const API_PINGS_MAX: u32 = 1000;
+/// Bytes of a message's conversation id and of its content type. More: refused by the API.
+pub const API_NAME_BYTES_MAX: usize = 256;
 
 /// Bytes of a configuration file. More: refused before it is parsed.
 pub const CONFIG_FILE_BYTES_MAX: usize = 1 << 20;

@@ -1,0 +1,107 @@
+//! `/v1/messages`: a client asks an agent, or sends it something.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Json as Body;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+
+use super::Api;
+use super::problem::Problem;
+use super::read::Json;
+use super::types::{Answered, Receipt, Send, Wanted};
+use crate::core::limits;
+use crate::core::model::{Address, Message, Performative};
+use crate::node::clock;
+use crate::node::dispatch::DEADLINE_DEFAULT;
+
+/// Ends with the answer or the receipt, or with the deadline.
+pub(super) async fn send(State(api): State<Arc<Api>>, Json(send): Json<Send>) -> Result<Response, Problem> {
+    let begun = Instant::now();
+    let want = send.want;
+    let message = message(&api, send)?;
+    let message_id = message.id;
+    match want {
+        Wanted::Receipt => {
+            api.node.send(message).await?;
+            let receipt = Receipt { message_id, seconds: begun.elapsed().as_secs_f64() };
+            Ok((StatusCode::ACCEPTED, Body(receipt)).into_response())
+        }
+        Wanted::Answer => {
+            let answer = api.node.ask(message).await?;
+            let (content, content_base64) = match String::from_utf8(answer.content.into()) {
+                Ok(text) => (Some(text), None),
+                Err(error) => (None, Some(BASE64_STANDARD.encode(error.as_bytes()))),
+            };
+            let (from, content_type) = (answer.from, answer.content_type);
+            let seconds = begun.elapsed().as_secs_f64();
+            let answered = Answered { message_id, from, content_type, content, content_base64, seconds };
+            Ok(Body(answered).into_response())
+        }
+    }
+}
+
+fn message(api: &Api, send: Send) -> Result<Message, Problem> {
+    let to = Address::parse(&send.to)?;
+    let (content, type_default) = content(send.content, send.content_base64)?;
+    let performative_default = match send.want {
+        Wanted::Answer => Performative::Request,
+        Wanted::Receipt => Performative::Inform,
+    };
+    let content_type = send.content_type.unwrap_or_else(|| type_default.to_owned());
+    check_text("content_type", &content_type)?;
+    if let Some(conversation) = &send.conversation_id {
+        check_text("conversation_id", conversation)?;
+    }
+    Ok(Message {
+        id: clock::message_id(),
+        from: format!("client@{}", api.node.own()),
+        to,
+        performative: send.performative.unwrap_or(performative_default),
+        conversation_id: send.conversation_id,
+        in_reply_to: None,
+        content_type,
+        content,
+        deadline_ms: deadline_ms(send.deadline_ms)?,
+        traceparent: None,
+        hops: 0,
+        extensions: BTreeMap::new(),
+    })
+}
+
+fn content(text: Option<String>, base64: Option<String>) -> Result<(Bytes, &'static str), Problem> {
+    match (text, base64) {
+        (Some(text), None) => Ok((text.into(), "text/plain; charset=utf-8")),
+        (None, Some(base64)) => match BASE64_STANDARD.decode(base64) {
+            Ok(bytes) => Ok((bytes.into(), "application/octet-stream")),
+            Err(error) => Err(Problem::bad_request(format!("content_base64 is not base64: {error}"))),
+        },
+        (Some(_), Some(_)) => Err(Problem::bad_request("give content or content_base64, not both")),
+        (None, None) => Err(Problem::bad_request("there is no content: give content or content_base64")),
+    }
+}
+
+/// Both end up in header lines of agents.
+fn check_text(field: &str, text: &str) -> Result<(), Problem> {
+    if text.is_empty() || text.len() > limits::API_NAME_BYTES_MAX || text.chars().any(char::is_control) {
+        let rule = limits::API_NAME_BYTES_MAX;
+        let why = format!("{field} must have 1 to {rule} bytes and no control characters");
+        return Err(Problem::bad_request(why));
+    }
+    Ok(())
+}
+
+fn deadline_ms(given: Option<u64>) -> Result<u32, Problem> {
+    let most = limits::DEADLINE_MAX.as_millis() as u64;
+    let given = given.unwrap_or(DEADLINE_DEFAULT.as_millis() as u64);
+    match u32::try_from(given) {
+        Ok(deadline) if (1..=most).contains(&given) => Ok(deadline),
+        _ => Err(Problem::bad_request(format!("deadline_ms is {given}: it must be 1 to {most}"))),
+    }
+}

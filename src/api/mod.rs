@@ -1,0 +1,194 @@
+//! The HTTP API of a node: JSON under `/v1`, health and metrics, described in `docs/http-api.md`.
+//!
+//! It holds a [`Handle`] and nothing of its own but a count of watchers. [`bind`] comes before the node
+//! starts, so that a port in use is told before anything has happened; [`serve`] ends after its
+//! `shutdown` future, when the answers under way have been given.
+
+mod agents;
+mod cluster;
+mod events;
+mod guard;
+mod health;
+mod listen;
+mod messages;
+mod problem;
+mod read;
+pub mod token;
+pub mod types;
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::{StatusCode, Uri};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{delete, get, post};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use self::guard::{Guard, guard};
+use self::problem::Problem;
+use self::token::Token;
+use crate::core::limits;
+use crate::node::Handle;
+
+/// How often histograms are folded, which would grow between two scrapes otherwise.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Why the API cannot listen.
+#[derive(Debug, thiserror::Error)]
+#[error("the {what} cannot listen on {address}: {}", explain(source))]
+pub struct BindError {
+    what: &'static str,
+    address: SocketAddr,
+    source: io::Error,
+}
+
+fn explain(error: &io::Error) -> String {
+    let known = [
+        (io::ErrorKind::AddrInUse, "another program uses that port: stop it, or choose another port"),
+        (io::ErrorKind::AddrNotAvailable, "this machine does not have that address"),
+        (io::ErrorKind::PermissionDenied, "this user may not use that port: choose one above 1023"),
+    ];
+    let found = known.iter().find(|(kind, _)| *kind == error.kind());
+    found.map_or_else(|| error.to_string(), |(_, why)| (*why).to_owned())
+}
+
+/// What the API is given beside the node.
+#[derive(Debug)]
+pub struct Options {
+    /// Required from every client, if set; it must be on any address but loopback.
+    pub token: Option<Token>,
+    /// What `/metrics` shows.
+    pub metrics: PrometheusHandle,
+    /// How long a client may take for the head of a request, and for its body: usually
+    /// [`limits::API_READ_DEADLINE`].
+    pub read_deadline: Duration,
+}
+
+/// What handlers share.
+#[derive(Debug)]
+struct Api {
+    node: Handle,
+    metrics: PrometheusHandle,
+    read_deadline: Duration,
+    watchers: Arc<Semaphore>,
+    closing: CancellationToken,
+}
+
+/// Listens on `address` for the API.
+///
+/// # Errors
+/// [`BindError`], one sentence.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
+    bind_for("HTTP API", address).await
+}
+
+/// Listens on `address` for the metrics alone.
+///
+/// # Errors
+/// [`BindError`], one sentence.
+pub async fn bind_metrics(address: SocketAddr) -> Result<TcpListener, BindError> {
+    bind_for("metrics address", address).await
+}
+
+async fn bind_for(what: &'static str, address: SocketAddr) -> Result<TcpListener, BindError> {
+    TcpListener::bind(address).await.map_err(|source| BindError { what, address, source })
+}
+
+/// Serves the API of `node` until `shutdown`, then ends the answers under way.
+///
+/// # Errors
+/// The system does not know the listener's address, or it is open to the network and there is no token;
+/// nothing was served.
+pub async fn serve(
+    listener: TcpListener,
+    node: Handle,
+    options: Options,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let address = listener.local_addr()?;
+    if !address.ip().is_loopback() && options.token.is_none() {
+        return Err(io::Error::other(format!(
+            "the API on {address} is open to the network and has no token"
+        )));
+    }
+    let closing = CancellationToken::new();
+    let Options { token, metrics, read_deadline } = options;
+    let upkeep = tokio::spawn(keep_up(metrics.clone()));
+    let api = Arc::new(Api {
+        node,
+        metrics,
+        read_deadline,
+        watchers: Arc::new(Semaphore::new(limits::API_WATCHERS_MAX)),
+        closing: closing.clone(),
+    });
+    let router = router(api).layer(from_fn_with_state(Guard::new(address, token), guard));
+    listen::serve(listener, router, read_deadline, closing, shutdown).await;
+    upkeep.abort();
+    Ok(())
+}
+
+/// Serves `/metrics` alone and without a token until `shutdown`.
+///
+/// # Errors
+/// The system does not know the listener's address; nothing was served.
+pub async fn serve_metrics(
+    listener: TcpListener,
+    metrics: PrometheusHandle,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let address = listener.local_addr()?;
+    let show = move || std::future::ready(health::exposition(&metrics));
+    let router = closed_ends(Router::new().route("/metrics", get(show)))
+        .layer(from_fn_with_state(Guard::new(address, None), guard));
+    listen::serve(listener, router, limits::API_READ_DEADLINE, CancellationToken::new(), shutdown).await;
+    Ok(())
+}
+
+fn router(api: Arc<Api>) -> Router {
+    let changes = Router::new()
+        .route("/v1/cluster/leave", post(cluster::leave))
+        .route("/v1/agents", post(agents::deploy))
+        .route("/v1/agents/{name}", delete(agents::stop))
+        .route_layer(from_fn(agents::record));
+    let router = Router::new()
+        .route("/v1/cluster/members", get(cluster::members))
+        .route("/v1/cluster/status", get(cluster::status))
+        .route("/v1/cluster/ping", post(cluster::ping))
+        .route("/v1/cluster/events", get(events::follow))
+        .route("/v1/agents", get(agents::list))
+        .route("/v1/agents/{name}", get(agents::info))
+        .route("/v1/agents/{name}/logs", get(agents::logs))
+        .route("/v1/messages", post(messages::send))
+        .route("/health/live", get(health::live))
+        .route("/health/ready", get(health::ready))
+        .route("/metrics", get(health::metrics))
+        .merge(changes);
+    closed_ends(router).with_state(api)
+}
+
+/// What is not there is told as any other error.
+fn closed_ends<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
+    router
+        .fallback(|uri: Uri| async move {
+            let detail = format!("there is nothing at {}: see the paths in docs/http-api.md", uri.path());
+            Problem::new(StatusCode::NOT_FOUND, "no_such_path", detail)
+        })
+        .method_not_allowed_fallback(|uri: Uri| async move {
+            let detail = format!("{} does not take that method: see the Allow header", uri.path());
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
+        })
+}
+
+async fn keep_up(metrics: PrometheusHandle) {
+    loop {
+        tokio::time::sleep(UPKEEP).await;
+        metrics.run_upkeep();
+    }
+}

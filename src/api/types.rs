@@ -1,0 +1,473 @@
+//! The JSON of the HTTP API, for both of its ends. Fields are only ever added: a client must skip those
+//! that it does not know. Requests are strict: a field that is not known is an error, because it would be
+//! ignored otherwise.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::core::ids::{AgentName, MeshId, NodeId};
+use crate::core::model::{self, AgentSource, Performative, ProcessProtocol};
+use crate::core::wire::AgentStats;
+use crate::node::events::Numbered;
+
+/// One node: an element of `GET /v1/cluster/members`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its name.
+    pub node_id: NodeId,
+    /// `alive`, `suspect`, `failed` or `left`, as the asked node sees it.
+    pub status: String,
+    /// The first of the addresses at which it can be dialled; null when it has told none.
+    pub address: Option<String>,
+    /// Its region; empty when it has none.
+    pub region: String,
+    /// Its zone; empty when it has none.
+    pub zone: String,
+    /// Agents that it says it has.
+    pub agents: u32,
+    /// CPU in use on the whole machine, 0 to 100; null when it has not told or is not reachable.
+    pub cpu_percent: Option<f64>,
+    /// Memory in use on the whole machine; null as above.
+    pub memory_bytes: Option<u64>,
+    /// Smoothed round trip of the link from the asked node; null without a link, and for the node itself.
+    pub rtt_seconds: Option<f64>,
+    /// Its software's version.
+    pub version: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its incarnation as far as known.
+    pub incarnation: u64,
+}
+
+/// `GET /v1/cluster/status`: the mesh as the asked node sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The asked node.
+    pub node_id: NodeId,
+    /// Its mesh; null until it belongs to one.
+    pub mesh_id: Option<MeshId>,
+    /// `joining`, `healthy` or `stopping`: of the asked node.
+    pub status: String,
+    /// Nodes by status, the asked one included.
+    pub nodes: NodeCounts,
+    /// Agents on nodes that are alive or suspect.
+    pub agents: usize,
+    /// Writes that wait for a majority; null where nothing counts them.
+    pub queued_writes: Option<u64>,
+    /// Since the asked node's process started.
+    pub uptime_seconds: f64,
+    /// Of the asked node's software.
+    pub version: String,
+}
+
+/// Nodes by status.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names are those of the statuses")]
+pub struct NodeCounts {
+    pub alive: usize,
+    pub suspect: usize,
+    pub failed: usize,
+    pub left: usize,
+}
+
+/// One event of `GET /v1/cluster/events`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NumberedEvent {
+    /// Grows by one with each event of the asked node's process.
+    pub sequence: u64,
+    /// When the asked node saw it: milliseconds since 1970 by its wall clock.
+    pub unix_ms: u64,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "type")]
+pub enum Event {
+    /// The asked node belongs to a mesh and has found it.
+    Joined {
+        /// The mesh.
+        mesh_id: MeshId,
+    },
+    /// A node's status changed.
+    Member {
+        /// The node.
+        node: NodeId,
+        /// Its new status.
+        status: String,
+        /// Why, in a few words.
+        reason: String,
+    },
+    /// An agent's state changed, or it is gone.
+    Agent {
+        /// The agent.
+        agent: AgentName,
+        /// Its node.
+        node: NodeId,
+        /// Its new state; `stopped` when it is gone.
+        state: String,
+        /// Why, where there is something to say.
+        reason: Option<String>,
+    },
+    /// A second live process claims a node's name.
+    DuplicateNode {
+        /// The name.
+        node: NodeId,
+        /// Where the newcomer came from.
+        address: String,
+    },
+    /// A peer was refused.
+    Refused {
+        /// Who, as far as known.
+        peer: String,
+        /// Why.
+        reason: String,
+    },
+    /// Of a type that this version does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+/// The data of an event named `gap`: events after `after` are gone, what follows is younger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// The last event that the watcher has; null when it has none.
+    pub after: Option<u64>,
+}
+
+/// `POST /v1/cluster/ping`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ping {
+    /// Which node.
+    pub node: NodeId,
+    /// Round trips, one after the other.
+    #[serde(default = "one")]
+    pub count: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// The answer to [`Ping`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Pinged {
+    /// Which node.
+    pub node: NodeId,
+    /// What each round trip took, from this node's main loop to the other's and back.
+    pub seconds: Vec<f64>,
+}
+
+/// `POST /v1/cluster/leave`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Leave {
+    /// Which node; the asked one when null.
+    #[serde(default)]
+    pub node: Option<NodeId>,
+    /// How long its agents may take to finish what they have.
+    #[serde(default = "drain_default")]
+    pub drain_ms: u64,
+}
+
+fn drain_default() -> u64 {
+    60_000
+}
+
+/// The answer to [`Leave`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeLeft {
+    /// The node that left.
+    pub node: NodeId,
+}
+
+/// One agent on one node: an element of `GET /v1/agents`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Agent {
+    /// Its name.
+    pub name: AgentName,
+    /// The node it is on.
+    pub node: NodeId,
+    /// `native`, `stdio` or `http`.
+    pub kind: String,
+    /// `starting`, `running`, `draining`, `restarting` or `failed`, as its node last said.
+    pub state: String,
+    /// Why it is in that state, where there is something to say.
+    pub reason: Option<String>,
+    /// How often it was started again since it was deployed or its node started.
+    pub restarts: u32,
+    /// Whether its node is alive or suspect.
+    pub reachable: bool,
+}
+
+/// `POST /v1/agents`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Deploy {
+    /// Its name, free on that node.
+    pub name: AgentName,
+    /// On which node; the asked one when null.
+    #[serde(default)]
+    pub node: Option<NodeId>,
+    /// What it is made of.
+    pub source: Source,
+}
+
+/// What an agent is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "kind", deny_unknown_fields)]
+pub enum Source {
+    /// Built into the binary.
+    Native {
+        /// Which one: `echo`.
+        builtin: String,
+    },
+    /// An executable on the node's machine.
+    Process {
+        /// How it is spoken to.
+        protocol: Protocol,
+        /// Absolute path, or a name that the node looks up in its `PATH`.
+        command: String,
+        /// Its arguments.
+        #[serde(default)]
+        args: Vec<String>,
+    },
+}
+
+/// How a process agent is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// JSON lines on stdin and stdout.
+    Stdio,
+    /// HTTP on loopback at the port given in `PORT`.
+    Http,
+}
+
+/// Names an agent on a node: the answer to a deploy and to a stop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentRef {
+    /// The agent.
+    pub name: AgentName,
+    /// Its node.
+    pub node: NodeId,
+}
+
+/// `GET /v1/agents/{name}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AgentInfo {
+    /// Its name.
+    pub name: AgentName,
+    /// The node it is on.
+    pub node: NodeId,
+    /// What it is made of.
+    pub source: Source,
+    /// As in [`Agent`]; null while the asked node has not heard of the agent's state.
+    pub state: Option<String>,
+    /// As in [`Agent`].
+    pub reason: Option<String>,
+    /// As in [`Agent`]; null as `state`.
+    pub restarts: Option<u32>,
+    /// Operating-system process; null where it has none.
+    pub pid: Option<u32>,
+    /// Since it last became `running`.
+    pub uptime_seconds: u64,
+    /// Messages handled or failed since its node started.
+    pub requests: u64,
+    /// Messages that ended in an error.
+    pub errors: u64,
+    /// Messages waiting in its mailbox.
+    pub waiting: u64,
+}
+
+impl AgentInfo {
+    /// Puts together what the agent's node says and what the asked node has heard.
+    #[must_use]
+    pub fn new(node: NodeId, spec: model::AgentSpec, stats: &AgentStats, heard: Option<Agent>) -> Self {
+        let (state, restarts, reason) = match heard {
+            Some(agent) => (Some(agent.state), Some(agent.restarts), agent.reason),
+            None => (None, None, None),
+        };
+        Self {
+            name: spec.name,
+            node,
+            source: spec.source.into(),
+            state,
+            reason,
+            restarts,
+            pid: stats.pid,
+            uptime_seconds: stats.uptime_seconds,
+            requests: stats.requests,
+            errors: stats.errors,
+            waiting: stats.waiting,
+        }
+    }
+}
+
+/// `GET /v1/agents/{name}/logs`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Logs {
+    /// The agent.
+    pub name: AgentName,
+    /// Its node.
+    pub node: NodeId,
+    /// Oldest first, without line ends.
+    pub lines: Vec<String>,
+}
+
+/// `POST /v1/messages`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Send {
+    /// `agent` or `agent@node`.
+    pub to: String,
+    /// The content, when it is text. Exactly one of `content` and `content_base64` is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+    /// The content as base64 with padding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_base64: Option<String>,
+    /// MIME type; `text/plain; charset=utf-8` or, for `content_base64`, `application/octet-stream` when null.
+    #[serde(default)]
+    pub content_type: Option<String>,
+    /// FIPA performative; `request` where an answer is wanted and `inform` where not, when null.
+    #[serde(default)]
+    pub performative: Option<Performative>,
+    /// Messages of one conversation keep their order.
+    #[serde(default)]
+    pub conversation_id: Option<String>,
+    /// How long the answer or the receipt may take; 5,000 when null.
+    #[serde(default)]
+    pub deadline_ms: Option<u64>,
+    /// What is waited for.
+    #[serde(default)]
+    pub want: Wanted,
+}
+
+/// What the sender of a message waits for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Wanted {
+    /// The agent's answer.
+    #[default]
+    Answer,
+    /// The news that the message is in the agent's mailbox.
+    Receipt,
+}
+
+/// The answer to a [`Send`] that wanted a receipt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// The message's id.
+    pub message_id: Uuid,
+    /// From taking the request to knowing the outcome.
+    pub seconds: f64,
+}
+
+/// The answer to a [`Send`] that wanted an answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Answered {
+    /// The id of the message that was sent.
+    pub message_id: Uuid,
+    /// Who answered: `agent@node`.
+    pub from: String,
+    /// MIME type of the content.
+    pub content_type: String,
+    /// The content, when it is UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+    /// The content as base64 with padding, when it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_base64: Option<String>,
+    /// From taking the request to having the answer.
+    pub seconds: f64,
+}
+
+/// `/health/live` and `/health/ready`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// `live`, or the node's status: `joining`, `healthy` or `stopping`.
+    pub status: String,
+}
+
+/// An error (RFC 9457), with the media type `application/problem+json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProblemDocument {
+    /// `urn:shoal:problem:` and the code.
+    pub r#type: String,
+    /// What the HTTP status says.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// One sentence: what failed, why, what to do.
+    pub detail: String,
+    /// The stable name of the reason.
+    pub code: String,
+    /// The nodes to choose from, with the code `ambiguous_agent`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<NodeId>,
+}
+
+impl From<Source> for AgentSource {
+    fn from(source: Source) -> Self {
+        match source {
+            Source::Native { builtin } => Self::Native { builtin },
+            Source::Process { protocol, command, args } => {
+                let protocol = match protocol {
+                    Protocol::Stdio => ProcessProtocol::Stdio,
+                    Protocol::Http => ProcessProtocol::Http,
+                };
+                Self::Process { protocol, command, args }
+            }
+        }
+    }
+}
+
+impl From<AgentSource> for Source {
+    fn from(source: AgentSource) -> Self {
+        match source {
+            AgentSource::Native { builtin } => Self::Native { builtin },
+            AgentSource::Process { protocol, command, args } => {
+                let protocol = match protocol {
+                    ProcessProtocol::Stdio => Protocol::Stdio,
+                    ProcessProtocol::Http => Protocol::Http,
+                };
+                Self::Process { protocol, command, args }
+            }
+        }
+    }
+}
+
+impl From<&model::AgentView> for Agent {
+    fn from(view: &model::AgentView) -> Self {
+        Self {
+            name: view.name.clone(),
+            node: view.node.clone(),
+            kind: view.record.kind.clone(),
+            state: view.record.state.as_str().to_owned(),
+            reason: view.record.state.reason().map(str::to_owned),
+            restarts: view.record.restarts,
+            reachable: view.node_status.is_reachable(),
+        }
+    }
+}
+
+impl From<Numbered> for NumberedEvent {
+    fn from(numbered: Numbered) -> Self {
+        let event = match numbered.event {
+            model::Event::Joined { mesh_id } => Event::Joined { mesh_id },
+            model::Event::Member { node, status, reason } => {
+                Event::Member { node, status: status.to_string(), reason }
+            }
+            model::Event::Agent { agent, node, state, reason } => Event::Agent { agent, node, state, reason },
+            model::Event::DuplicateNode { node, address } => Event::DuplicateNode { node, address },
+            model::Event::Refused { peer, reason } => Event::Refused { peer, reason },
+        };
+        Self { sequence: numbered.sequence, unix_ms: numbered.unix_ms, event }
+    }
+}

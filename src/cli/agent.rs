@@ -1,0 +1,167 @@
+//! `shoal agent`: the agents of the mesh.
+
+use clap::{Args, Subcommand};
+
+use super::client::Connection;
+use super::print::{self, Table};
+use super::{Failure, Shown, client_of};
+use crate::api::types::{Agent, AgentInfo, AgentRef, Logs, Protocol, Source};
+use crate::core::ids::{AgentName, NodeId};
+use crate::core::limits;
+
+/// The subcommands of `shoal agent`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AgentCommand {
+    /// List the agents of the mesh
+    #[command(after_help = "Example: shoal agent list --node node-2")]
+    List(ListArgs),
+    /// Show what is known of an agent
+    #[command(after_help = "Example: shoal agent info echo -o json")]
+    Info(OneArgs),
+    /// Show the last lines that an agent has logged
+    #[command(after_help = "Example: shoal agent logs upper --lines 20")]
+    Logs(LogsArgs),
+    /// Stop an agent for good: it finishes what it has and is forgotten
+    #[command(after_help = "Example: shoal agent stop upper --node node-2")]
+    Stop(OneArgs),
+}
+
+/// Arguments of `shoal agent list`.
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Only agents on this node
+    #[arg(long)]
+    node: Option<NodeId>,
+    #[command(flatten)]
+    shown: Shown,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// Arguments of the commands that are about one agent.
+#[derive(Debug, Args)]
+pub(crate) struct OneArgs {
+    /// The agent
+    name: AgentName,
+    /// Its node; needed where several nodes have an agent of that name
+    #[arg(long)]
+    node: Option<NodeId>,
+    #[command(flatten)]
+    shown: Shown,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// Arguments of `shoal agent logs`.
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    #[command(flatten)]
+    one: OneArgs,
+    /// How many lines at most
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=limits::AGENT_LOG_LINES_MAX as i64))]
+    lines: u32,
+}
+
+/// Does what the subcommand asks.
+pub(super) async fn run(command: AgentCommand) -> Result<(), Failure> {
+    match command {
+        AgentCommand::List(args) => list(&args).await,
+        AgentCommand::Info(args) => info(&args).await,
+        AgentCommand::Logs(args) => logs(&args).await,
+        AgentCommand::Stop(args) => stop(&args).await,
+    }
+}
+
+/// Both names consist of characters that need no escape in a URL.
+fn path_of(name: &AgentName, below: &str, node: Option<&NodeId>, query: &[String]) -> String {
+    let node = node.map(|node| format!("node={node}"));
+    let query: Vec<_> = node.into_iter().chain(query.iter().cloned()).collect();
+    let mark = if query.is_empty() { "" } else { "?" };
+    format!("/v1/agents/{name}{below}{mark}{}", query.join("&"))
+}
+
+async fn list(args: &ListArgs) -> Result<(), Failure> {
+    let path = match &args.node {
+        Some(node) => format!("/v1/agents?node={node}"),
+        None => "/v1/agents".to_owned(),
+    };
+    let agents: Vec<Agent> = client_of(&args.connection)?.get(&path).await?;
+    print::show(args.shown.output, &agents, |agents| {
+        let mut table = Table::new(&["NAME", "NODE", "KIND", "STATE", "RESTARTS", "REASON"]);
+        for agent in agents {
+            // What a node that is gone last said of its agent is not what the agent is.
+            let state = if agent.reachable { agent.state.clone() } else { "unreachable".to_owned() };
+            table.row([
+                agent.name.to_string(),
+                agent.node.to_string(),
+                agent.kind.clone(),
+                state,
+                agent.restarts.to_string(),
+                print::or_nothing(agent.reason.clone(), |reason| reason),
+            ]);
+        }
+        table.text()
+    })
+}
+
+async fn info(args: &OneArgs) -> Result<(), Failure> {
+    let path = path_of(&args.name, "", args.node.as_ref(), &[]);
+    let info: AgentInfo = client_of(&args.connection)?.get(&path).await?;
+    print::show(args.shown.output, &info, |info| {
+        let (kind, source) = describe(&info.source);
+        print::pairs(&[
+            ("Name", info.name.to_string()),
+            ("Node", info.node.to_string()),
+            ("Kind", kind.to_owned()),
+            ("Source", source),
+            ("State", print::or_nothing(info.state.clone(), |state| state)),
+            ("Reason", print::or_nothing(info.reason.clone(), |reason| reason)),
+            ("Restarts", print::or_nothing(info.restarts, |restarts| restarts.to_string())),
+            ("Process", print::or_nothing(info.pid, |pid| pid.to_string())),
+            ("Uptime", print::span(info.uptime_seconds)),
+            ("Messages", info.requests.to_string()),
+            ("Errors", info.errors.to_string()),
+            ("Waiting", info.waiting.to_string()),
+        ])
+    })
+}
+
+fn describe(source: &Source) -> (&'static str, String) {
+    match source {
+        Source::Native { builtin } => ("native", builtin.clone()),
+        Source::Process { protocol, command, args } => {
+            let kind = match protocol {
+                Protocol::Stdio => "stdio",
+                Protocol::Http => "http",
+            };
+            let words: Vec<_> = std::iter::once(command).chain(args).map(|word| quoted(word)).collect();
+            (kind, words.join(" "))
+        }
+    }
+}
+
+/// In quotes where a reader could not tell one word from two.
+fn quoted(word: &str) -> String {
+    let is_plain =
+        !word.is_empty() && !word.contains(|c: char| c.is_whitespace() || c.is_control() || c == '"');
+    if is_plain { word.to_owned() } else { format!("{word:?}") }
+}
+
+async fn logs(args: &LogsArgs) -> Result<(), Failure> {
+    let OneArgs { name, node, shown, connection } = &args.one;
+    let path = path_of(name, "/logs", node.as_ref(), &[format!("lines={}", args.lines)]);
+    let logs: Logs = client_of(connection)?.get(&path).await?;
+    print::show(shown.output, &logs, |logs| {
+        // A tab is a log line's own business and harmless.
+        let line = |line: &String| line.split('\t').map(print::visible).collect::<Vec<_>>().join("\t") + "\n";
+        logs.lines.iter().map(line).collect()
+    })
+}
+
+async fn stop(args: &OneArgs) -> Result<(), Failure> {
+    let path = path_of(&args.name, "", args.node.as_ref(), &[]);
+    let stopped: AgentRef = client_of(&args.connection)?.delete(&path).await?;
+    print::show(args.shown.output, &stopped, |stopped| {
+        format!("agent {} on {} has stopped\n", stopped.name, stopped.node)
+    })
+}

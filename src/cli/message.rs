@@ -1,0 +1,162 @@
+//! `shoal message`: asks an agent and prints its answer, or sends it something.
+//!
+//! An answer's content goes to stdout byte for byte, because it is what was asked for; only a terminal
+//! gets a line end after it where it has none.
+
+use std::io::{IsTerminal, Read};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use clap::{Args, Subcommand};
+use serde::Deserialize;
+use serde::de::value::{Error as ValueError, StrDeserializer};
+
+use super::client::{Client, Connection};
+use super::{Failure, Output, Shown, client_of, print};
+use crate::api::types::{Answered, Receipt, Send, Wanted};
+use crate::core::limits;
+use crate::core::model::{Address, Performative};
+
+/// What the way to the node and back may take beside the deadline of the message.
+const SLACK: Duration = Duration::from_secs(5);
+
+/// The subcommands of `shoal message`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum MessageCommand {
+    /// Send a message and print the answer
+    #[command(after_help = "Examples:
+  shoal message ask --to echo --content hello
+  shoal message ask --to upper@node-2 --content @letter.txt --deadline 30s
+  generate | shoal message ask --to store --content - --content-type application/json")]
+    Ask(MessageArgs),
+    /// Send a message and wait until it is in the agent's mailbox
+    #[command(
+        after_help = "Example: shoal message send --to worker --content '{\"job\": 7}' --conversation job-7"
+    )]
+    Send(MessageArgs),
+}
+
+/// Arguments of both.
+#[derive(Debug, Args)]
+pub(crate) struct MessageArgs {
+    /// The agent, as NAME or NAME@NODE
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    to: String,
+    /// The content: a text, @FILE, or - for stdin
+    #[arg(long, value_name = "TEXT|@FILE|-", allow_hyphen_values = true)]
+    content: String,
+    /// MIME type of the content [default: text/plain; charset=utf-8, or application/octet-stream for
+    /// what is not text]
+    #[arg(long, value_name = "TYPE")]
+    content_type: Option<String>,
+    /// How long the answer or the receipt may take
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = span)]
+    deadline: Duration,
+    /// Id of a conversation; messages of one keep their order
+    #[arg(long, value_name = "ID")]
+    conversation: Option<String>,
+    /// FIPA performative, as query-ref [default: request for ask, inform for send]
+    #[arg(long, value_name = "WORD", value_parser = performative)]
+    performative: Option<Performative>,
+    #[command(flatten)]
+    shown: Shown,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+fn address(text: &str) -> Result<String, String> {
+    Address::parse(text).map(|address| address.to_string()).map_err(|error| error.to_string())
+}
+
+fn performative(text: &str) -> Result<Performative, String> {
+    Performative::deserialize(StrDeserializer::<ValueError>::new(text)).map_err(|error| error.to_string())
+}
+
+/// A time as `500ms`, `5s`, `1m 30s`: at least a millisecond, at most what a deadline may be.
+pub(super) fn span(text: &str) -> Result<Duration, String> {
+    let span = humantime::parse_duration(text).map_err(|error| format!("{error}; give one such as 5s"))?;
+    if span < Duration::from_millis(1) || span > limits::DEADLINE_MAX {
+        return Err(format!("give 1ms to {}", humantime::format_duration(limits::DEADLINE_MAX)));
+    }
+    Ok(span)
+}
+
+/// Does what the subcommand asks.
+pub(super) async fn run(command: MessageCommand) -> Result<(), Failure> {
+    match command {
+        MessageCommand::Ask(args) => ask(args).await,
+        MessageCommand::Send(args) => send(args).await,
+    }
+}
+
+async fn ask(args: MessageArgs) -> Result<(), Failure> {
+    let output = args.shown.output;
+    let answered: Answered = post(args, Wanted::Answer).await?;
+    match output {
+        Output::Json => print::show(output, &answered, |_| String::new()),
+        Output::Table => {
+            let mut content = content_of(answered)?;
+            if std::io::stdout().is_terminal() && !content.ends_with(b"\n") {
+                content.push(b'\n');
+            }
+            print::write_out(&content)
+        }
+    }
+}
+
+fn content_of(answered: Answered) -> Result<Vec<u8>, Failure> {
+    match (answered.content, answered.content_base64) {
+        (Some(text), _) => Ok(text.into_bytes()),
+        (None, Some(base64)) => BASE64_STANDARD
+            .decode(base64)
+            .map_err(|error| Failure::Refused(format!("the answer's content is not base64: {error}"))),
+        (None, None) => Ok(Vec::new()),
+    }
+}
+
+async fn send(args: MessageArgs) -> Result<(), Failure> {
+    let (output, to) = (args.shown.output, args.to.clone());
+    let receipt: Receipt = post(args, Wanted::Receipt).await?;
+    print::show(output, &receipt, |receipt| format!("message {} is with {to}\n", receipt.message_id))
+}
+
+async fn post<T: serde::de::DeserializeOwned>(args: MessageArgs, want: Wanted) -> Result<T, Failure> {
+    let client: Client = client_of(&args.connection)?;
+    let (content, content_base64) = match String::from_utf8(read_content(&args.content)?) {
+        Ok(text) => (Some(text), None),
+        Err(error) => (None, Some(BASE64_STANDARD.encode(error.as_bytes()))),
+    };
+    let send = Send {
+        to: args.to,
+        content,
+        content_base64,
+        content_type: args.content_type,
+        performative: args.performative,
+        conversation_id: args.conversation,
+        deadline_ms: Some(u64::try_from(args.deadline.as_millis()).unwrap_or(u64::MAX)),
+        want,
+    };
+    client.post("/v1/messages", &send, args.deadline + SLACK).await
+}
+
+/// Reads at most one byte more than a message may carry: the rest would be refused anyway.
+fn read_content(content: &str) -> Result<Vec<u8>, Failure> {
+    let bytes_max = limits::CONTENT_BYTES_MAX as u64;
+    let mut bytes = Vec::new();
+    let (what, read) = match (content, content.strip_prefix('@')) {
+        ("-", _) => ("stdin", std::io::stdin().lock().take(bytes_max + 1).read_to_end(&mut bytes)),
+        (_, Some(path)) => {
+            let read = std::fs::File::open(path);
+            (path, read.and_then(|file| file.take(bytes_max + 1).read_to_end(&mut bytes)))
+        }
+        (text, None) => return Ok(text.as_bytes().to_vec()),
+    };
+    match read {
+        Ok(count) if count as u64 <= bytes_max => Ok(bytes),
+        Ok(_) => Err(Failure::Refused(format!(
+            "{what} has more than the {bytes_max} bytes that a message can carry"
+        ))),
+        Err(error) => Err(Failure::Usage(format!("the content cannot be read from {what}: {error}"))),
+    }
+}

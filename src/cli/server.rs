@@ -1,0 +1,168 @@
+//! `shoal server start`: runs a node with its API until it is told to stop.
+//!
+//! In this order, and the first that fails ends it with one error: configuration, token, addresses of
+//! the API and the metrics, node, API. SIGTERM and SIGINT let it stop; a second one ends it at once.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::{Failure, print};
+use crate::api::token::Token;
+use crate::api::{self, Options};
+use crate::core::limits;
+use crate::node::config::{Config, Flags, process_env};
+use crate::node::{self, Node, telemetry};
+
+/// Threads that do the node's work, where the machine has so many cores.
+const WORKERS_MAX: usize = 4;
+
+/// The subcommands of `shoal server`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ServerCommand {
+    /// Run a node until SIGTERM or SIGINT
+    #[command(after_help = "Examples:
+  shoal server start --node-id node-1 --bootstrap
+  shoal server start --node-id node-2 --join node-1.example.com
+  shoal server start --config /etc/shoal/node.yaml --check-config")]
+    Start(Box<StartArgs>),
+}
+
+/// Arguments of `shoal server start`.
+#[derive(Debug, Args)]
+pub(crate) struct StartArgs {
+    #[command(flatten)]
+    flags: Flags,
+    /// Check the configuration and stop
+    #[arg(long)]
+    check_config: bool,
+}
+
+/// Runs the node; ends with it.
+///
+/// # Errors
+/// [`Failure`]: it did not start, or did not end of its operator's will.
+pub(super) fn run(command: ServerCommand) -> Result<ExitCode, Failure> {
+    let ServerCommand::Start(args) = command;
+    let config =
+        Config::load(&args.flags, &process_env).map_err(|errors| Failure::Usage(errors.to_string()))?;
+    if args.check_config {
+        let text = format!("the configuration of node {} is valid\n", config.node.id);
+        return print::write_out(text.as_bytes()).map(|()| ExitCode::SUCCESS);
+    }
+    telemetry::write_logs(&config.log).map_err(refused)?;
+    let metrics = telemetry::collect_metrics().map_err(refused)?;
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores.min(WORKERS_MAX))
+        .enable_all()
+        .build()
+        .map_err(refused)?;
+    runtime.block_on(serve(&config, metrics))
+}
+
+fn refused(error: impl std::fmt::Display) -> Failure {
+    Failure::Refused(error.to_string())
+}
+
+async fn serve(config: &Config, metrics: PrometheusHandle) -> Result<ExitCode, Failure> {
+    let mut signals = Signals::new().map_err(refused)?;
+    let given = config.api.token_file.as_deref().map(Token::read).transpose().map_err(refused)?;
+    let api = api::bind(config.api.bind_addr).await.map_err(refused)?;
+    let exposition = match config.api.metrics_addr {
+        Some(address) => Some(api::bind_metrics(address).await.map_err(refused)?),
+        None => None,
+    };
+    let node = node::start(config, keeper()?).await.map_err(refused)?;
+    let token = match token(config, given) {
+        Ok(token) => token,
+        Err(failure) => {
+            node.handle().stop().await;
+            node.stopped().await.map_err(refused)?;
+            return Err(failure);
+        }
+    };
+    let stop = CancellationToken::new();
+    let mut services = JoinSet::new();
+    log_address("api", &api);
+    let options = Options { token, metrics: metrics.clone(), read_deadline: limits::API_READ_DEADLINE };
+    services.spawn(api::serve(api, node.handle().clone(), options, stop.clone().cancelled_owned()));
+    if let Some(listener) = exposition {
+        log_address("metrics", &listener);
+        services.spawn(api::serve_metrics(listener, metrics, stop.clone().cancelled_owned()));
+    }
+    let ended = wait(node, &mut signals).await;
+    stop.cancel();
+    while let Some(served) = services.join_next().await {
+        if let Err(error) = served.unwrap_or_else(|error| Err(error.into())) {
+            tracing::error!(%error, "the API ended");
+        }
+    }
+    ended.map(|()| ExitCode::SUCCESS)
+}
+
+/// The token that was given, or where the API is open to the network the one that the data directory
+/// keeps, which is there once the node has started.
+fn token(config: &Config, given: Option<Token>) -> Result<Option<Token>, Failure> {
+    if given.is_some() || config.api.bind_addr.ip().is_loopback() {
+        return Ok(given);
+    }
+    Token::kept_in(&config.node.data_dir).map(Some).map_err(refused)
+}
+
+/// The port may be the system's choice.
+fn log_address(what: &'static str, listener: &TcpListener) {
+    match listener.local_addr() {
+        Ok(address) => tracing::info!(%address, "{what}"),
+        Err(error) => tracing::warn!(%error, "the address of the {what} is not known"),
+    }
+}
+
+/// Waits for the end of the node, which a signal asks for and a second one does not wait for.
+async fn wait(node: Node, signals: &mut Signals) -> Result<(), Failure> {
+    let handle = node.handle().clone();
+    let mut stopped = std::pin::pin!(node.stopped());
+    tokio::select! {
+        ended = &mut stopped => return ended.map_err(refused),
+        name = signals.next() => {
+            tracing::info!(signal = name, "stopping; a second signal ends the node at once");
+            handle.stop().await;
+        }
+    }
+    tokio::select! {
+        ended = stopped => ended.map_err(refused),
+        name = signals.next() => {
+            Err(Failure::Refused(format!("ended at once by a second signal ({name}): the node had not stopped yet")))
+        }
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// This program, which keeps process agents too.
+fn keeper() -> Result<PathBuf, Failure> {
+    std::env::current_exe()
+        .map_err(|error| Failure::Refused(format!("the path of this program is not known: {error}")))
+}
