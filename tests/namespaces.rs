@@ -112,7 +112,9 @@ fn no_agent_outlives_its_node() {
     one.until_ready();
     succeeds(&net.shoal(1, &["deploy", UPPER, "--name", "upper"]));
     succeeds(&net.shoal(1, &["deploy", REVERSE, "--name", "reverse", "--kind", "http"]));
-    let pid = |name: &str| net.json(1, &["agent", "info", name]).expect("known")["pid"].as_u64().expect("a process");
+    let pid = |name: &str| {
+        net.json(1, &["agent", "info", name]).expect("known")["pid"].as_u64().expect("a process")
+    };
     let pids = [pid("upper"), pid("reverse")];
     let ask = net.shoal(1, &["message", "ask", "--to", "reverse", "--content", "abc"]);
     assert_eq!(succeeds(&ask).trim_end(), "cba");

@@ -32,8 +32,11 @@ impl Machine {
     fn install(&self, node: &str, signer: &Ca) {
         let id: NodeId = node.parse().expect("valid");
         let pair = issue(signer, &id);
-        let files =
-            NodeFiles { ca_pem: self.ca.bundle_pem(), cert_pem: &pair.cert_pem, key_pem: Some(&pair.key_pem) };
+        let files = NodeFiles {
+            ca_pem: self.ca.bundle_pem(),
+            cert_pem: &pair.cert_pem,
+            key_pem: Some(&pair.key_pem),
+        };
         certs::write_node(&self.data_dir().join("certs"), &files, Existing::Replace).expect("writes");
     }
 
@@ -47,7 +50,8 @@ impl Machine {
         let mut command = Command::new(env!("CARGO_BIN_EXE_shoal"));
         command.args(["server", "start", "--node-id", "node-1", "--api-addr", "127.0.0.1:0"]);
         command.arg("--data-dir").arg(self.data_dir()).args(args);
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SHOAL_")) {
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SHOAL_"))
+        {
             command.env_remove(name);
         }
         command

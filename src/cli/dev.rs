@@ -223,7 +223,8 @@ fn start(place: &Place, id: NodeId, ports: &mut Ports, seed: Option<String>) -> 
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(logs);
     // Ctrl-C in the terminal is for this command, which then stops the nodes one way for all.
     command.process_group(0).kill_on_drop(true);
-    let mut child = command.spawn().map_err(|e| Failure::Refused(format!("{id} could not be started: {e}")))?;
+    let mut child =
+        command.spawn().map_err(|e| Failure::Refused(format!("{id} could not be started: {e}")))?;
     let stdin = child.stdin.take();
     Ok(DevNode { id, api: format!("http://{api}"), gossip, log, child, _stdin: stdin })
 }
@@ -416,7 +417,8 @@ fn progress() -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
+    let style =
+        ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
     let progress = ProgressBar::new_spinner().with_style(style);
     progress.enable_steady_tick(Duration::from_millis(80));
     progress

@@ -6,6 +6,7 @@ pub mod cert;
 pub mod client;
 mod cluster;
 mod deploy;
+mod dev;
 pub mod keeper;
 mod message;
 mod print;
@@ -52,6 +53,8 @@ pub struct Shoal {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Start a mesh on this machine to try things out
+    Dev(dev::DevArgs),
     /// Run a node
     #[command(subcommand)]
     Server(server::ServerCommand),
@@ -135,6 +138,7 @@ impl Shoal {
     /// [`Failure`].
     pub fn run(self) -> Result<ExitCode, Failure> {
         match self.command {
+            Command::Dev(args) => wait_for(dev::run(args)),
             Command::Server(command) => server::run(command),
             Command::Cluster(command) => wait_for(cluster::run(command)),
             Command::Deploy(args) => wait_for(deploy::run(args)),

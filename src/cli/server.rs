@@ -10,6 +10,7 @@ use clap::{Args, Subcommand};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -42,6 +43,9 @@ pub(crate) struct StartArgs {
     /// Check the configuration and stop
     #[arg(long)]
     check_config: bool,
+    /// Stop when stdin ends: for a parent that must not leave the node behind
+    #[arg(long, hide = true)]
+    until_stdin_closes: bool,
 }
 
 /// Runs the node; ends with it.
@@ -64,15 +68,20 @@ pub(super) fn run(command: ServerCommand) -> Result<ExitCode, Failure> {
         .enable_all()
         .build()
         .map_err(refused)?;
-    runtime.block_on(serve(&config, metrics))
+    let stdin = args.until_stdin_closes.then(stdin_end);
+    runtime.block_on(serve(&config, metrics, stdin))
 }
 
 fn refused(error: impl std::fmt::Display) -> Failure {
     Failure::Refused(error.to_string())
 }
 
-async fn serve(config: &Config, metrics: PrometheusHandle) -> Result<ExitCode, Failure> {
-    let mut signals = Signals::new().map_err(refused)?;
+async fn serve(
+    config: &Config,
+    metrics: PrometheusHandle,
+    stdin: Option<oneshot::Receiver<()>>,
+) -> Result<ExitCode, Failure> {
+    let mut signals = Signals::new(stdin).map_err(refused)?;
     let given = config.api.token_file.as_deref().map(Token::read).transpose().map_err(refused)?;
     let api = api::bind(config.api.bind_addr).await.map_err(refused)?;
     let exposition = match config.api.metrics_addr {
@@ -146,19 +155,42 @@ async fn wait(node: Node, signals: &mut Signals) -> Result<(), Failure> {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    stdin: Option<oneshot::Receiver<()>>,
 }
 
 impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    fn new(stdin: Option<oneshot::Receiver<()>>) -> std::io::Result<Self> {
+        let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok(Self { terminate, interrupt, stdin })
     }
 
     async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
+            () = ended(&mut self.stdin) => "the end of stdin",
         }
     }
+}
+
+/// Waits for the end of stdin, once; for ever where it is not watched or has ended.
+async fn ended(stdin: &mut Option<oneshot::Receiver<()>>) {
+    let Some(watched) = stdin else {
+        return std::future::pending().await;
+    };
+    // Sent or dropped, stdin is at its end.
+    let _ = watched.await;
+    *stdin = None;
+}
+
+/// Reads stdin away on a thread of its own, which the end of the process does not wait for.
+fn stdin_end() -> oneshot::Receiver<()> {
+    let (end, ended) = oneshot::channel();
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        let _ = end.send(());
+    });
+    ended
 }
 
 /// This program, which keeps process agents too.

@@ -88,8 +88,11 @@ impl Net {
     pub fn install_as(&self, _n: usize, id: &str, data_dir: &Path) -> PathBuf {
         let id: NodeId = id.parse().expect("valid");
         let pair = issue(&self.ca, &id);
-        let files =
-            NodeFiles { ca_pem: self.ca.bundle_pem(), cert_pem: &pair.cert_pem, key_pem: Some(&pair.key_pem) };
+        let files = NodeFiles {
+            ca_pem: self.ca.bundle_pem(),
+            cert_pem: &pair.cert_pem,
+            key_pem: Some(&pair.key_pem),
+        };
         certs::write_node(&data_dir.join("certs"), &files, Existing::Keep).expect("writes");
         data_dir.to_owned()
     }
@@ -123,7 +126,8 @@ impl Net {
     pub fn command(&self, n: usize, args: &[&str]) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.space(n), env!("CARGO_BIN_EXE_shoal")]).args(args);
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SHOAL_")) {
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SHOAL_"))
+        {
             command.env_remove(name);
         }
         command
