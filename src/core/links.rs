@@ -78,7 +78,6 @@ impl Links {
     }
 
     pub(crate) fn insert(&mut self, id: LinkId, link: Link) {
-        self.dials.remove(&DialTarget::Node(link.node.clone()));
         if !link.doubted {
             self.proven.insert(link.key, id);
         }
@@ -166,6 +165,11 @@ impl Links {
         Some((target, card.addresses.clone()))
     }
 
+    /// A dial has become a link, whatever becomes of that.
+    pub(crate) fn dial_answered(&mut self, target: &DialTarget) {
+        self.dials.remove(target);
+    }
+
     pub(crate) fn dial_ended(&mut self, target: &DialTarget, now: Instant) {
         self.dials.remove(target);
         match target {
@@ -188,7 +192,6 @@ impl Links {
 
     /// Notes that a seed answered, and who it is.
     pub(crate) fn seed_reached(&mut self, address: &str, key: NodeKey) {
-        self.dials.remove(&DialTarget::Seed(address.to_owned()));
         if let Some(seed) = self.seeds.get_mut(address) {
             seed.failures = 0;
             seed.reached = Some(key);

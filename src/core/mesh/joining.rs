@@ -68,6 +68,9 @@ impl Mesh {
         dialled: Option<DialTarget>,
     ) {
         let key = hello.card.node_id.key();
+        if let Some(target) = &dialled {
+            self.links.dial_answered(target);
+        }
         if let Some(DialTarget::Seed(seed)) = &dialled {
             self.links.seed_reached(seed, key);
         }
