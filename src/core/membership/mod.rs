@@ -4,8 +4,8 @@
 //! without it:
 //! - its timers go to the mesh's one heap with delays of our own ([`Timings`]), pop in foca's order and
 //!   are never dropped;
-//! - a suspicion's end is ignored unless the very same suspicion still stands: foca would tell a healthy
-//!   member that it is down although it has refuted;
+//! - suspicions are timed here, not by foca, which would tell a healthy member that it is down although
+//!   it has refuted, and forget a suspicion whose accuser has gone: see [`suspicion`];
 //! - news is checked before foca sees it: its sender against the link's peer, claims at absurd or
 //!   outdated incarnations, a "down" below the incarnation that the member has refuted with, a member
 //!   that left of its own will and did not come back;
@@ -22,6 +22,7 @@
 mod identity;
 mod packet;
 mod runtime;
+mod suspicion;
 mod timings;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -34,6 +35,7 @@ use rand_chacha::ChaCha8Rng;
 use self::identity::Identity;
 use self::packet::SwimCodec;
 use self::runtime::Outbox;
+use self::suspicion::Suspicions;
 use super::ids::{Incarnation, NodeKey};
 use super::limits;
 use super::model::MemberStatus;
@@ -44,19 +46,24 @@ pub use self::timings::{Overrides, Profile, Timings};
 
 /// A timer of this room, kept in the mesh's heap.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct MemberTimer(Timer<Identity>);
+pub(crate) enum MemberTimer {
+    /// foca's own.
+    Foca(Timer<Identity>),
+    /// The next step of the suspicion with this number.
+    Suspicion(u64),
+}
 
 impl MemberTimer {
     /// foca's order among timers that are due at once.
     pub(crate) fn rank(&self) -> u8 {
-        match self.0 {
-            Timer::SendIndirectProbe { .. } => 0,
-            Timer::ProbeRandomMember(_) => 1,
-            Timer::ChangeSuspectToDown { .. } => 2,
-            Timer::PeriodicAnnounce(_) => 3,
-            Timer::PeriodicGossip(_) => 4,
-            Timer::RemoveDown(_) => 5,
-            Timer::PeriodicAnnounceDown(_) => 6,
+        match self {
+            Self::Foca(Timer::SendIndirectProbe { .. }) => 0,
+            Self::Foca(Timer::ProbeRandomMember(_)) => 1,
+            Self::Suspicion(_) | Self::Foca(Timer::ChangeSuspectToDown { .. }) => 2,
+            Self::Foca(Timer::PeriodicAnnounce(_)) => 3,
+            Self::Foca(Timer::PeriodicGossip(_)) => 4,
+            Self::Foca(Timer::RemoveDown(_)) => 5,
+            Self::Foca(Timer::PeriodicAnnounceDown(_)) => 6,
         }
     }
 }
@@ -102,6 +109,7 @@ pub(crate) struct Membership {
     /// Departures still to be told, and how often.
     departures: VecDeque<(NodeKey, Incarnation, u32)>,
     told_held_for_failed: BTreeSet<(NodeKey, Incarnation)>,
+    suspicions: Suspicions,
     profile: Profile,
     overrides: Overrides,
     leaving: bool,
@@ -133,6 +141,7 @@ impl Membership {
             forgotten: BTreeMap::new(),
             departures: VecDeque::new(),
             told_held_for_failed: BTreeSet::new(),
+            suspicions: Suspicions::default(),
             profile,
             overrides,
             leaving: false,
@@ -189,6 +198,7 @@ impl Membership {
         let credible = opened.members.iter().filter(|(m, _)| suspects(m)).count();
         let rebuilt = (credible < opened.members.len()).then(|| opened.rebuilt(suspects));
         self.dropped_claims += (opened.members.len() - credible) as u64;
+        self.suspicions.hear();
         self.outbox.touched.insert(peer);
         self.outbox.touched.extend(opened.members.iter().map(|(m, _)| m.id().key));
         self.notice_outdated_self(opened.members.iter().map(|(m, _)| m.id()));
@@ -200,26 +210,21 @@ impl Membership {
         Ok(())
     }
 
-    /// Fires a timer that [`MemberEffect::Timer`] asked for.
-    pub(crate) fn handle_timer(&mut self, timer: MemberTimer) {
-        let MemberTimer(timer) = timer;
+    /// Fires a timer that [`MemberEffect::Timer`] asked for, so much later than it asked.
+    pub(crate) fn handle_timer(&mut self, timer: MemberTimer, late: Duration) {
         if self.leaving {
             return;
         }
-        if let Timer::ChangeSuspectToDown { member_id, incarnation, .. } = &timer {
-            let stands = self.foca.iter_membership_state().any(|m| {
-                m.id() == member_id && m.incarnation() == *incarnation && m.state() == State::Suspect
-            });
-            if !stands {
-                return;
+        match timer {
+            MemberTimer::Suspicion(number) => self.on_suspicion_step(number, late),
+            MemberTimer::Foca(timer) => {
+                if matches!(timer, Timer::ProbeRandomMember(_)) {
+                    self.outbox.touched.extend(self.outbox.probed.take());
+                }
+                let result = self.foca.handle_timer(timer, &mut self.outbox);
+                self.settle("timer", result);
             }
-            self.outbox.touched.insert(member_id.key);
         }
-        if matches!(timer, Timer::ProbeRandomMember(_)) {
-            self.outbox.touched.extend(self.outbox.probed.take());
-        }
-        let result = self.foca.handle_timer(timer, &mut self.outbox);
-        self.settle("timer", result);
     }
 
     /// The whole member list, this node included, in order of keys.
@@ -327,18 +332,9 @@ impl Membership {
             return;
         };
         let suspect = Member::new(*member.id(), member.incarnation(), State::Suspect);
-        let timer = Timer::ChangeSuspectToDown {
-            member_id: *suspect.id(),
-            incarnation: suspect.incarnation(),
-            token: self.outbox.token,
-        };
         self.outbox.touched.insert(key);
+        self.outbox.accused.insert(key);
         let result = self.foca.apply_many([suspect].into_iter(), true, &mut self.outbox);
-        let suspicion = self.outbox.timings.suspicion;
-        foca::Runtime::submit_after(&mut self.outbox, timer, suspicion);
-        self.settle("suspicion", result);
-        // The suspect hears of it first: gossip carries it, and any answer refutes.
-        let result = self.foca.gossip(&mut self.outbox);
         self.settle("suspicion", result);
     }
 
@@ -511,9 +507,12 @@ impl Membership {
             self.effects.push_back(MemberEffect::Send { to, packet });
         }
         for (after, timer) in std::mem::take(&mut self.outbox.timers) {
-            self.effects.push_back(MemberEffect::Timer { after, timer: MemberTimer(timer) });
+            self.effects.push_back(MemberEffect::Timer { after, timer: MemberTimer::Foca(timer) });
         }
         self.follow_size();
+        for key in std::mem::take(&mut self.outbox.accused) {
+            self.accuse(key);
+        }
     }
 
     fn compare(&mut self, key: NodeKey) {
@@ -533,6 +532,7 @@ impl Membership {
         self.forgotten.remove(&key);
         let now = Known { incarnation, refutations: member.incarnation(), status };
         let before = self.known.insert(key, now);
+        self.follow_suspicion(key, now);
         if before.is_none_or(|b| (b.incarnation, b.status) != (now.incarnation, now.status)) {
             self.effects.push_back(MemberEffect::Changed { key, before, now });
         }

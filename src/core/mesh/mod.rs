@@ -197,12 +197,12 @@ impl Mesh {
     /// Fires every timer that is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.advance(now);
-        while let Some(timer) = self.timers.pop_due(now) {
+        while let Some((at, timer)) = self.timers.pop_due(now) {
             if matches!(self.phase, Phase::Stopped) {
                 return;
             }
             match timer {
-                Timer::Member(timer) => self.membership.handle_timer(timer),
+                Timer::Member(timer) => self.membership.handle_timer(timer, now.since(at)),
                 Timer::Seeds => self.dial_seeds(),
                 Timer::CallLost => self.call_the_lost(),
                 Timer::Sync => self.sync(),
