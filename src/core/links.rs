@@ -32,6 +32,8 @@ pub(crate) struct Link {
     pub(crate) node: NodeId,
     pub(crate) key: NodeKey,
     pub(crate) process: ProcessId,
+    /// The peer's process start when the link was made.
+    pub(crate) start: u64,
     pub(crate) dialled: bool,
     pub(crate) address: String,
     /// The mesh that the peer said it belongs to.
@@ -248,7 +250,7 @@ mod tests {
         let node = NodeId::new(node).expect("valid");
         let key = node.key();
         let process = ProcessId(uuid::Uuid::nil());
-        Link { node, key, process, dialled, address: String::new(), mesh_id: None, doubted: false }
+        Link { node, key, process, start: 1, dialled, address: String::new(), mesh_id: None, doubted: false }
     }
 
     #[test]

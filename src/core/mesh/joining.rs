@@ -87,6 +87,7 @@ impl Mesh {
             node: hello.card.node_id.clone(),
             key,
             process: hello.process_id,
+            start: hello.incarnation.start(),
             dialled: dialled.is_some(),
             address,
             mesh_id: hello.mesh_id,
@@ -255,10 +256,15 @@ impl Mesh {
         if let Some(next) = next {
             return self.accept_doubted(next);
         }
-        if matches!(reason, LinkEnd::Closed { .. }) && self.is_reachable(&link.key) {
-            // A hint, not a verdict: call it at once, and suspect it only if it does not come back.
-            self.dial(&link.key);
-            self.set_timer(HINT_GRACE, Timer::Hint(link.key));
+        match reason {
+            LinkEnd::Closed { .. } if self.is_reachable(&link.key) => {
+                // A hint, not a verdict: call it at once, and suspect it only if it does not come back.
+                self.dial(&link.key);
+                self.set_timer(HINT_GRACE, Timer::Hint(link.key));
+            }
+            // It holds this node for failed, which is news to this node: let it say so in full.
+            LinkEnd::Refused(Refused::Failed) => self.dial(&link.key),
+            LinkEnd::Closed { .. } | LinkEnd::Refused(_) | LinkEnd::Idle | LinkEnd::Local => {}
         }
     }
 
