@@ -5,9 +5,9 @@
 //! verdict. Everyone else who hears of the suspicion is a bystander, and becomes an accuser when it still
 //! stands after three times that long: an accuser may have died, renewed itself, or been cut off.
 //!
-//! An accuser doubts itself first. One that ran late gives the suspect the time that it slept through;
-//! one that has heard of nobody at all since it accused waits up to three times as long, because it
-//! is probably the one that is cut off (Dadgar, Phillips, Currey: "Lifeguard", DSN-W 2018, in the small).
+//! An accuser doubts itself first. One that ran late gives the suspect the time that it slept through.
+//! Steps in which it heard of nobody at all do not count, up to twice the suspicion time, because it is
+//! probably the accuser that is cut off (Dadgar, Phillips, Currey: "Lifeguard", DSN-W 2018, in the small).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -25,8 +25,8 @@ use crate::core::model::MemberStatus;
 const STEPS: u8 = 4;
 /// How many suspicion times a bystander waits before it accuses on its own.
 const BYSTANDER_WAITS: u32 = 3;
-/// How often an accuser that hears of nobody begins anew.
-const SELF_DOUBTS_MAX: u8 = 2;
+/// Steps without a packet from anybody that do not count.
+const SILENT_STEPS_MAX: u8 = 2 * STEPS;
 
 #[derive(Debug)]
 struct Suspicion {
@@ -38,7 +38,16 @@ struct Suspicion {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
     Bystander,
-    Accuser { step: u8, doubts: u8, heard_at_start: u64 },
+    Accuser(Progress),
+}
+
+/// How far an accusation has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Progress {
+    step: u8,
+    silent: u8,
+    /// Packets heard up to the last step, and up to the one before that.
+    heard: [u64; 2],
 }
 
 /// The suspicions that stand, one a member.
@@ -83,8 +92,10 @@ impl Membership {
         let Some(Suspicion { known, role: Role::Bystander, .. }) = self.suspicions.standing.get(&key) else {
             return;
         };
-        let (known, heard_at_start) = (*known, self.suspicions.heard);
-        self.step(key, known, Role::Accuser { step: 0, doubts: 0, heard_at_start });
+        let known = *known;
+        // Nothing is known of the time before: the first two steps count.
+        let heard = [self.suspicions.heard, u64::MAX];
+        self.step(key, known, Progress { step: 0, silent: 0, heard });
     }
 
     pub(super) fn on_suspicion_step(&mut self, number: u64, late: Duration) {
@@ -92,25 +103,25 @@ impl Membership {
         let Some((&key, &Suspicion { known, role, .. })) = standing else {
             return;
         };
-        let Role::Accuser { step, doubts, heard_at_start } = role else {
+        let Role::Accuser(Progress { step, silent, heard: [before, long_before] }) = role else {
             return self.accuse(key);
         };
-        let heard = self.suspicions.heard;
-        let others = self.live_count() > 1;
-        if step + 1 < STEPS {
-            self.step(key, known, Role::Accuser { step: step + 1, doubts, heard_at_start });
+        let heard = [self.suspicions.heard, before];
+        let alone = self.live_count() > 1 && self.suspicions.heard == long_before;
+        if alone && silent < SILENT_STEPS_MAX {
+            self.step(key, known, Progress { step, silent: silent + 1, heard });
         } else if late > self.outbox.timings.probe_timeout {
-            self.step(key, known, Role::Accuser { step: STEPS / 2, doubts, heard_at_start: heard });
-        } else if others && heard == heard_at_start && doubts < SELF_DOUBTS_MAX {
-            self.step(key, known, Role::Accuser { step: 0, doubts: doubts + 1, heard_at_start });
+            self.step(key, known, Progress { step: step.min(STEPS / 2), silent, heard });
+        } else if step + 1 < STEPS {
+            self.step(key, known, Progress { step: step + 1, silent, heard });
         } else {
             self.give_verdict(key, known);
         }
     }
 
     /// Tells the suspect, and sets the timer of the next step.
-    fn step(&mut self, key: NodeKey, known: Known, role: Role) {
-        let timer = self.suspicions.set(key, known, role);
+    fn step(&mut self, key: NodeKey, known: Known, progress: Progress) {
+        let timer = self.suspicions.set(key, known, Role::Accuser(progress));
         let after = self.outbox.timings.suspicion / u32::from(STEPS);
         self.effects.push_back(MemberEffect::Timer { after, timer });
         let packet = self.ping_with_suspicion(key, known);
