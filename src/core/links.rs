@@ -32,6 +32,8 @@ pub(crate) struct Link {
     pub(crate) node: NodeId,
     pub(crate) key: NodeKey,
     pub(crate) process: ProcessId,
+    /// The peer's process start when the link was made.
+    pub(crate) start: u64,
     pub(crate) dialled: bool,
     pub(crate) address: String,
     /// The mesh that the peer said it belongs to.
@@ -78,7 +80,6 @@ impl Links {
     }
 
     pub(crate) fn insert(&mut self, id: LinkId, link: Link) {
-        self.dials.remove(&DialTarget::Node(link.node.clone()));
         if !link.doubted {
             self.proven.insert(link.key, id);
         }
@@ -166,6 +167,11 @@ impl Links {
         Some((target, card.addresses.clone()))
     }
 
+    /// A dial has become a link, whatever becomes of that.
+    pub(crate) fn dial_answered(&mut self, target: &DialTarget) {
+        self.dials.remove(target);
+    }
+
     pub(crate) fn dial_ended(&mut self, target: &DialTarget, now: Instant) {
         self.dials.remove(target);
         match target {
@@ -188,7 +194,6 @@ impl Links {
 
     /// Notes that a seed answered, and who it is.
     pub(crate) fn seed_reached(&mut self, address: &str, key: NodeKey) {
-        self.dials.remove(&DialTarget::Seed(address.to_owned()));
         if let Some(seed) = self.seeds.get_mut(address) {
             seed.failures = 0;
             seed.reached = Some(key);
@@ -245,7 +250,7 @@ mod tests {
         let node = NodeId::new(node).expect("valid");
         let key = node.key();
         let process = ProcessId(uuid::Uuid::nil());
-        Link { node, key, process, dialled, address: String::new(), mesh_id: None, doubted: false }
+        Link { node, key, process, start: 1, dialled, address: String::new(), mesh_id: None, doubted: false }
     }
 
     #[test]

@@ -4,8 +4,8 @@
 //! without it:
 //! - its timers go to the mesh's one heap with delays of our own ([`Timings`]), pop in foca's order and
 //!   are never dropped;
-//! - a suspicion's end is ignored unless the very same suspicion still stands: foca would tell a healthy
-//!   member that it is down although it has refuted;
+//! - suspicions are timed here, not by foca, which would tell a healthy member that it is down although
+//!   it has refuted, and forget a suspicion whose accuser has gone: see [`suspicion`];
 //! - news is checked before foca sees it: its sender against the link's peer, claims at absurd or
 //!   outdated incarnations, a "down" below the incarnation that the member has refuted with, a member
 //!   that left of its own will and did not come back;
@@ -22,6 +22,7 @@
 mod identity;
 mod packet;
 mod runtime;
+mod suspicion;
 mod timings;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -34,6 +35,7 @@ use rand_chacha::ChaCha8Rng;
 use self::identity::Identity;
 use self::packet::SwimCodec;
 use self::runtime::Outbox;
+use self::suspicion::Suspicions;
 use super::ids::{Incarnation, NodeKey};
 use super::limits;
 use super::model::{MemberStatus, Overrides, Profile};
@@ -44,19 +46,24 @@ pub use self::timings::Timings;
 
 /// A timer of this room, kept in the mesh's heap.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct MemberTimer(Timer<Identity>);
+pub(crate) enum MemberTimer {
+    /// foca's own.
+    Foca(Timer<Identity>),
+    /// The next step of the suspicion with this number.
+    Suspicion(u64),
+}
 
 impl MemberTimer {
     /// foca's order among timers that are due at once.
     pub(crate) fn rank(&self) -> u8 {
-        match self.0 {
-            Timer::SendIndirectProbe { .. } => 0,
-            Timer::ProbeRandomMember(_) => 1,
-            Timer::ChangeSuspectToDown { .. } => 2,
-            Timer::PeriodicAnnounce(_) => 3,
-            Timer::PeriodicGossip(_) => 4,
-            Timer::RemoveDown(_) => 5,
-            Timer::PeriodicAnnounceDown(_) => 6,
+        match self {
+            Self::Foca(Timer::SendIndirectProbe { .. }) => 0,
+            Self::Foca(Timer::ProbeRandomMember(_)) => 1,
+            Self::Suspicion(_) | Self::Foca(Timer::ChangeSuspectToDown { .. }) => 2,
+            Self::Foca(Timer::PeriodicAnnounce(_)) => 3,
+            Self::Foca(Timer::PeriodicGossip(_)) => 4,
+            Self::Foca(Timer::RemoveDown(_)) => 5,
+            Self::Foca(Timer::PeriodicAnnounceDown(_)) => 6,
         }
     }
 }
@@ -102,6 +109,7 @@ pub(crate) struct Membership {
     /// Departures still to be told, and how often.
     departures: VecDeque<(NodeKey, Incarnation, u32)>,
     told_held_for_failed: BTreeSet<(NodeKey, Incarnation)>,
+    suspicions: Suspicions,
     profile: Profile,
     overrides: Overrides,
     leaving: bool,
@@ -133,6 +141,7 @@ impl Membership {
             forgotten: BTreeMap::new(),
             departures: VecDeque::new(),
             told_held_for_failed: BTreeSet::new(),
+            suspicions: Suspicions::default(),
             profile,
             overrides,
             leaving: false,
@@ -185,10 +194,12 @@ impl Membership {
             self.dropped_claims += 1;
             return Ok(());
         }
-        let suspects = |m: &Member<Identity>| self.is_credible(m);
-        let credible = opened.members.iter().filter(|(m, _)| suspects(m)).count();
-        let rebuilt = (credible < opened.members.len()).then(|| opened.rebuilt(suspects));
-        self.dropped_claims += (opened.members.len() - credible) as u64;
+        let mut room = limits::PEERS_MAX.saturating_sub(self.known.len() + 1);
+        let taken: Vec<bool> = opened.members.iter().map(|(m, _)| self.admits(m, &mut room)).collect();
+        let dropped = taken.iter().filter(|taken| !**taken).count();
+        let rebuilt = (dropped > 0).then(|| opened.rebuilt(&taken));
+        self.dropped_claims += dropped as u64;
+        self.suspicions.hear();
         self.outbox.touched.insert(peer);
         self.outbox.touched.extend(opened.members.iter().map(|(m, _)| m.id().key));
         self.notice_outdated_self(opened.members.iter().map(|(m, _)| m.id()));
@@ -200,26 +211,21 @@ impl Membership {
         Ok(())
     }
 
-    /// Fires a timer that [`MemberEffect::Timer`] asked for.
-    pub(crate) fn handle_timer(&mut self, timer: MemberTimer) {
-        let MemberTimer(timer) = timer;
+    /// Fires a timer that [`MemberEffect::Timer`] asked for, so much later than it asked.
+    pub(crate) fn handle_timer(&mut self, timer: MemberTimer, late: Duration) {
         if self.leaving {
             return;
         }
-        if let Timer::ChangeSuspectToDown { member_id, incarnation, .. } = &timer {
-            let stands = self.foca.iter_membership_state().any(|m| {
-                m.id() == member_id && m.incarnation() == *incarnation && m.state() == State::Suspect
-            });
-            if !stands {
-                return;
+        match timer {
+            MemberTimer::Suspicion(number) => self.on_suspicion_step(number, late),
+            MemberTimer::Foca(timer) => {
+                if matches!(timer, Timer::ProbeRandomMember(_)) {
+                    self.outbox.touched.extend(self.outbox.probed.take());
+                }
+                let result = self.foca.handle_timer(timer, &mut self.outbox);
+                self.settle("timer", result);
             }
-            self.outbox.touched.insert(member_id.key);
         }
-        if matches!(timer, Timer::ProbeRandomMember(_)) {
-            self.outbox.touched.extend(self.outbox.probed.take());
-        }
-        let result = self.foca.handle_timer(timer, &mut self.outbox);
-        self.settle("timer", result);
     }
 
     /// The whole member list, this node included, in order of keys.
@@ -299,7 +305,10 @@ impl Membership {
             }
         }
         let own = self.foca.identity().key;
-        news.retain(|member| member.id().key == own || self.is_news(member));
+        let mut room = limits::PEERS_MAX.saturating_sub(self.known.len());
+        news.retain(|member| {
+            member.id().key == own || (self.is_news(member) && self.admits(member, &mut room))
+        });
         // What many learn from lists at once need not be gossiped as well.
         let gossip = news.len() <= LIST_NEWS_GOSSIPED_MAX;
         self.outbox.touched.extend(news.iter().map(|m| m.id().key));
@@ -327,18 +336,9 @@ impl Membership {
             return;
         };
         let suspect = Member::new(*member.id(), member.incarnation(), State::Suspect);
-        let timer = Timer::ChangeSuspectToDown {
-            member_id: *suspect.id(),
-            incarnation: suspect.incarnation(),
-            token: self.outbox.token,
-        };
         self.outbox.touched.insert(key);
+        self.outbox.accused.insert(key);
         let result = self.foca.apply_many([suspect].into_iter(), true, &mut self.outbox);
-        let suspicion = self.outbox.timings.suspicion;
-        foca::Runtime::submit_after(&mut self.outbox, timer, suspicion);
-        self.settle("suspicion", result);
-        // The suspect hears of it first: gossip carries it, and any answer refutes.
-        let result = self.foca.gossip(&mut self.outbox);
         self.settle("suspicion", result);
     }
 
@@ -375,7 +375,7 @@ impl Membership {
         let known = self.known.get(&key).copied();
         let before = known.map_or(Incarnation(0), |known| known.incarnation);
         let outdated = before > incarnation || self.is_forgotten(&key, incarnation);
-        if outdated || !is_credible_start(before, incarnation) || self.forgotten.len() >= limits::PEERS_MAX {
+        if outdated || !is_credible_start(before, incarnation) || self.forgotten.len() >= FORGOTTEN_MAX {
             return;
         }
         if known.is_some() {
@@ -478,6 +478,20 @@ impl Membership {
         !outdated_down && is_credible_start(known.incarnation, identity.incarnation)
     }
 
+    /// Whether a claim may be given to foca beside others: all of them together must find room.
+    fn admits(&self, member: &Member<Identity>, room: &mut usize) -> bool {
+        if !self.is_credible(member) {
+            return false;
+        }
+        let key = &member.id().key;
+        if self.known.contains_key(key) || *key == self.foca.identity().key {
+            return true;
+        }
+        let has_room = *room > 0;
+        *room = room.saturating_sub(1);
+        has_room
+    }
+
     fn notice_outdated_self<'a>(&mut self, claims: impl Iterator<Item = &'a Identity>) {
         let own = *self.foca.identity();
         let later = claims
@@ -511,9 +525,12 @@ impl Membership {
             self.effects.push_back(MemberEffect::Send { to, packet });
         }
         for (after, timer) in std::mem::take(&mut self.outbox.timers) {
-            self.effects.push_back(MemberEffect::Timer { after, timer: MemberTimer(timer) });
+            self.effects.push_back(MemberEffect::Timer { after, timer: MemberTimer::Foca(timer) });
         }
         self.follow_size();
+        for key in std::mem::take(&mut self.outbox.accused) {
+            self.accuse(key);
+        }
     }
 
     fn compare(&mut self, key: NodeKey) {
@@ -533,6 +550,7 @@ impl Membership {
         self.forgotten.remove(&key);
         let now = Known { incarnation, refutations: member.incarnation(), status };
         let before = self.known.insert(key, now);
+        self.follow_suspicion(key, now);
         if before.is_none_or(|b| (b.incarnation, b.status) != (now.incarnation, now.status)) {
             self.effects.push_back(MemberEffect::Changed { key, before, now });
         }
@@ -567,6 +585,9 @@ impl Membership {
     }
 }
 
+/// What is forgotten, beyond which it is not told to others: a whole list still fits into a frame.
+const FORGOTTEN_MAX: usize = limits::MEMBERS_PER_FRAME_MAX - limits::PEERS_MAX - 1;
+
 /// Listed news above this many is left to the lists.
 const LIST_NEWS_GOSSIPED_MAX: usize = 64;
 
@@ -594,5 +615,137 @@ fn foca_config(timings: &Timings) -> foca::Config {
             frequency: timings.gossip_interval,
             num_members: at_least_one(timings.gossip_fanout),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    fn key(byte: u8) -> NodeKey {
+        NodeKey([byte; 16])
+    }
+
+    fn member(byte: u8, start: u64) -> Membership {
+        let rng = ChaCha8Rng::seed_from_u64(u64::from(byte));
+        let incarnation = Incarnation::first_of(start);
+        Membership::new(key(byte), incarnation, Profile::Auto, Overrides::default(), rng)
+    }
+
+    fn alive(byte: u8, incarnation: Incarnation) -> MemberEntry {
+        MemberEntry { key: key(byte), incarnation, refutations: 0, state: MemberEntryState::Alive }
+    }
+
+    /// The packets that wait to be sent to a node.
+    fn packets(from: &mut Membership, to: NodeKey) -> Vec<Vec<u8>> {
+        let mut packets = Vec::new();
+        while let Some(effect) = from.poll() {
+            match effect {
+                MemberEffect::Send { to: receiver, packet } if receiver == to => packets.push(packet),
+                _ => {}
+            }
+        }
+        packets
+    }
+
+    fn acquainted() -> (Membership, Membership) {
+        let (mut a, mut b) = (member(1, 1), member(2, 1));
+        a.apply_entries(key(2), &[alive(2, Incarnation::first_of(1))]);
+        b.apply_entries(key(1), &[alive(1, Incarnation::first_of(1))]);
+        (a, b)
+    }
+
+    #[test]
+    fn a_packet_that_names_another_sender_than_its_link_is_dropped() {
+        let (mut a, mut b) = acquainted();
+        b.announce(key(1));
+        let packet = packets(&mut b, key(1)).pop().expect("announced");
+        let refused = a.handle_packet(key(3), &packet).expect_err("forged");
+        assert_eq!(refused, PacketError::WrongSender { claimed: key(2), peer: key(3) });
+        assert!(a.handle_packet(key(2), &packet).is_ok());
+    }
+
+    #[test]
+    fn absurd_incarnations_lock_nobody_out() {
+        let (mut a, _) = acquainted();
+        for unknown in [2, 3] {
+            let absurd = [MemberEntryState::Alive, MemberEntryState::Failed, MemberEntryState::Left];
+            for state in absurd {
+                let entry = MemberEntry { state, ..alive(unknown, Incarnation(u64::MAX)) };
+                a.apply_entries(key(9), &[entry]);
+            }
+            a.apply_entries(key(unknown), &[alive(unknown, Incarnation::first_of(2))]);
+            let known = a.known(&key(unknown)).expect("it is believed");
+            assert_eq!((known.incarnation.start(), known.status), (2, MemberStatus::Alive));
+        }
+    }
+
+    #[test]
+    fn a_claim_about_this_very_node_cannot_use_up_its_incarnations() {
+        let (mut a, _) = acquainted();
+        for claimed in [Incarnation(u64::MAX), Incarnation::first_of(1 << 40)] {
+            a.apply_entries(key(2), &[alive(1, claimed)]);
+        }
+        assert!(!std::iter::from_fn(|| a.poll()).any(|e| matches!(e, MemberEffect::OutdatedSelf(_))));
+        a.apply_entries(key(2), &[alive(1, Incarnation::first_of(7))]);
+        let noticed = std::iter::from_fn(|| a.poll()).any(|e| matches!(e, MemberEffect::OutdatedSelf(_)));
+        assert!(noticed, "a start that is credible is continued above");
+    }
+
+    #[test]
+    fn more_members_than_the_bound_are_not_taken() {
+        let (mut a, _) = acquainted();
+        let entry = |n: usize| MemberEntry {
+            key: NodeKey(std::array::from_fn(|i| if i < 8 { n.to_le_bytes()[i] } else { 0xee })),
+            ..alive(0, Incarnation::first_of(1))
+        };
+        let many: Vec<_> = (0..3 * limits::PEERS_MAX).map(entry).collect();
+        a.apply_entries(key(2), &many);
+        let left: Vec<_> = many.iter().map(|e| MemberEntry { state: MemberEntryState::Left, ..*e }).collect();
+        a.apply_entries(key(2), &left);
+        let gone: Vec<_> =
+            many.iter().map(|e| MemberEntry { state: MemberEntryState::Forgotten, ..*e }).collect();
+        assert!(a.all_known().count() <= limits::PEERS_MAX);
+        a.apply_entries(key(2), &gone);
+        assert!(a.forgotten.len() <= FORGOTTEN_MAX);
+        assert!(a.entries().len() <= limits::MEMBERS_PER_FRAME_MAX, "and its own list is accepted by others");
+    }
+
+    #[test]
+    fn a_suspect_that_is_told_refutes_and_one_that_is_not_fails() {
+        let (mut a, mut b) = acquainted();
+        a.suspect(key(2));
+        assert_eq!(a.known(&key(2)).expect("known").status, MemberStatus::Suspect);
+        let told = packets(&mut a, key(2));
+        for packet in &told {
+            b.handle_packet(key(1), packet).expect("it is a packet");
+        }
+        for packet in packets(&mut b, key(1)) {
+            a.handle_packet(key(2), &packet).expect("it is a packet");
+        }
+        let known = a.known(&key(2)).expect("known");
+        assert_eq!((known.status, known.refutations), (MemberStatus::Alive, 1));
+
+        a.suspect(key(2));
+        let steps = std::iter::from_fn(|| a.poll());
+        let mut timers: Vec<_> = steps
+            .filter_map(|effect| match effect {
+                MemberEffect::Timer { timer: timer @ MemberTimer::Suspicion(_), .. } => Some(timer),
+                _ => None,
+            })
+            .collect();
+        for _ in 0..20 {
+            let Some(timer) = timers.pop() else { break };
+            a.handle_timer(timer, Duration::ZERO);
+            timers = std::iter::from_fn(|| a.poll())
+                .filter_map(|effect| match effect {
+                    MemberEffect::Timer { timer: timer @ MemberTimer::Suspicion(_), .. } => Some(timer),
+                    _ => None,
+                })
+                .collect();
+        }
+        assert_eq!(a.known(&key(2)).expect("known").status, MemberStatus::Failed);
     }
 }

@@ -83,9 +83,9 @@ pub(super) struct Opened<'a> {
 }
 
 impl Opened<'_> {
-    /// foca's bytes with only those members that `keep` accepts.
-    pub(super) fn rebuilt(&self, keep: impl Fn(&Member<Identity>) -> bool) -> Vec<u8> {
-        let kept: Vec<_> = self.members.iter().filter(|(member, _)| keep(member)).collect();
+    /// foca's bytes with only those members that are kept, told in the order of [`Opened::members`].
+    pub(super) fn rebuilt(&self, keep: &[bool]) -> Vec<u8> {
+        let kept: Vec<_> = self.members.iter().zip(keep).filter(|(_, keep)| **keep).map(|(m, _)| m).collect();
         let mut bytes = self.header_bytes.to_vec();
         if self.header_bytes.len() < self.foca_bytes.len() {
             bytes.put_u16(kept.len() as u16);
@@ -268,7 +268,7 @@ mod tests {
         let opened = open(&packet).expect("opens");
         assert_eq!(opened.note, note);
         assert_eq!(opened.members.len(), 2);
-        let without = opened.rebuilt(|member| member.id().key != NodeKey([4; 16]));
+        let without = opened.rebuilt(&[true, false]);
         assert_eq!(without, gossip(&members[..1]));
     }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use foca::{Notification, Timer, TimerToken};
+use foca::{Notification, Timer};
 
 use super::identity::Identity;
 use super::packet::{self, Note};
@@ -18,12 +18,12 @@ pub(super) struct Outbox {
     pub(super) timers: Vec<(Duration, Timer<Identity>)>,
     /// Members whose state may have changed.
     pub(super) touched: BTreeSet<NodeKey>,
+    /// Members that failed this node's own probe.
+    pub(super) accused: BTreeSet<NodeKey>,
     /// foca took a new identity.
     pub(super) renewed: bool,
     /// foca gave up on its identity: nothing more will come of it until it gets another.
     pub(super) defunct: bool,
-    /// foca's current token; a timer that we make ourselves must carry it.
-    pub(super) token: TimerToken,
     /// The member that is being probed.
     pub(super) probed: Option<NodeKey>,
     pub(super) note: Note,
@@ -36,9 +36,9 @@ impl Outbox {
             packets: Vec::new(),
             timers: Vec::new(),
             touched: BTreeSet::new(),
+            accused: BTreeSet::new(),
             renewed: false,
             defunct: false,
-            token: 0,
             probed: None,
             note: Note::default(),
             timings,
@@ -68,23 +68,18 @@ impl foca::Runtime<Identity> for Outbox {
     /// Replaces foca's delay by ours, which follow the size of the mesh; foca's own are fixed for life.
     fn submit_after(&mut self, timer: Timer<Identity>, asked: Duration) {
         let after = match &timer {
-            Timer::ProbeRandomMember(token) => {
-                self.token = *token;
-                self.timings.probe_period
-            }
-            Timer::SendIndirectProbe { probed_id, token } => {
-                self.token = *token;
+            Timer::ProbeRandomMember(_) => self.timings.probe_period,
+            Timer::SendIndirectProbe { probed_id, .. } => {
                 self.probed = Some(probed_id.key);
                 self.timings.probe_timeout
             }
             Timer::ChangeSuspectToDown { member_id, .. } => {
+                // The room times suspicions itself.
                 self.touched.insert(member_id.key);
-                self.timings.suspicion
+                self.accused.insert(member_id.key);
+                return;
             }
-            Timer::PeriodicGossip(token) => {
-                self.token = *token;
-                self.timings.gossip_interval
-            }
+            Timer::PeriodicGossip(_) => self.timings.gossip_interval,
             Timer::PeriodicAnnounce(_) | Timer::PeriodicAnnounceDown(_) | Timer::RemoveDown(_) => asked,
         };
         self.timers.push((after, timer));

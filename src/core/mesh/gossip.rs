@@ -7,6 +7,7 @@ use rand::RngExt;
 
 use super::{Mesh, Pending, Phase, Timer};
 use crate::core::contract::{Change, Output, Refused};
+use crate::core::error::Refusal;
 use crate::core::ids::{Incarnation, LinkId, NodeKey};
 use crate::core::limits;
 use crate::core::membership::{Known, MemberEffect};
@@ -77,9 +78,15 @@ impl Mesh {
 
     fn on_member_changed(&mut self, key: NodeKey, before: Option<Known>, now: Known) {
         self.view_changed = true;
-        if now.status == MemberStatus::Failed
-            && let Some(link) = self.links.proven(&key)
+        if now.status == MemberStatus::Failed {
+            self.become_unreachable(&key);
+        }
+        let link = self.links.proven(&key).and_then(|id| Some((id, self.links.get(id)?.start)));
+        if let Some((link, start)) = link
+            && start < now.incarnation.start()
+            && before.is_some_and(|b| b.incarnation.start() < now.incarnation.start())
         {
+            // It was started again: nobody is at the other end of this link.
             self.drop_link(link, Refused::Failed);
         }
         if now.status.is_reachable() && self.is_full_mesh() {
@@ -93,6 +100,16 @@ impl Mesh {
             return;
         }
         self.tell_member(key, before, now);
+    }
+
+    /// Whoever waits for a failed node waits in vain.
+    fn become_unreachable(&mut self, key: &NodeKey) {
+        if let Some(link) = self.links.proven(key) {
+            self.drop_link(link, Refused::Failed);
+        }
+        if let Some(node) = self.links.card(key).map(|card| card.node_id.clone()) {
+            self.fail_requests_to(&node, &Refusal::LinkLost { node: node.clone() });
+        }
     }
 
     /// In a small mesh every pair has a link before it is needed; the lower id dials it.

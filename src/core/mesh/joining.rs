@@ -14,7 +14,9 @@ use crate::core::wire::{Control, MemberEntry, MemberEntryState};
 /// How often seeds are looked at; each has its own, growing pause.
 const SEEDS_INTERVAL: Duration = Duration::from_millis(250);
 /// How long a process that already has a node's id may take to show that it lives.
-const PROBATION: Duration = Duration::from_millis(1_500);
+const PROBATION: Duration = Duration::from_millis(2_500);
+/// A process that is refused as a duplicate this soon after its start is the second one, and ends.
+const NEWCOMER_FOR: Duration = Duration::from_secs(60);
 /// How long a peer may take to come back after its link was closed, before it is suspected.
 const HINT_GRACE: Duration = Duration::from_millis(400);
 
@@ -68,6 +70,9 @@ impl Mesh {
         dialled: Option<DialTarget>,
     ) {
         let key = hello.card.node_id.key();
+        if let Some(target) = &dialled {
+            self.links.dial_answered(target);
+        }
         if let Some(DialTarget::Seed(seed)) = &dialled {
             self.links.seed_reached(seed, key);
         }
@@ -84,6 +89,7 @@ impl Mesh {
             node: hello.card.node_id.clone(),
             key,
             process: hello.process_id,
+            start: hello.incarnation.start(),
             dialled: dialled.is_some(),
             address,
             mesh_id: hello.mesh_id,
@@ -96,7 +102,7 @@ impl Mesh {
     /// process that has the place was asked.
     fn admit(&mut self, id: LinkId, new: Link, hello: &Hello) {
         let old = self.links.proven(&new.key).and_then(|old| Some((old, self.links.get(old)?.clone())));
-        let rival = self.processes.get(&new.key).is_some_and(|process| *process != new.process);
+        let is_new = self.processes.get(&new.key) != Some(&new.process);
         match old {
             Some((old_id, old)) if old.process == new.process => {
                 match Links::which_stays(&self.own, &old, new.dialled) {
@@ -117,7 +123,7 @@ impl Mesh {
                 let nonce = self.doubt(id, new, hello);
                 self.output(Output::Control { link: old_id, frame: Control::Check { nonce } });
             }
-            None if rival && self.is_reachable(&new.key) => self.admit_beside_rival(id, new, hello),
+            None if is_new && self.is_reachable(&new.key) => self.admit_beside_rival(id, new, hello),
             None => {
                 self.refuse_doubted(&new);
                 self.establish(id, new, hello);
@@ -125,11 +131,15 @@ impl Mesh {
         }
     }
 
-    /// The node is held for alive under another process, to which there is no link: call that one first.
+    /// The node is held for alive, and this process of it was not seen before. Where it says that it is
+    /// somewhere else than it was, call it there first: whoever answers is the node.
     fn admit_beside_rival(&mut self, id: LinkId, new: Link, hello: &Hello) {
         let key = new.key;
         let addresses = self.links.card(&key).map(|card| card.addresses.clone()).unwrap_or_default();
-        if addresses.contains(&new.address) || addresses == hello.card.addresses {
+        let moved = !addresses.is_empty()
+            && !addresses.contains(&new.address)
+            && !hello.card.addresses.iter().any(|address| addresses.contains(address));
+        if !moved {
             return self.establish(id, new, hello);
         }
         self.doubt(id, new, hello);
@@ -252,10 +262,15 @@ impl Mesh {
         if let Some(next) = next {
             return self.accept_doubted(next);
         }
-        if matches!(reason, LinkEnd::Closed { .. }) && self.is_reachable(&link.key) {
-            // A hint, not a verdict: call it at once, and suspect it only if it does not come back.
-            self.dial(&link.key);
-            self.set_timer(HINT_GRACE, Timer::Hint(link.key));
+        match reason {
+            LinkEnd::Closed { .. } if self.is_reachable(&link.key) => {
+                // A hint, not a verdict: call it at once, and suspect it only if it does not come back.
+                self.dial(&link.key);
+                self.set_timer(HINT_GRACE, Timer::Hint(link.key));
+            }
+            // It holds this node for failed, which is news to this node: let it say so in full.
+            LinkEnd::Refused(Refused::Failed) => self.dial(&link.key),
+            LinkEnd::Closed { .. } | LinkEnd::Refused(_) | LinkEnd::Idle | LinkEnd::Local => {}
         }
     }
 
@@ -268,7 +283,7 @@ impl Mesh {
     fn on_refused(&mut self, peer: String, refused: Refused) {
         match refused {
             Refused::Superseded | Refused::Stopping | Refused::Oneself | Refused::Failed => {}
-            Refused::Duplicate if !self.joined || self.membership.live_count() == 0 => {
+            Refused::Duplicate if self.is_newcomer() => {
                 let why = refused.as_str();
                 let reason = format!("{peer} refused this node, {}: {why}", self.own);
                 self.output(Output::Fatal { reason });
@@ -283,6 +298,13 @@ impl Mesh {
                 self.event(Event::Refused { peer, reason: refused.as_str().to_owned() });
             }
         }
+    }
+
+    /// Of two processes with one node id, the one that came last gives way. One that has been there for
+    /// long was refused because the second had reached that peer first; the second is on its way out.
+    fn is_newcomer(&self) -> bool {
+        let young = self.now.since(self.born) < NEWCOMER_FOR;
+        young || !self.joined || self.membership.live_count() == 0
     }
 
     fn refuse(&mut self, link: LinkId, hello: &Hello, address: String, reason: Refused) {

@@ -75,6 +75,7 @@ pub struct Mesh {
     mesh_id: Option<MeshId>,
     joined: bool,
     phase: Phase,
+    born: Instant,
     now: Instant,
     rng: ChaCha8Rng,
     timers: Timers,
@@ -118,6 +119,7 @@ impl Mesh {
             mesh_id: remembered.mesh_id,
             joined: remembered.mesh_id.is_some(),
             phase: Phase::Running,
+            born: now,
             now,
             rng,
             timers: Timers::default(),
@@ -197,12 +199,12 @@ impl Mesh {
     /// Fires every timer that is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.advance(now);
-        while let Some(timer) = self.timers.pop_due(now) {
+        while let Some((at, timer)) = self.timers.pop_due(now) {
             if matches!(self.phase, Phase::Stopped) {
                 return;
             }
             match timer {
-                Timer::Member(timer) => self.membership.handle_timer(timer),
+                Timer::Member(timer) => self.membership.handle_timer(timer, now.since(at)),
                 Timer::Seeds => self.dial_seeds(),
                 Timer::CallLost => self.call_the_lost(),
                 Timer::Sync => self.sync(),

@@ -113,11 +113,11 @@ impl Timers {
         self.heap.peek().map(|entry| (entry.at, entry.timer.reason()))
     }
 
-    /// The earliest timer, if it is due.
-    pub(super) fn pop_due(&mut self, now: Instant) -> Option<Timer> {
+    /// The earliest timer, if it is due, and when it was.
+    pub(super) fn pop_due(&mut self, now: Instant) -> Option<(Instant, Timer)> {
         if self.heap.peek()?.at > now {
             return None;
         }
-        self.heap.pop().map(|entry| entry.timer)
+        self.heap.pop().map(|entry| (entry.at, entry.timer))
     }
 }
