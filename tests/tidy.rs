@@ -58,7 +58,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("cli::server", &["GROUND", "api", "cli", "node"]),
     ("cli::dev", &["GROUND", "api::types", "cli", "node::certs", "node::clock"]),
     ("cli::sim", &["GROUND", "cli", "sim"]),
-    ("cli", &["GROUND", "api::types", "cli", "node::clock"]),
+    ("cli", &["GROUND", "api::token", "api::types", "cli", "node::clock", "node::config"]),
 ];
 
 /// Files that are longer than a thought should be, each known and none growing.
