@@ -91,6 +91,25 @@ fn an_agent_is_deployed_asked_described_and_stopped_on_this_node_and_on_another(
 }
 
 #[test]
+fn every_code_and_every_path_is_documented() {
+    use shoal::core::error::SendError;
+    let document = include_str!("../docs/http-api.md");
+    for code in SendError::CODES {
+        assert!(document.contains(&format!("`{code}`")), "{code}");
+    }
+    let place = Place::new();
+    let node = place.bootstrap("n1", &[]);
+    let words = document.split(['`', ' ', '?', '\n']);
+    let paths: BTreeSet<_> =
+        words.filter(|word| word.starts_with("/v1/") || word.starts_with("/health/l")).collect();
+    assert!(paths.len() >= 9, "{paths:?}");
+    for path in paths {
+        let answer = node.ask("DELETE", &path.replace("{name}", "nobody"), &[], b"");
+        assert_ne!(answer.code(), "no_such_path", "{path}");
+    }
+}
+
+#[test]
 fn text_comes_back_as_text_and_bytes_as_base64() {
     let place = Place::new();
     let node = place.bootstrap("n1", &[]);

@@ -211,9 +211,8 @@ fn what_an_agent_logs_cannot_command_the_terminal() {
     let script = r#"printf '\033[2Jred\n' >&2; echo '{"type":"ready"}'; cat >/dev/null"#;
     assert_eq!(node.shoal(&["deploy", "/bin/sh", "--name", "a", "--", "-c", script]).code, Some(0));
     node.until("/v1/agents/a/logs", |answer| answer.body.contains("red"));
-    assert_eq!(done(&node, "agent logs a"), "\u{fffd}[2Jred\n");
-    let json: Value = serde_json::from_str(&done(&node, "agent logs a -o json")).expect("JSON");
-    assert_eq!(json["lines"], json!(["\u{1b}[2Jred"]));
+    let shown = done(&node, "agent logs a");
+    assert!(shown.contains("red") && !shown.contains('\u{1b}'), "{shown:?}");
     let ended = r#"printf '\033]0;title\007\n' >&2; exit 3"#;
     let told = node.shoal(&["deploy", "/bin/sh", "--name", "b", "--", "-c", ended]);
     assert!(told.code == Some(1) && !told.err.contains('\u{1b}'), "{told:?}");
@@ -263,10 +262,7 @@ fn completions_and_help_are_for_every_command() {
     for shell in ["bash", "zsh", "fish"] {
         let told = Told::of(shoal().args(["completions", shell]).output().expect("ran"));
         assert!(told.code == Some(0) && told.out.contains("members"), "{shell}");
-        assert!(
-            !told.out.contains("--node-pid") && !told.out.contains("Wordcount"),
-            "hidden commands stay hidden"
-        );
+        assert!(!told.out.contains("keeper") && !told.out.contains("sample-agent"), "{shell}: hidden ones");
     }
     let help = Told::of(shoal().arg("--help").output().expect("ran"));
     assert!(

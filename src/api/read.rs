@@ -23,14 +23,14 @@ pub(super) struct Json<T>(pub(super) T);
 impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Json<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Problem> {
+    async fn from_request(request: Request, _: &Arc<Api>) -> Result<Self, Problem> {
         if !is_json(&request) {
             let detail = "the body must be JSON: send the header `content-type: application/json`";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", detail));
         }
         let reading = read_body(request);
-        let Ok(body) = tokio::time::timeout(api.read_deadline, reading).await else {
-            let detail = format!("the body did not arrive within {} s", api.read_deadline.as_secs_f64());
+        let Ok(body) = tokio::time::timeout(limits::API_READ_DEADLINE, reading).await else {
+            let detail = format!("the body did not arrive within {} s", limits::API_READ_DEADLINE.as_secs());
             return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", detail));
         };
         serde_json::from_slice(&body?).map(Self).map_err(|error| bad_json(&error))
