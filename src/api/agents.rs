@@ -18,7 +18,7 @@ use super::listen::Client;
 use super::problem::Problem;
 use super::read::{Json, Named, Query};
 use super::types::{Agent, AgentInfo, AgentRef, Deploy, Logs};
-use crate::core::error::SendError;
+use crate::core::error::{Refusal, SendError};
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
 use crate::core::model::{AgentSpec, AgentState, AgentView};
@@ -63,11 +63,20 @@ pub(super) async fn deploy(
     let spec = AgentSpec { name: name.clone(), source: source.into() };
     spec.check().map_err(Problem::bad_request)?;
     let node = node.unwrap_or_else(|| api.node.own().clone());
-    api.node.request(node.clone(), RequestBody::Deploy { spec }).await?;
-    until_view(&api, |agents| {
-        agents.iter().any(|a| a.name == name && a.node == node && a.record.state == AgentState::Running)
-    })
-    .await;
+    let started = api.node.request(node.clone(), RequestBody::Deploy { spec }).await;
+    let is_it = |a: &AgentView| a.name == name && a.node == node;
+    match started {
+        Ok(_) => {
+            let runs = |a: &AgentView| is_it(a) && a.record.state == AgentState::Running;
+            until_view(&api, |agents| agents.iter().any(runs)).await;
+        }
+        Err(refusal) => {
+            if matches!(refusal, Refusal::StartFailed { .. }) {
+                until_view(&api, |agents| !agents.iter().any(is_it)).await;
+            }
+            return Err(refusal.into());
+        }
+    }
     let location = [("location", format!("/v1/agents/{name}?node={node}"))];
     Ok((StatusCode::CREATED, location, Body(AgentRef { name, node })).into_response())
 }

@@ -53,8 +53,9 @@ impl Guard {
         let host = match (named.next(), named.next()) {
             (None, _) => None,
             (Some(host), None) => {
-                let authority = Authority::try_from(host.as_bytes());
-                Some(authority.map_err(|_| Problem::bad_request("the Host header is not understood"))?)
+                let authority = Authority::try_from(host.as_bytes()).ok();
+                let authority = authority.filter(|authority| !authority.as_str().contains('@'));
+                Some(authority.ok_or_else(|| Problem::bad_request("the Host header is not understood"))?)
             }
             (Some(_), Some(_)) => return Err(Problem::bad_request("there is more than one Host header")),
         };

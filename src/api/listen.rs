@@ -30,7 +30,6 @@ pub(super) struct Client(pub(super) SocketAddr);
 pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
-    head_deadline: Duration,
     closing: CancellationToken,
     shutdown: impl Future<Output = ()>,
 ) {
@@ -49,7 +48,7 @@ pub(super) async fn serve(
         };
         match accepted {
             Ok((stream, client)) => {
-                let connection = converse(stream, client, router.clone(), head_deadline, closing.clone());
+                let connection = converse(stream, client, router.clone(), closing.clone());
                 connections.spawn(async move {
                     connection.await;
                     drop(place);
@@ -69,13 +68,7 @@ pub(super) async fn serve(
     }
 }
 
-async fn converse(
-    stream: TcpStream,
-    client: SocketAddr,
-    router: Router,
-    head_deadline: Duration,
-    closing: CancellationToken,
-) {
+async fn converse(stream: TcpStream, client: SocketAddr, router: Router, closing: CancellationToken) {
     if let Err(error) = configure(&stream) {
         tracing::debug!(%client, %error, "a connection could not be configured");
         return;
@@ -88,7 +81,7 @@ async fn converse(
     let mut connection = std::pin::pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(head_deadline)
+            .header_read_timeout(limits::API_READ_DEADLINE)
             .max_header_size(limits::API_HEAD_BYTES_MAX)
             .serve_connection(TokioIo::new(stream), service)
     );

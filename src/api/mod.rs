@@ -66,9 +66,6 @@ pub struct Options {
     pub token: Option<Token>,
     /// What `/metrics` shows.
     pub metrics: PrometheusHandle,
-    /// How long a client may take for the head of a request, and for its body: usually
-    /// [`limits::API_READ_DEADLINE`].
-    pub read_deadline: Duration,
 }
 
 /// What handlers share.
@@ -76,7 +73,6 @@ pub struct Options {
 struct Api {
     node: Handle,
     metrics: PrometheusHandle,
-    read_deadline: Duration,
     watchers: Arc<Semaphore>,
     closing: CancellationToken,
 }
@@ -119,17 +115,16 @@ pub async fn serve(
         )));
     }
     let closing = CancellationToken::new();
-    let Options { token, metrics, read_deadline } = options;
+    let Options { token, metrics } = options;
     let upkeep = tokio::spawn(keep_up(metrics.clone()));
     let api = Arc::new(Api {
         node,
         metrics,
-        read_deadline,
         watchers: Arc::new(Semaphore::new(limits::API_WATCHERS_MAX)),
         closing: closing.clone(),
     });
     let router = router(api).layer(from_fn_with_state(Guard::new(address, token), guard));
-    listen::serve(listener, router, read_deadline, closing, shutdown).await;
+    listen::serve(listener, router, closing, shutdown).await;
     upkeep.abort();
     Ok(())
 }
@@ -147,7 +142,7 @@ pub async fn serve_metrics(
     let show = move || std::future::ready(health::exposition(&metrics));
     let router = closed_ends(Router::new().route("/metrics", get(show)))
         .layer(from_fn_with_state(Guard::new(address, None), guard));
-    listen::serve(listener, router, limits::API_READ_DEADLINE, CancellationToken::new(), shutdown).await;
+    listen::serve(listener, router, CancellationToken::new(), shutdown).await;
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body;
 use serde::de::DeserializeOwned;
 
 use super::Api;
@@ -22,14 +23,14 @@ pub(super) struct Json<T>(pub(super) T);
 impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Json<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Problem> {
+    async fn from_request(request: Request, _: &Arc<Api>) -> Result<Self, Problem> {
         if !is_json(&request) {
             let detail = "the body must be JSON: send the header `content-type: application/json`";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", detail));
         }
         let reading = read_body(request);
-        let Ok(body) = tokio::time::timeout(api.read_deadline, reading).await else {
-            let detail = format!("the body did not arrive within {} s", api.read_deadline.as_secs_f64());
+        let Ok(body) = tokio::time::timeout(limits::API_READ_DEADLINE, reading).await else {
+            let detail = format!("the body did not arrive within {} s", limits::API_READ_DEADLINE.as_secs());
             return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", detail));
         };
         serde_json::from_slice(&body?).map(Self).map_err(|error| bad_json(&error))
@@ -43,12 +44,17 @@ fn is_json(request: &Request) -> bool {
 }
 
 async fn read_body(request: Request) -> Result<Bytes, Problem> {
-    match Limited::new(request.into_body(), limits::API_BODY_BYTES_MAX).collect().await {
+    let too_large = || {
+        let detail = format!("the body has more than {} bytes", limits::API_BODY_BYTES_MAX);
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
+    };
+    let body = request.into_body();
+    if body.size_hint().lower() > limits::API_BODY_BYTES_MAX as u64 {
+        return Err(too_large());
+    }
+    match Limited::new(body, limits::API_BODY_BYTES_MAX).collect().await {
         Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => {
-            let detail = format!("the body has more than {} bytes", limits::API_BODY_BYTES_MAX);
-            Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail))
-        }
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
         Err(error) => Err(Problem::bad_request(format!("the body could not be read: {error}"))),
     }
 }

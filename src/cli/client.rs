@@ -29,28 +29,34 @@ pub(super) const ANSWER_DEADLINE: Duration = limits::REQUEST_DEADLINE.saturating
 /// A stream of events is never silent for longer.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
+/// Where a command looks for a node when it is not told.
+const API_DEFAULT: &str = "http://127.0.0.1:8080";
+
 /// How a command finds its node.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Connection {
-    /// Address of the API of a node
-    #[arg(long, value_name = "URL", env = "SHOAL_API", default_value = "http://127.0.0.1:8080")]
-    api: String,
-    /// File with the token of the API; the environment variable SHOAL_TOKEN may hold the token itself
+    /// Address of the API of a node [env: SHOAL_API] [default: http://127.0.0.1:8080]
+    #[arg(long, value_name = "URL")]
+    api: Option<String>,
+    /// File with the token of the API [default: the token in the environment variable SHOAL_TOKEN]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 }
 
 impl Connection {
-    /// A client as the flags and `env` say. Nothing is connected yet.
+    /// A client as the flags and `env` say; a variable that is empty counts as not set. Nothing is
+    /// connected yet.
     ///
     /// # Errors
     /// [`Failure::Usage`].
     pub(super) fn client(&self, env: &dyn Fn(&str) -> Option<String>) -> Result<Client, Failure> {
-        let token = match (&self.token_file, env("SHOAL_TOKEN").filter(|token| !token.is_empty())) {
-            (Some(path), _) => Some(read_token(path)?),
-            (None, token) => token,
+        let variable = |name| env(name).filter(|value| !value.is_empty());
+        let token = match &self.token_file {
+            Some(path) => Some(read_token(path)?),
+            None => variable("SHOAL_TOKEN"),
         };
-        Client::new(&self.api, token.as_deref())
+        let api = self.api.clone().or_else(|| variable("SHOAL_API"));
+        Client::new(api.as_deref().unwrap_or(API_DEFAULT), token.as_deref())
     }
 }
 
@@ -75,8 +81,9 @@ impl Client {
     /// [`Failure::Usage`] for another form of URL and for a token that no header can carry.
     pub fn new(api: &str, token: Option<&str>) -> Result<Self, Failure> {
         let bad = |why: &str| {
-            let shown = super::print::visible(api);
-            Failure::Usage(format!("the API's address {shown:?} is not usable: {why}"))
+            // What stands before an @ may be a password.
+            let shown = if api.contains('@') { String::new() } else { format!(" {api:?}") };
+            Failure::Usage(format!("the API's address{shown} is not usable: {why}"))
         };
         let example = "give one such as http://127.0.0.1:8080";
         let uri: Uri = api.trim().parse().map_err(|_| bad(example))?;
@@ -320,11 +327,33 @@ mod tests {
             ("", "give one such as"),
         ] {
             let error = Client::new(api, None).expect_err(api).to_string();
-            assert!(error.contains(why), "{api}: {error}");
+            assert!(error.contains(why) && !error.contains("secret"), "{api}: {error}");
         }
         let client = Client::new("http://[::1]:81/", None).expect("valid");
         assert_eq!((client.host.as_str(), client.port), ("::1", 81));
         assert_eq!(Client::new("http://localhost", None).expect("valid").port, 80);
+    }
+
+    #[test]
+    fn a_flag_beats_the_environment_and_an_empty_variable_is_none() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), "f".repeat(32)).expect("written");
+        let flags = Connection {
+            api: Some("http://localhost:1".to_owned()),
+            token_file: Some(file.path().to_owned()),
+        };
+        let no_flags = Connection { api: None, token_file: None };
+        let told = |name: &str| (name == "SHOAL_API").then(|| "http://localhost:2".to_owned());
+        let secret = |name: &str| (name == "SHOAL_TOKEN").then(|| "of the environment".to_owned());
+        let port = |connection: &Connection, env: &dyn Fn(&str) -> Option<String>| {
+            connection.client(env).expect("valid").port
+        };
+        assert_eq!((port(&flags, &told), port(&no_flags, &told)), (1, 2));
+        assert_eq!(port(&no_flags, &|_| Some(String::new())), 8080);
+        let token = |connection: &Connection| connection.client(&secret).expect("valid").token.expect("one");
+        assert_eq!(token(&flags), format!("Bearer {}", "f".repeat(32)));
+        assert_eq!(token(&no_flags), "Bearer of the environment");
+        assert!(no_flags.client(&|_| Some(String::new())).expect("valid").token.is_none());
     }
 
     #[test]

@@ -167,8 +167,11 @@ fn run_cert(command: &cert::CertCommand) -> Result<ExitCode, Failure> {
 }
 
 fn complete(shell: clap_complete::Shell) -> Result<ExitCode, Failure> {
+    let whole = Shoal::command();
+    let visible = whole.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
+    let mut command = clap::Command::new("shoal").version(env!("CARGO_PKG_VERSION")).subcommands(visible);
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Shoal::command(), "shoal", &mut script);
+    clap_complete::generate(shell, &mut command, "shoal", &mut script);
     print::write_out(&script).map(|()| ExitCode::SUCCESS)
 }
 
@@ -186,16 +189,30 @@ mod tests {
         Shoal::command().debug_assert();
     }
 
-    #[test]
-    fn every_command_that_people_use_has_an_example() {
-        fn check(command: &clap::Command, path: &str) {
-            let path = format!("{path} {}", command.get_name());
-            if !command.has_subcommands() && !command.is_hide_set() {
-                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-                assert!(help.contains("shoal "), "`{path}` has no example");
-            }
-            command.get_subcommands().for_each(|sub| check(sub, &path));
+    /// Calls `check` with the words of each command that people use.
+    fn each_command(command: &clap::Command, words: &str, check: &mut dyn FnMut(&clap::Command, &str)) {
+        if command.is_hide_set() {
+            return;
         }
-        check(&Shoal::command(), "");
+        let words = format!("{words}{}", command.get_name());
+        if !command.has_subcommands() {
+            check(command, &words);
+        }
+        command.get_subcommands().for_each(|sub| each_command(sub, &format!("{words} "), check));
+    }
+
+    #[test]
+    fn every_command_has_an_example_and_is_documented_with_its_flags() {
+        let document = include_str!("../../docs/cli.md");
+        each_command(&Shoal::command(), "", &mut |command, words| {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains(words), "`{words}` has no example");
+            assert!(document.contains(&format!("`{words}")), "`{words}` is not in docs/cli.md");
+            // Those of a node's configuration are described with it.
+            let flags = command.get_arguments().filter_map(clap::Arg::get_long);
+            for flag in flags.filter(|_| words != "shoal server start" && !words.starts_with("shoal cert")) {
+                assert!(document.contains(&format!("--{flag}")), "--{flag} is not in docs/cli.md");
+            }
+        });
     }
 }

@@ -17,7 +17,6 @@ use tokio_util::sync::CancellationToken;
 use super::{Failure, print};
 use crate::api::token::Token;
 use crate::api::{self, Options};
-use crate::core::limits;
 use crate::node::config::{Config, Flags, process_env};
 use crate::node::{self, Node, telemetry};
 
@@ -100,7 +99,7 @@ async fn serve(
     let stop = CancellationToken::new();
     let mut services = JoinSet::new();
     log_address("api", &api);
-    let options = Options { token, metrics: metrics.clone(), read_deadline: limits::API_READ_DEADLINE };
+    let options = Options { token, metrics: metrics.clone() };
     services.spawn(api::serve(api, node.handle().clone(), options, stop.clone().cancelled_owned()));
     if let Some(listener) = exposition {
         log_address("metrics", &listener);

@@ -172,7 +172,8 @@ pub const API_READ_DEADLINE: Duration = Duration::from_secs(10);
 pub const API_CONNECTIONS_MAX: usize = 256;
 /// Bytes of the head of an HTTP request. More: 431.
 pub const API_HEAD_BYTES_MAX: usize = 32 << 10;
-/// Bytes that a client holds back unread for this long cost it its connection.
+/// A client that reads nothing of an answer for this long loses its connection when the system looks next,
+/// within about twice as long.
 pub const API_WRITE_DEADLINE: Duration = Duration::from_secs(30);
 /// How long answers under way may take when the API stops.
 pub const API_STOP_DEADLINE: Duration = Duration::from_secs(5);
