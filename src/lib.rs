@@ -2,5 +2,7 @@
 
 pub mod core;
 #[cfg(feature = "node")]
+pub mod cli;
+#[cfg(feature = "node")]
 pub mod node;
 pub mod sim;
