@@ -38,6 +38,8 @@
 pub mod api;
 #[cfg(feature = "node")]
 pub mod cli;
+#[cfg(feature = "node")]
+pub mod cli;
 pub mod core;
 #[cfg(feature = "node")]
 pub mod node;

@@ -111,7 +111,7 @@ mod determinism {
     fn digest(seed: u64) -> String {
         let mut world = World::new(Config::lan(5, seed).with_loss(0.1));
         world.start_all();
-        world.take_up(Schedule::random(5, seed, secs(60)));
+        world.take_up(Schedule::random(5, 3, seed, secs(60)));
         world.run_for(secs(120));
         world.report().digest()
     }
@@ -815,7 +815,7 @@ mod random_faults {
         config.commit_failures = if seed.is_multiple_of(3) { 0.02 } else { 0.0 };
         let mut world = World::new(config);
         world.start_all();
-        world.take_up(Schedule::random(nodes, seed, span));
+        world.take_up(Schedule::random(nodes, 3, seed, span));
         let end = world.now() + span;
         let mut n = 0;
         while world.now() < end {

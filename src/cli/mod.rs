@@ -12,6 +12,7 @@ mod message;
 mod print;
 pub mod sample;
 pub mod server;
+mod sim;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -69,6 +70,8 @@ enum Command {
     /// Ask an agent, or send it something
     #[command(subcommand)]
     Message(message::MessageCommand),
+    /// Simulate a mesh under virtual time
+    Sim(sim::SimArgs),
     /// Make and show the certificates of a mesh
     #[command(subcommand)]
     Cert(cert::CertCommand),
@@ -144,6 +147,7 @@ impl Shoal {
             Command::Deploy(args) => wait_for(deploy::run(args)),
             Command::Agent(command) => wait_for(agent::run(command)),
             Command::Message(command) => wait_for(message::run(command)),
+            Command::Sim(args) => simulate(&args),
             Command::Cert(command) => run_cert(&command),
             Command::Completions { shell } => complete(shell),
             Command::Keeper(args) => Ok(keeper::run(&args)),
@@ -164,6 +168,15 @@ fn run_cert(command: &cert::CertCommand) -> Result<ExitCode, Failure> {
     cert::run(command, clock::wall_clock(), &mut text)
         .map_err(|error| Failure::Refused(error.to_string()))?;
     print::write_out(&text).map(|()| ExitCode::SUCCESS)
+}
+
+/// Prints as it happens: a long run is watched.
+fn simulate(args: &sim::SimArgs) -> Result<ExitCode, Failure> {
+    match sim::run(args, &mut std::io::stdout().lock()) {
+        Ok(code) => Ok(ExitCode::from(code)),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(Failure::ReaderGone),
+        Err(error) => Err(Failure::Refused(format!("the result could not be written: {error}"))),
+    }
 }
 
 fn complete(shell: clap_complete::Shell) -> Result<ExitCode, Failure> {

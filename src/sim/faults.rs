@@ -36,6 +36,18 @@ pub enum Fault {
         /// How long.
         span: Duration,
     },
+    /// Lets it leave its mesh for good; nothing when it does not run.
+    Leave {
+        /// Which.
+        machine: usize,
+    },
+    /// Kills it, and gives it another port; a start brings it up there.
+    Move {
+        /// Which.
+        machine: usize,
+        /// The new port.
+        port: u16,
+    },
     /// Nothing passes from some machines to others; the other way is not touched.
     Cut {
         /// From these.
@@ -61,15 +73,16 @@ pub enum Fault {
 pub struct Schedule(pub Vec<(Duration, Fault)>);
 
 impl Schedule {
-    /// Crashes, restarts, pauses, cuts and losses for `span`, all healed and started at its end.
+    /// Crashes, restarts, moves, departures, pauses, cuts and losses for `span`, all healed and started at
+    /// its end. The first `seeds` machines stay where they are.
     #[must_use]
-    pub fn random(nodes: usize, seed: u64, span: Duration) -> Self {
+    pub fn random(nodes: usize, seeds: usize, seed: u64, span: Duration) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x5eed_fa17);
         let mut faults = Vec::new();
         let mut at = Duration::ZERO;
         while at < span {
             let machine = rng.random_range(0..nodes);
-            let fault = match rng.random_range(0..10) {
+            let fault = match rng.random_range(0..12) {
                 0 | 1 => Fault::Crash { machine },
                 2..=4 => Fault::Start { machine },
                 5 => Fault::Stop { machine },
@@ -84,6 +97,8 @@ impl Schedule {
                     Fault::Cut { from: all, to }
                 }
                 8 => Fault::Heal,
+                9 if machine >= seeds => Fault::Move { machine, port: rng.random_range(8000..9000) },
+                9 | 10 if rng.random_range(0..3) == 0 => Fault::Leave { machine },
                 _ => Fault::Loss(if rng.random() { 0.0 } else { rng.random_range(0.0..0.3) }),
             };
             faults.push((at, fault));
@@ -116,6 +131,16 @@ impl World {
             }
             Fault::Crash { machine } => self.crash(*machine),
             Fault::Stop { machine } => self.stop(*machine),
+            Fault::Leave { machine } => {
+                if self.machines[*machine].process.is_some() {
+                    self.leave(*machine);
+                }
+            }
+            Fault::Move { machine, port } => {
+                self.crash(*machine);
+                let address = format!("{}:{port}", self.machines[*machine].node);
+                self.move_to(*machine, &address);
+            }
             Fault::Pause { machine, span } => self.pause(*machine, *span),
             Fault::Cut { from, to } => {
                 for &a in from {

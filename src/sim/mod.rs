@@ -11,6 +11,7 @@
 //! - `checkers`: what must hold after every step, and what must hold at rest
 //! - `alarm`: an ERROR in the log fails the run
 //! - `report`: what happened, in figures
+//! - `scenario`: a run as a person asks for it, told as text
 //!
 //! It does not model bandwidth, congestion, processing time or disks that lie about durability.
 
@@ -22,10 +23,12 @@ mod faults;
 mod machine;
 mod net;
 mod report;
+mod scenario;
 mod world;
 
 pub use self::faults::{Fault, Schedule};
 pub use self::machine::Disk;
 pub use self::net::Network;
 pub use self::report::{Report, StatusChange, percentile};
+pub use self::scenario::{Cut, Scenario, Verdict};
 pub use self::world::{Config, World};

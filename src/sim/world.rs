@@ -574,7 +574,7 @@ impl World {
         process.requests_made += 1;
         let request = RequestId(process.requests_made);
         self.report.asked.insert((process.run, request), (self.now, body.clone()));
-        self.feed(machine, Input::Request { request, node: node.clone(), body });
+        self.input_soon(machine, Input::Request { request, node: node.clone(), body });
         request
     }
 

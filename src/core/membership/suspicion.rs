@@ -1,6 +1,6 @@
 //! Suspicions: from a failed probe to a refutation or a verdict.
 //!
-//! Whoever's probe failed is an accuser: it tells the suspect itself, four times over the suspicion
+//! Whoever's probe failed is an accuser: it tells the suspect itself, eight times over the suspicion
 //! time, by a ping that carries the suspicion, so that the answer is a refutation; then it gives its
 //! verdict. Everyone else who hears of the suspicion is a bystander, and becomes an accuser when it still
 //! stands after three times that long: an accuser may have died, renewed itself, or been cut off.
@@ -22,10 +22,12 @@ use crate::core::ids::NodeKey;
 use crate::core::model::MemberStatus;
 
 /// Steps of an accusation; at each but the last the suspect is told.
-const STEPS: u8 = 4;
+const STEPS: u8 = 8;
 /// How many suspicion times a bystander waits before it accuses on its own.
 const BYSTANDER_WAITS: u32 = 3;
-/// Steps without a packet from anybody that do not count.
+/// After so many steps in a row without a packet from anybody the accuser doubts itself.
+const QUIET_STEPS: u8 = STEPS / 2;
+/// Steps that do not count because the accuser doubts itself, at most.
 const SILENT_STEPS_MAX: u8 = 2 * STEPS;
 
 #[derive(Debug)]
@@ -45,9 +47,12 @@ enum Role {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Progress {
     step: u8,
+    /// Steps in a row in which nobody was heard.
+    quiet: u8,
+    /// Steps that did not count.
     silent: u8,
-    /// Packets heard up to the last step, and up to the one before that.
-    heard: [u64; 2],
+    /// Packets heard up to the last step.
+    heard: u64,
 }
 
 /// The suspicions that stand, one a member.
@@ -92,10 +97,8 @@ impl Membership {
         let Some(Suspicion { known, role: Role::Bystander, .. }) = self.suspicions.standing.get(&key) else {
             return;
         };
-        let known = *known;
-        // Nothing is known of the time before: the first two steps count.
-        let heard = [self.suspicions.heard, u64::MAX];
-        self.step(key, known, Progress { step: 0, silent: 0, heard });
+        let (known, heard) = (*known, self.suspicions.heard);
+        self.step(key, known, Progress { step: 0, quiet: 0, silent: 0, heard });
     }
 
     pub(super) fn on_suspicion_step(&mut self, number: u64, late: Duration) {
@@ -103,17 +106,18 @@ impl Membership {
         let Some((&key, &Suspicion { known, role, .. })) = standing else {
             return;
         };
-        let Role::Accuser(Progress { step, silent, heard: [before, long_before] }) = role else {
+        let Role::Accuser(Progress { step, quiet, silent, heard: before }) = role else {
             return self.accuse(key);
         };
-        let heard = [self.suspicions.heard, before];
-        let alone = self.live_count() > 1 && self.suspicions.heard == long_before;
-        if alone && silent < SILENT_STEPS_MAX {
-            self.step(key, known, Progress { step, silent: silent + 1, heard });
+        let heard = self.suspicions.heard;
+        let quiet = if heard == before { quiet.saturating_add(1) } else { 0 };
+        let is_alone = self.live_count() > 1 && quiet >= QUIET_STEPS;
+        if is_alone && silent < SILENT_STEPS_MAX {
+            self.step(key, known, Progress { step, quiet, silent: silent + 1, heard });
         } else if late > self.outbox.timings.probe_timeout {
-            self.step(key, known, Progress { step: step.min(STEPS / 2), silent, heard });
+            self.step(key, known, Progress { step: step.min(STEPS / 2), quiet, silent, heard });
         } else if step + 1 < STEPS {
-            self.step(key, known, Progress { step: step + 1, silent, heard });
+            self.step(key, known, Progress { step: step + 1, quiet, silent, heard });
         } else {
             self.give_verdict(key, known);
         }

@@ -132,7 +132,8 @@ impl Mesh {
             self.member_event(key, MemberStatus::Alive, "it was started again");
             return;
         }
-        if was == Some(now.status) {
+        // Whoever was never seen here has not gone from here.
+        if was == Some(now.status) || (was.is_none() && !now.status.is_reachable()) {
             return;
         }
         let reason = match (now.status, was) {
