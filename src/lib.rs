@@ -38,8 +38,6 @@
 pub mod api;
 #[cfg(feature = "node")]
 pub mod cli;
-#[cfg(feature = "node")]
-pub mod cli;
 pub mod core;
 #[cfg(feature = "node")]
 pub mod node;
