@@ -12,43 +12,43 @@ use crate::sim::{Config, Cut, Scenario};
 /// The same arguments print the same text. Exit code 1 when an invariant did not hold.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Example: shoal sim --nodes 30 --seed 7 --for 10m --loss 10 --cut 2:3")]
-pub struct SimArgs {
+pub(super) struct SimArgs {
     /// Machines; the first one begins the mesh.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
-    pub nodes: u16,
+    nodes: u16,
     /// Everything random comes from it.
     #[arg(long, default_value_t = 1)]
-    pub seed: u64,
+    seed: u64,
     /// Virtual time, as in `90s`, `10m`, `2h`.
     #[arg(long = "for", default_value = "5m", value_parser = humantime::parse_duration)]
-    pub span: Duration,
+    span: Duration,
     /// Packets lost, in percent.
     #[arg(long, default_value_t = 0.0, value_parser = percent)]
-    pub loss: f64,
+    loss: f64,
     /// Cuts the mesh into two sides of this proportion, as in `2:3`.
     #[arg(long, value_parser = proportion)]
-    pub cut: Option<(u32, u32)>,
+    cut: Option<(u32, u32)>,
     /// When the cut begins; after a third of the run where nothing else is said.
     #[arg(long, requires = "cut", value_parser = humantime::parse_duration)]
-    pub cut_at: Option<Duration>,
+    cut_at: Option<Duration>,
     /// How long the cut lasts; a third of the run where nothing else is said.
     #[arg(long, requires = "cut", value_parser = humantime::parse_duration)]
-    pub cut_for: Option<Duration>,
+    cut_for: Option<Duration>,
     /// Nodes that are killed, one after another, and stay dead.
     #[arg(long, default_value_t = 0)]
-    pub crash: u16,
+    crash: u16,
     /// Random crashes, restarts, moves, departures, pauses, cuts and losses until the last two minutes.
     #[arg(long)]
-    pub chaos: bool,
+    chaos: bool,
     /// Latency of a packet, one way.
     #[arg(long, default_value = "400us", value_parser = humantime::parse_duration)]
-    pub latency: Duration,
+    latency: Duration,
     /// Up to so much more latency, evenly spread.
     #[arg(long, default_value = "200us", value_parser = humantime::parse_duration)]
-    pub jitter: Duration,
+    jitter: Duration,
     /// Prints what every single node says, not what they say together.
     #[arg(long)]
-    pub every_change: bool,
+    every_change: bool,
 }
 
 fn percent(text: &str) -> Result<f64, String> {
@@ -114,7 +114,7 @@ impl SimArgs {
 ///
 /// # Errors
 /// Only those of `out`.
-pub fn run(args: &SimArgs, out: &mut impl Write) -> io::Result<u8> {
+pub(super) fn run(args: &SimArgs, out: &mut impl Write) -> io::Result<u8> {
     let verdict = args.scenario().run(out)?;
     writeln!(out, "again               {}", args.command())?;
     Ok(u8::from(!verdict.broken.is_empty()))

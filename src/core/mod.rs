@@ -15,7 +15,7 @@ pub mod error;
 pub mod ids;
 pub mod limits;
 mod links;
-pub mod membership;
+mod membership;
 pub mod mesh;
 pub mod model;
 mod registry;

@@ -1,6 +1,7 @@
 //! What the integration tests share.
 
 #![allow(
+    clippy::print_stderr,
     dead_code,
     unreachable_pub,
     missing_debug_implementations,
