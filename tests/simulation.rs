@@ -208,6 +208,40 @@ mod joining {
     }
 }
 
+mod refusing {
+    use super::*;
+
+    #[test]
+    fn nodes_of_two_meshes_refuse_each_other_with_the_reason_and_not_several_times_a_second() {
+        let mut world = joined(Config::lan(3, 1));
+        let seeds = vec!["n1:7946".to_owned(), "n2:7946".to_owned()];
+        let other = world.add_machine(node(9), "n9:7946".to_owned(), seeds, None);
+        let mesh_id = shoal::core::ids::MeshId(uuid::Uuid::from_u128(7));
+        world.set_disk(other, shoal::sim::Disk { mesh_id: Some(mesh_id), ..world.disk(other) });
+        world.start(other);
+        let (packets, _) = world.traffic();
+        world.run_for(secs(300));
+        sound(&world);
+        let told = world.report().refused.iter();
+        let reasons: Vec<_> =
+            told.filter(|(_, m, why)| *m == other && why.contains("different meshes")).collect();
+        assert!(!reasons.is_empty() && reasons.len() <= 4, "{reasons:?}");
+        assert!(world.traffic().0 - packets < 300 * 20, "it does not call all the time");
+        assert!((0..3).all(|m| world.status(m, other).is_none()));
+        assert!(world.view(0).expect("it runs").members.iter().all(|(m, _)| m.card.node_id != node(9)));
+    }
+
+    #[test]
+    fn nodes_that_wait_for_their_mesh_join_soon_after_it_begins() {
+        let mut world = World::new(Config::lan(5, 1));
+        (1..5).for_each(|m| world.start(m));
+        world.run_for(secs(120));
+        world.start(0);
+        must(&mut world, secs(20), "everyone joins", World::all_see_all);
+        assert!(world.report().refused.len() < 100, "{}", world.report().refused.len());
+    }
+}
+
 mod failing {
     use super::*;
 

@@ -19,6 +19,8 @@ use super::wire::Control;
 /// Wait before a seed is tried again: doubles from the first to the last.
 const SEED_RETRY_FIRST: Duration = Duration::from_millis(500);
 const SEED_RETRY_LAST: Duration = Duration::from_secs(15);
+/// Wait before a seed is tried again that belongs to no mesh yet.
+const SEED_RETRY_WAITING: Duration = Duration::from_secs(1);
 /// A node that could not be dialled is not dialled again for this long, whoever asks.
 const REDIAL_PAUSE: Duration = Duration::from_millis(500);
 /// Control frames kept for a node while its link is being dialled; the oldest is dropped.
@@ -47,6 +49,14 @@ struct Seed {
     failures: u32,
     next: Instant,
     reached: Option<NodeKey>,
+}
+
+impl Seed {
+    fn fail(&mut self, now: Instant) {
+        let wait = SEED_RETRY_FIRST * 2_u32.saturating_pow(self.failures.min(10));
+        self.failures = self.failures.saturating_add(1);
+        self.next = now + wait.min(SEED_RETRY_LAST);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -180,11 +190,28 @@ impl Links {
             }
             DialTarget::Seed(address) => {
                 if let Some(seed) = self.seeds.get_mut(address) {
-                    let wait = SEED_RETRY_FIRST * 2_u32.saturating_pow(seed.failures.min(10));
-                    seed.failures += 1;
-                    seed.next = now + wait.min(SEED_RETRY_LAST);
+                    seed.fail(now);
                 }
             }
+        }
+    }
+
+    /// The node refused this one, or was refused: the seeds that lead to it are not tried again at once.
+    /// One that only waits for a mesh itself is asked again soon.
+    pub(crate) fn seed_refused(&mut self, key: &NodeKey, waits: bool, now: Instant) {
+        for seed in self.seeds.values_mut().filter(|seed| seed.reached.as_ref() == Some(key)) {
+            if waits {
+                seed.next = now + SEED_RETRY_WAITING;
+            } else {
+                seed.fail(now);
+            }
+        }
+    }
+
+    /// The node accepted this one: its next failure is its first.
+    pub(crate) fn seed_accepted(&mut self, key: &NodeKey) {
+        for seed in self.seeds.values_mut().filter(|seed| seed.reached.as_ref() == Some(key)) {
+            seed.failures = 0;
         }
     }
 
@@ -195,7 +222,6 @@ impl Links {
     /// Notes that a seed answered, and who it is.
     pub(crate) fn seed_reached(&mut self, address: &str, key: NodeKey) {
         if let Some(seed) = self.seeds.get_mut(address) {
-            seed.failures = 0;
             seed.reached = Some(key);
         }
     }

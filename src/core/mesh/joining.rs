@@ -15,6 +15,8 @@ use crate::core::wire::{Control, MemberEntry, MemberEntryState};
 const SEEDS_INTERVAL: Duration = Duration::from_millis(250);
 /// How long a process that already has a node's id may take to show that it lives.
 const PROBATION: Duration = Duration::from_millis(2_500);
+/// Refusals that are remembered as told; above, all are told anew.
+const TOLD_REFUSED_MAX: usize = 256;
 /// A process that is refused as a duplicate this soon after its start is the second one, and ends.
 const NEWCOMER_FOR: Duration = Duration::from_secs(60);
 /// How long a peer may take to come back after its link was closed, before it is suspected.
@@ -201,6 +203,7 @@ impl Mesh {
     fn establish(&mut self, id: LinkId, link: Link, hello: &Hello) {
         let key = link.key;
         let known = self.membership.known(&key);
+        self.links.seed_accepted(&key);
         self.processes.insert(key, link.process);
         self.links.insert(id, link);
         self.learn_card(&hello.card);
@@ -251,6 +254,7 @@ impl Mesh {
             return;
         };
         if let LinkEnd::Refused(refused) = &reason {
+            self.links.seed_refused(&link.key, *refused == Refused::NoMesh, self.now);
             self.on_refused(format!("{} ({})", link.node, link.address), *refused);
         }
         if !was_proven {
@@ -294,9 +298,17 @@ impl Mesh {
             | Refused::Duplicate
             | Refused::Name
             | Refused::Malformed
-            | Refused::Full => {
-                self.event(Event::Refused { peer, reason: refused.as_str().to_owned() });
-            }
+            | Refused::Full => self.tell_refused(peer, refused),
+        }
+    }
+
+    /// Tells of a refusal once, however often it is tried again.
+    fn tell_refused(&mut self, peer: String, refused: Refused) {
+        if self.told_refused.len() >= TOLD_REFUSED_MAX {
+            self.told_refused.clear();
+        }
+        if self.told_refused.insert((peer.clone(), refused.code())) {
+            self.event(Event::Refused { peer, reason: refused.as_str().to_owned() });
         }
     }
 
@@ -309,6 +321,7 @@ impl Mesh {
 
     fn refuse(&mut self, link: LinkId, hello: &Hello, address: String, reason: Refused) {
         self.close(link, reason);
+        self.links.seed_refused(&hello.card.node_id.key(), reason == Refused::NoMesh, self.now);
         if reason == Refused::Duplicate {
             let node = hello.card.node_id.clone();
             return self.event(Event::DuplicateNode { node, address });
