@@ -1,8 +1,8 @@
 //! Shoal: a peer-to-peer mesh for agents.
 
-pub mod core;
 #[cfg(feature = "node")]
 pub mod cli;
+pub mod core;
 #[cfg(feature = "node")]
 pub mod node;
 pub mod sim;

@@ -172,6 +172,20 @@ mod joining {
     }
 
     #[test]
+    fn every_two_nodes_of_a_small_mesh_have_one_link_soon_after_the_start() {
+        for (nodes, seeds) in [(5, 20), (30, 3)] {
+            for seed in 0..seeds {
+                let mut world = joined(Config::lan(nodes, seed));
+                must(&mut world, ms(500), "one link a pair", World::all_linked);
+                world.crash(nodes - 1);
+                world.run_for(ms(200));
+                world.start(nodes - 1);
+                must(&mut world, secs(1), "one link a pair after a restart", World::all_linked);
+            }
+        }
+    }
+
+    #[test]
     fn two_islands_become_one_through_a_seed_that_both_know() {
         for seed in 0..3 {
             let mut world = World::new(Config::lan(10, seed));
@@ -871,6 +885,12 @@ mod random_faults {
         must(&mut world, secs(60), "all are alive again", World::all_see_all);
         settles(&mut world, secs(30));
         world.run_for(secs(20));
+        if nodes <= 32 {
+            must(&mut world, secs(10), "every two nodes have a link", World::all_linked);
+            let made = world.links_made();
+            world.run_for(secs(30));
+            assert_eq!(world.links_made(), made, "seed {seed}: links come and go in a mesh at rest");
+        }
         sound(&world);
     }
 

@@ -97,18 +97,20 @@ impl Mesh {
             mesh_id: hello.mesh_id,
             doubted: false,
         };
-        self.admit(link, new, &hello);
+        let by_seed = matches!(dialled, Some(DialTarget::Seed(_)));
+        self.admit(link, new, &hello, by_seed);
     }
 
     /// Decides whether a link takes its node's place at once, gives way to another, or waits until the
     /// process that has the place was asked.
-    fn admit(&mut self, id: LinkId, new: Link, hello: &Hello) {
+    fn admit(&mut self, id: LinkId, new: Link, hello: &Hello, by_seed: bool) {
         let old = self.links.proven(&new.key).and_then(|old| Some((old, self.links.get(old)?.clone())));
         let is_new = self.processes.get(&new.key) != Some(&new.process);
         match old {
             Some((old_id, old)) if old.process == new.process => {
-                match Links::which_stays(&self.own, &old, new.dialled) {
+                match Links::which_stays(&self.own, &old, new.dialled, by_seed) {
                     Keep::Old => self.close(id, Refused::Superseded),
+                    Keep::Theirs => self.keep_spare(id, new),
                     Keep::New => {
                         self.links.remove(old_id);
                         self.close(old_id, Refused::Superseded);
@@ -131,6 +133,15 @@ impl Mesh {
                 self.establish(id, new, hello);
             }
         }
+    }
+
+    /// A peer has at most one spare link.
+    fn keep_spare(&mut self, id: LinkId, new: Link) {
+        if let Some(other) = self.links.spare(&new.key, new.process) {
+            self.links.remove(other);
+            self.close(other, Refused::Superseded);
+        }
+        self.links.insert_spare(id, new);
     }
 
     /// The node is held for alive, and this process of it was not seen before. Where it says that it is
@@ -262,6 +273,10 @@ impl Mesh {
         }
         self.view_changed = true;
         self.fail_requests_to(&link.node, &Refusal::LinkLost { node: link.node.clone() });
+        if let Some(spare) = self.links.spare(&link.key, link.process) {
+            self.links.prove(spare);
+            return self.send_summary(spare);
+        }
         let next = self.links.all().find(|(_, l)| l.key == link.key && l.doubted).map(|(id, _)| id);
         if let Some(next) = next {
             return self.accept_doubted(next);
