@@ -219,10 +219,9 @@ mod tests {
     }
 
     fn run_of(effects: &[AgentEffect]) -> u64 {
-        let run = effects.iter().find_map(|e| match e {
-            AgentEffect::Start { run, .. } => Some(*run),
-            _ => None,
-        });
+        let run = effects
+            .iter()
+            .find_map(|e| if let AgentEffect::Start { run, .. } = e { Some(*run) } else { None });
         run.expect("it starts")
     }
 
