@@ -172,6 +172,20 @@ mod joining {
     }
 
     #[test]
+    fn every_two_nodes_of_a_small_mesh_have_one_link_soon_after_the_start() {
+        for (nodes, seeds) in [(5, 20), (30, 3)] {
+            for seed in 0..seeds {
+                let mut world = joined(Config::lan(nodes, seed));
+                must(&mut world, ms(500), "one link a pair", World::all_linked);
+                world.crash(nodes - 1);
+                world.run_for(ms(200));
+                world.start(nodes - 1);
+                must(&mut world, secs(1), "one link a pair after a restart", World::all_linked);
+            }
+        }
+    }
+
+    #[test]
     fn two_islands_become_one_through_a_seed_that_both_know() {
         for seed in 0..3 {
             let mut world = World::new(Config::lan(10, seed));
@@ -205,6 +219,40 @@ mod joining {
         world.apply(&Fault::Heal);
         must(&mut world, secs(20), "one mesh", World::all_see_all);
         settles(&mut world, secs(10));
+    }
+}
+
+mod refusing {
+    use super::*;
+
+    #[test]
+    fn nodes_of_two_meshes_refuse_each_other_with_the_reason_and_not_several_times_a_second() {
+        let mut world = joined(Config::lan(3, 1));
+        let seeds = vec!["n1:7946".to_owned(), "n2:7946".to_owned()];
+        let other = world.add_machine(node(9), "n9:7946".to_owned(), seeds, None);
+        let mesh_id = shoal::core::ids::MeshId(uuid::Uuid::from_u128(7));
+        world.set_disk(other, shoal::sim::Disk { mesh_id: Some(mesh_id), ..world.disk(other) });
+        world.start(other);
+        let (packets, _) = world.traffic();
+        world.run_for(secs(300));
+        sound(&world);
+        let told = world.report().refused.iter();
+        let reasons: Vec<_> =
+            told.filter(|(_, m, why)| *m == other && why.contains("different meshes")).collect();
+        assert!(!reasons.is_empty() && reasons.len() <= 4, "{reasons:?}");
+        assert!(world.traffic().0 - packets < 300 * 20, "it does not call all the time");
+        assert!((0..3).all(|m| world.status(m, other).is_none()));
+        assert!(world.view(0).expect("it runs").members.iter().all(|(m, _)| m.card.node_id != node(9)));
+    }
+
+    #[test]
+    fn nodes_that_wait_for_their_mesh_join_soon_after_it_begins() {
+        let mut world = World::new(Config::lan(5, 1));
+        (1..5).for_each(|m| world.start(m));
+        world.run_for(secs(120));
+        world.start(0);
+        must(&mut world, secs(20), "everyone joins", World::all_see_all);
+        assert!(world.report().refused.len() < 100, "{}", world.report().refused.len());
     }
 }
 
@@ -296,19 +344,21 @@ mod healing {
         world.apply(&Fault::Heal);
         let took = must(&mut world, secs(60), "all are alive again", World::all_see_all);
         settles(&mut world, secs(20));
-        println!("{nodes} nodes cut for {span:?}: healed in {took:?}");
         took
     }
 
     #[test]
     fn a_cut_of_an_hour_heals_within_a_minute() {
-        cut_and_heal(5, 1, secs(3600), |_| {});
-        cut_and_heal(30, 1, secs(3600), |_| {});
+        for nodes in [5, 30] {
+            let took = cut_and_heal(nodes, 1, secs(3600), |_| {});
+            println!("{nodes} nodes: healed in {took:?}");
+        }
     }
 
     #[test]
     fn a_cut_of_a_hundred_nodes_heals_within_a_minute() {
-        cut_and_heal(100, 1, secs(60), |_| {});
+        let took = cut_and_heal(100, 1, secs(60), |_| {});
+        println!("100 nodes: healed in {took:?}");
     }
 
     #[test]
@@ -837,6 +887,12 @@ mod random_faults {
         must(&mut world, secs(60), "all are alive again", World::all_see_all);
         settles(&mut world, secs(30));
         world.run_for(secs(20));
+        if nodes <= 32 {
+            must(&mut world, secs(10), "every two nodes have a link", World::all_linked);
+            let made = world.links_made();
+            world.run_for(secs(30));
+            assert_eq!(world.links_made(), made, "seed {seed}: links come and go in a mesh at rest");
+        }
         sound(&world);
     }
 

@@ -14,7 +14,7 @@ pub const PEERS_MAX: usize = 1024;
 /// Up to this many nodes, deltas go to every live peer directly; above, to [`RELAY_FANOUT`] that pass them on.
 pub const FULL_MESH_NODES_MAX: usize = 32;
 /// Peers that one node passes a new record on to in a mesh too large for direct delivery.
-pub const RELAY_FANOUT: usize = 4;
+pub const RELAY_FANOUT: usize = 8;
 /// Advertised addresses of one node. More: the record is refused.
 pub const ADDRESSES_MAX: usize = 8;
 /// Bytes of one `host:port` text. More: refused where it is parsed.

@@ -1,8 +1,9 @@
 //! Who can be reached where: the connections to peers, the dials under way, the seeds, and what waits
 //! for a connection. A table and its rules; it sends nothing itself.
 //!
-//! A link is `Proven` once this node talks over it, or `Doubted` while a process that already has the
-//! same node id is asked whether it still lives. There is one proven link a node.
+//! A link is proven once this node talks over it, doubted while a process that already has the same node
+//! id is asked whether it still lives, and otherwise spare: a second one that the peer has dialled, of
+//! which the peer decides. There is one proven link a node.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -19,6 +20,8 @@ use super::wire::Control;
 /// Wait before a seed is tried again: doubles from the first to the last.
 const SEED_RETRY_FIRST: Duration = Duration::from_millis(500);
 const SEED_RETRY_LAST: Duration = Duration::from_secs(15);
+/// Wait before a seed is tried again that belongs to no mesh yet.
+const SEED_RETRY_WAITING: Duration = Duration::from_secs(1);
 /// A node that could not be dialled is not dialled again for this long, whoever asks.
 const REDIAL_PAUSE: Duration = Duration::from_millis(500);
 /// Control frames kept for a node while its link is being dialled; the oldest is dropped.
@@ -49,6 +52,14 @@ struct Seed {
     reached: Option<NodeKey>,
 }
 
+impl Seed {
+    fn fail(&mut self, now: Instant) {
+        let wait = SEED_RETRY_FIRST * 2_u32.saturating_pow(self.failures.min(10));
+        self.failures = self.failures.saturating_add(1);
+        self.next = now + wait.min(SEED_RETRY_LAST);
+    }
+}
+
 #[derive(Debug, Default)]
 struct Stash {
     packets: VecDeque<(Instant, Bytes)>,
@@ -72,6 +83,8 @@ pub(crate) struct Links {
 pub(crate) enum Keep {
     Old,
     New,
+    /// The peer dialled both and closes the one that it does not want.
+    Theirs,
 }
 
 impl Links {
@@ -84,6 +97,27 @@ impl Links {
             self.proven.insert(link.key, id);
         }
         self.links.insert(id, link);
+    }
+
+    /// Adds a link over which this node does not talk yet.
+    pub(crate) fn insert_spare(&mut self, id: LinkId, link: Link) {
+        self.links.insert(id, link);
+    }
+
+    /// The spare link to a node's process, if there is one.
+    pub(crate) fn spare(&self, key: &NodeKey, process: ProcessId) -> Option<LinkId> {
+        let proven = self.proven(key);
+        let is_spare = |(id, link): &(LinkId, &Link)| {
+            link.key == *key && link.process == process && !link.doubted && Some(*id) != proven
+        };
+        self.all().find(is_spare).map(|(id, _)| id)
+    }
+
+    /// The peer talks over this link: so does this node from now on.
+    pub(crate) fn prove(&mut self, id: LinkId) {
+        if let Some(link) = self.links.get(&id) {
+            self.proven.insert(link.key, id);
+        }
     }
 
     /// Takes a link out of the table; the second value tells whether it was the node's proven one.
@@ -109,13 +143,19 @@ impl Links {
     }
 
     /// When both sides dial at once, both must keep the same link: the one that the lower id dialled. Of
-    /// two that one side dialled, the newer one: that side has lost the older.
-    pub(crate) fn which_stays(own: &NodeId, old: &Link, new_dialled: bool) -> Keep {
-        if old.dialled == new_dialled {
-            return Keep::New;
+    /// two that one side dialled, that side decides: the two may have come up in another order on the
+    /// other side. It keeps the newer one, because it has lost the older, unless it called a seed and found
+    /// a node that it knows.
+    pub(crate) fn which_stays(own: &NodeId, old: &Link, new_dialled: bool, by_seed: bool) -> Keep {
+        match (old.dialled, new_dialled) {
+            (false, false) => Keep::Theirs,
+            (true, true) if by_seed => Keep::Old,
+            (true, true) => Keep::New,
+            (true, false) | (false, true) => {
+                let own_is_lower = own < &old.node;
+                if new_dialled == own_is_lower { Keep::New } else { Keep::Old }
+            }
         }
-        let own_is_lower = own < &old.node;
-        if new_dialled == own_is_lower { Keep::New } else { Keep::Old }
     }
 
     pub(crate) fn card(&self, key: &NodeKey) -> Option<&NodeCard> {
@@ -180,11 +220,28 @@ impl Links {
             }
             DialTarget::Seed(address) => {
                 if let Some(seed) = self.seeds.get_mut(address) {
-                    let wait = SEED_RETRY_FIRST * 2_u32.saturating_pow(seed.failures.min(10));
-                    seed.failures += 1;
-                    seed.next = now + wait.min(SEED_RETRY_LAST);
+                    seed.fail(now);
                 }
             }
+        }
+    }
+
+    /// The node refused this one, or was refused: the seeds that lead to it are not tried again at once.
+    /// One that only waits for a mesh itself is asked again soon.
+    pub(crate) fn seed_refused(&mut self, key: &NodeKey, waits: bool, now: Instant) {
+        for seed in self.seeds.values_mut().filter(|seed| seed.reached.as_ref() == Some(key)) {
+            if waits {
+                seed.next = now + SEED_RETRY_WAITING;
+            } else {
+                seed.fail(now);
+            }
+        }
+    }
+
+    /// The node accepted this one: its next failure is its first.
+    pub(crate) fn seed_accepted(&mut self, key: &NodeKey) {
+        for seed in self.seeds.values_mut().filter(|seed| seed.reached.as_ref() == Some(key)) {
+            seed.failures = 0;
         }
     }
 
@@ -195,19 +252,27 @@ impl Links {
     /// Notes that a seed answered, and who it is.
     pub(crate) fn seed_reached(&mut self, address: &str, key: NodeKey) {
         if let Some(seed) = self.seeds.get_mut(address) {
-            seed.failures = 0;
             seed.reached = Some(key);
         }
     }
 
     /// Seeds that should be dialled now: those whose node was never reached, or is not `reachable` any more.
     pub(crate) fn due_seeds(&mut self, now: Instant, reachable: impl Fn(&NodeKey) -> bool) -> Vec<String> {
-        let due = |(address, seed): (&String, &Seed)| {
-            let wanted = seed.reached.as_ref().is_none_or(|key| !reachable(key));
-            let idle = !self.dials.contains_key(&DialTarget::Seed(address.clone()));
-            (wanted && idle && seed.next <= now).then(|| address.clone())
-        };
-        let due: Vec<_> = self.seeds.iter().filter_map(due).collect();
+        let mut due = Vec::new();
+        for (address, seed) in &mut self.seeds {
+            if seed.next > now || self.dials.contains_key(&DialTarget::Seed(address.clone())) {
+                continue;
+            }
+            if seed.reached.is_none() {
+                // The mesh may have told of it meanwhile.
+                let is_there =
+                    |(key, card): &(&NodeKey, &NodeCard)| card.addresses.contains(address) && reachable(key);
+                seed.reached = self.cards.iter().find(is_there).map(|(key, _)| *key);
+            }
+            if seed.reached.as_ref().is_none_or(|key| !reachable(key)) {
+                due.push(address.clone());
+            }
+        }
         for address in &due {
             self.dials.insert(DialTarget::Seed(address.clone()), now);
         }
@@ -259,8 +324,10 @@ mod tests {
         let b = NodeId::new("b").expect("valid");
         for a_saw_its_own_first in [true, false] {
             for b_saw_its_own_first in [true, false] {
-                let kept_by_a = Links::which_stays(&a, &link("b", a_saw_its_own_first), !a_saw_its_own_first);
-                let kept_by_b = Links::which_stays(&b, &link("a", b_saw_its_own_first), !b_saw_its_own_first);
+                let kept_by_a =
+                    Links::which_stays(&a, &link("b", a_saw_its_own_first), !a_saw_its_own_first, false);
+                let kept_by_b =
+                    Links::which_stays(&b, &link("a", b_saw_its_own_first), !b_saw_its_own_first, false);
                 let a_keeps_own_dial = (kept_by_a == Keep::Old) == a_saw_its_own_first;
                 let b_keeps_own_dial = (kept_by_b == Keep::Old) == b_saw_its_own_first;
                 assert!(a_keeps_own_dial && !b_keeps_own_dial);
@@ -269,9 +336,11 @@ mod tests {
     }
 
     #[test]
-    fn a_second_dial_of_one_side_replaces_its_first() {
+    fn of_two_links_that_one_side_dialled_that_side_decides() {
         let a = NodeId::new("a").expect("valid");
-        assert_eq!(Links::which_stays(&a, &link("b", false), false), Keep::New);
+        assert_eq!(Links::which_stays(&a, &link("b", false), false, false), Keep::Theirs);
+        assert_eq!(Links::which_stays(&a, &link("b", true), true, false), Keep::New);
+        assert_eq!(Links::which_stays(&a, &link("b", true), true, true), Keep::Old);
     }
 
     #[test]

@@ -286,6 +286,22 @@ impl World {
         running.iter().all(|(_, process)| running.iter().all(|(node, _)| knows(process.mesh.status(node))))
     }
 
+    /// Whether every two running nodes have one link that both hold for proven.
+    #[must_use]
+    pub fn all_linked(&self) -> bool {
+        let running: Vec<_> = self.machines.iter().filter_map(|m| m.process.as_ref()).collect();
+        let linked =
+            running.iter().map(|p| p.mesh.view().members.iter().filter(|(_, l)| l.is_some()).count());
+        let links = running.iter().map(|p| p.links.len());
+        linked.zip(links).all(|(linked, links)| linked == running.len() - 1 && links == linked)
+    }
+
+    /// Links made so far by the processes that run now, both ends counted.
+    #[must_use]
+    pub fn links_made(&self) -> u64 {
+        self.machines.iter().filter_map(|m| m.process.as_ref()).map(|p| p.links_made).sum()
+    }
+
     /// How many machines there are.
     #[must_use]
     #[allow(clippy::len_without_is_empty, reason = "a world without machines is not made")]

@@ -75,6 +75,7 @@ impl Config {
 
 /// Something that happens at a point of time.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "packets and wakes, nearly all of them, stay off the heap")]
 pub(super) enum Event {
     Wake { machine: usize, run: u64 },
     Input { machine: usize, run: u64, input: Input },

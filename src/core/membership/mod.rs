@@ -642,12 +642,23 @@ mod tests {
     fn packets(from: &mut Membership, to: NodeKey) -> Vec<Vec<u8>> {
         let mut packets = Vec::new();
         while let Some(effect) = from.poll() {
-            match effect {
-                MemberEffect::Send { to: receiver, packet } if receiver == to => packets.push(packet),
-                _ => {}
+            if let MemberEffect::Send { to: receiver, packet } = effect
+                && receiver == to
+            {
+                packets.push(packet);
             }
         }
         packets
+    }
+
+    fn suspicion_timer(of: &mut Membership) -> Option<MemberTimer> {
+        let timers = std::iter::from_fn(|| of.poll()).filter_map(|effect| {
+            if let MemberEffect::Timer { timer: timer @ MemberTimer::Suspicion(_), .. } = effect {
+                return Some(timer);
+            }
+            None
+        });
+        timers.last()
     }
 
     fn acquainted() -> (Membership, Membership) {
@@ -729,22 +740,9 @@ mod tests {
         assert_eq!((known.status, known.refutations), (MemberStatus::Alive, 1));
 
         a.suspect(key(2));
-        let steps = std::iter::from_fn(|| a.poll());
-        let mut timers: Vec<_> = steps
-            .filter_map(|effect| match effect {
-                MemberEffect::Timer { timer: timer @ MemberTimer::Suspicion(_), .. } => Some(timer),
-                _ => None,
-            })
-            .collect();
         for _ in 0..20 {
-            let Some(timer) = timers.pop() else { break };
+            let Some(timer) = suspicion_timer(&mut a) else { break };
             a.handle_timer(timer, Duration::ZERO);
-            timers = std::iter::from_fn(|| a.poll())
-                .filter_map(|effect| match effect {
-                    MemberEffect::Timer { timer: timer @ MemberTimer::Suspicion(_), .. } => Some(timer),
-                    _ => None,
-                })
-                .collect();
         }
         assert_eq!(a.known(&key(2)).expect("known").status, MemberStatus::Failed);
     }

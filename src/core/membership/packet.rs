@@ -68,16 +68,16 @@ fn encode_note(note: &Note) -> Vec<u8> {
     bytes
 }
 
-/// A member that a packet tells of, with the bytes that it takes there.
-type Told<'a> = (Member<Identity>, &'a [u8]);
+/// A member and the bytes it takes in its packet.
+type OpenedMember<'a> = (Member<Identity>, &'a [u8]);
 
 /// A packet taken apart, before foca has seen it.
 #[derive(Debug)]
 pub(super) struct Opened<'a> {
     pub(super) note: Note,
     pub(super) header: Header<Identity>,
-    /// With their bytes, so that the packet can be rebuilt without some.
-    pub(super) members: Vec<Told<'a>>,
+    /// The members with the bytes each of them takes, so that a packet can be rebuilt without some.
+    pub(super) members: Vec<OpenedMember<'a>>,
     pub(super) foca_bytes: &'a [u8],
     header_bytes: &'a [u8],
 }
@@ -134,7 +134,10 @@ fn open_note(bytes: &[u8]) -> Result<Note, PacketError> {
     Ok(note)
 }
 
-fn open_members<'a>(header: &Header<Identity>, mut bytes: &'a [u8]) -> Result<Vec<Told<'a>>, PacketError> {
+fn open_members<'a>(
+    header: &Header<Identity>,
+    mut bytes: &'a [u8],
+) -> Result<Vec<OpenedMember<'a>>, PacketError> {
     let mut members = Vec::new();
     if bytes.is_empty() {
         return Ok(members);

@@ -69,6 +69,10 @@ impl Mesh {
         let Some(peer) = self.links.get(link).filter(|l| !l.doubted).map(|l| l.key) else {
             return;
         };
+        if self.links.proven(&peer) != Some(link) {
+            self.links.prove(link);
+            self.view_changed = true;
+        }
         if let Err(error) = self.membership.handle_packet(peer, packet) {
             self.counters.swim_packets_dropped += 1;
             tracing::debug!(?peer, %error, "SWIM packet dropped");
@@ -253,8 +257,12 @@ impl Mesh {
         let Some(from) = self.links.get(link).filter(|l| !l.doubted) else {
             return;
         };
-        let (key, node) = (from.key, from.node.clone());
-        if let Some(mesh_id) = from.mesh_id {
+        let (key, node, mesh_id) = (from.key, from.node.clone(), from.mesh_id);
+        if self.links.proven(&key) != Some(link) {
+            self.links.prove(link);
+            self.view_changed = true;
+        }
+        if let Some(mesh_id) = mesh_id {
             self.on_accepted(mesh_id);
         }
         match frame {

@@ -15,6 +15,8 @@ use crate::core::wire::{Control, MemberEntry, MemberEntryState};
 const SEEDS_INTERVAL: Duration = Duration::from_millis(250);
 /// How long a process that already has a node's id may take to show that it lives.
 const PROBATION: Duration = Duration::from_millis(2_500);
+/// Refusals that are remembered as told; above, all are told anew.
+const TOLD_REFUSED_MAX: usize = 256;
 /// A process that is refused as a duplicate this soon after its start is the second one, and ends.
 const NEWCOMER_FOR: Duration = Duration::from_secs(60);
 /// How long a peer may take to come back after its link was closed, before it is suspected.
@@ -95,18 +97,20 @@ impl Mesh {
             mesh_id: hello.mesh_id,
             doubted: false,
         };
-        self.admit(link, new, &hello);
+        let by_seed = matches!(dialled, Some(DialTarget::Seed(_)));
+        self.admit(link, new, &hello, by_seed);
     }
 
     /// Decides whether a link takes its node's place at once, gives way to another, or waits until the
     /// process that has the place was asked.
-    fn admit(&mut self, id: LinkId, new: Link, hello: &Hello) {
+    fn admit(&mut self, id: LinkId, new: Link, hello: &Hello, by_seed: bool) {
         let old = self.links.proven(&new.key).and_then(|old| Some((old, self.links.get(old)?.clone())));
         let is_new = self.processes.get(&new.key) != Some(&new.process);
         match old {
             Some((old_id, old)) if old.process == new.process => {
-                match Links::which_stays(&self.own, &old, new.dialled) {
+                match Links::which_stays(&self.own, &old, new.dialled, by_seed) {
                     Keep::Old => self.close(id, Refused::Superseded),
+                    Keep::Theirs => self.keep_spare(id, new),
                     Keep::New => {
                         self.links.remove(old_id);
                         self.close(old_id, Refused::Superseded);
@@ -129,6 +133,15 @@ impl Mesh {
                 self.establish(id, new, hello);
             }
         }
+    }
+
+    /// A peer has at most one spare link.
+    fn keep_spare(&mut self, id: LinkId, new: Link) {
+        if let Some(other) = self.links.spare(&new.key, new.process) {
+            self.links.remove(other);
+            self.close(other, Refused::Superseded);
+        }
+        self.links.insert_spare(id, new);
     }
 
     /// The node is held for alive, and this process of it was not seen before. Where it says that it is
@@ -201,6 +214,7 @@ impl Mesh {
     fn establish(&mut self, id: LinkId, link: Link, hello: &Hello) {
         let key = link.key;
         let known = self.membership.known(&key);
+        self.links.seed_accepted(&key);
         self.processes.insert(key, link.process);
         self.links.insert(id, link);
         self.learn_card(&hello.card);
@@ -251,6 +265,7 @@ impl Mesh {
             return;
         };
         if let LinkEnd::Refused(refused) = &reason {
+            self.links.seed_refused(&link.key, *refused == Refused::NoMesh, self.now);
             self.on_refused(format!("{} ({})", link.node, link.address), *refused);
         }
         if !was_proven {
@@ -258,6 +273,10 @@ impl Mesh {
         }
         self.view_changed = true;
         self.fail_requests_to(&link.node, &Refusal::LinkLost { node: link.node.clone() });
+        if let Some(spare) = self.links.spare(&link.key, link.process) {
+            self.links.prove(spare);
+            return self.send_summary(spare);
+        }
         let next = self.links.all().find(|(_, l)| l.key == link.key && l.doubted).map(|(id, _)| id);
         if let Some(next) = next {
             return self.accept_doubted(next);
@@ -294,9 +313,17 @@ impl Mesh {
             | Refused::Duplicate
             | Refused::Name
             | Refused::Malformed
-            | Refused::Full => {
-                self.event(Event::Refused { peer, reason: refused.as_str().to_owned() });
-            }
+            | Refused::Full => self.tell_refused(peer, refused),
+        }
+    }
+
+    /// Tells of a refusal once, however often it is tried again.
+    fn tell_refused(&mut self, peer: String, refused: Refused) {
+        if self.told_refused.len() >= TOLD_REFUSED_MAX {
+            self.told_refused.clear();
+        }
+        if self.told_refused.insert((peer.clone(), refused.code())) {
+            self.event(Event::Refused { peer, reason: refused.as_str().to_owned() });
         }
     }
 
@@ -309,6 +336,7 @@ impl Mesh {
 
     fn refuse(&mut self, link: LinkId, hello: &Hello, address: String, reason: Refused) {
         self.close(link, reason);
+        self.links.seed_refused(&hello.card.node_id.key(), reason == Refused::NoMesh, self.now);
         if reason == Refused::Duplicate {
             let node = hello.card.node_id.clone();
             return self.event(Event::DuplicateNode { node, address });

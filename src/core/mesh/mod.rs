@@ -90,6 +90,8 @@ pub struct Mesh {
     processes: BTreeMap<NodeKey, ProcessId>,
     /// Doubted links, by the nonce of the check that decides about them.
     probations: BTreeMap<LinkId, (u64, Hello)>,
+    /// Who refused this node or was refused, and with which code, as far as told.
+    told_refused: BTreeSet<(String, u32)>,
     /// Members that are known by their key only.
     nameless: BTreeSet<NodeKey>,
     requests: BTreeMap<u64, Open>,
@@ -132,6 +134,7 @@ impl Mesh {
             supervision: Supervision::default(),
             processes: BTreeMap::new(),
             probations: BTreeMap::new(),
+            told_refused: BTreeSet::new(),
             nameless: BTreeSet::new(),
             requests: BTreeMap::new(),
             questions: BTreeMap::new(),
