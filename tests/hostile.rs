@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, ConnectionError, Endpoint};
-use shoal::core::contract::Refused;
+use shoal::core::error::Refused;
 use shoal::core::ids::{Incarnation, MeshName, NodeId, ProcessId};
 use shoal::core::model::{AgentSource, AgentSpec, Hello, NodeCard};
 use shoal::core::wire::{self, Control, Data, MemberEntry, MemberEntryState, RequestBody, Want};

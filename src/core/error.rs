@@ -234,3 +234,78 @@ impl Refusal {
         }
     }
 }
+
+/// Why one side of a connection refuses the other. The number is the QUIC application close code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[repr(u32)]
+pub enum Refused {
+    /// No common protocol version.
+    Version = 1,
+    /// Another mesh.
+    Mesh = 2,
+    /// Neither side belongs to a mesh yet.
+    NoMesh = 3,
+    /// A live node has this name.
+    Duplicate = 4,
+    /// The hello names another node than the certificate.
+    Name = 5,
+    /// The hello or a frame is malformed.
+    Malformed = 6,
+    /// The peer was told to leave for good and is not wanted back under this link.
+    Full = 7,
+    /// The node dialled itself.
+    Oneself = 8,
+    /// Another link to the same node has taken its place.
+    Superseded = 9,
+    /// Gossip holds the peer for failed.
+    Failed = 10,
+    /// The node stops.
+    Stopping = 11,
+}
+
+impl Refused {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Version,
+        Self::Mesh,
+        Self::NoMesh,
+        Self::Duplicate,
+        Self::Name,
+        Self::Malformed,
+        Self::Full,
+        Self::Oneself,
+        Self::Superseded,
+        Self::Failed,
+        Self::Stopping,
+    ];
+
+    /// The close code on the wire.
+    #[must_use]
+    pub fn code(self) -> u32 {
+        self as u32
+    }
+
+    /// The reason with that close code.
+    #[must_use]
+    pub fn from_code(code: u64) -> Option<Self> {
+        Self::ALL.into_iter().find(|r| u64::from(r.code()) == code)
+    }
+
+    /// A sentence for the log and the operator.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Version => "no protocol version is spoken by both sides: upgrade the older node",
+            Self::Mesh => "the two nodes belong to different meshes: a mesh never merges with another",
+            Self::NoMesh => "neither node belongs to a mesh yet: bootstrap one of them, or join one that has",
+            Self::Duplicate => "a live node has this node id: give this one a certificate of its own",
+            Self::Name => "the hello names another node or mesh than the certificate",
+            Self::Malformed => "the first frame was not a valid hello",
+            Self::Full => "the node knows as many peers as it can",
+            Self::Oneself => "the address is this node's own",
+            Self::Superseded => "another connection between the two nodes is kept instead",
+            Self::Failed => "the node is held for failed",
+            Self::Stopping => "the node is stopping",
+        }
+    }
+}

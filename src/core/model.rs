@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::contract::Refused;
+use super::error::Refused;
 use super::error::SendError;
 use super::ids::{AgentName, Incarnation, MeshId, MeshName, NodeId, ProcessId};
 use super::limits;

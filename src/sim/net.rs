@@ -15,7 +15,8 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 use super::world::{Event, World};
-use crate::core::contract::{DialTarget, Input, LinkEnd, Refused};
+use crate::core::contract::{DialTarget, Input, LinkEnd};
+use crate::core::error::Refused;
 use crate::core::ids::LinkId;
 use crate::core::limits;
 use crate::core::model::Hello;

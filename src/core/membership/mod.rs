@@ -19,7 +19,9 @@
 //! Order of calls: any `handle_*` or `apply_*`, then [`Membership::poll`] until `None`.
 //! Source of the protocol: Das, Gupta, Motivala, "SWIM", DSN 2002.
 
+mod claims;
 mod identity;
+mod lists;
 mod packet;
 mod runtime;
 mod suspicion;
@@ -32,6 +34,7 @@ use std::time::Duration;
 use foca::{Foca, Member, NoCustomBroadcast, PeriodicParams, State, Timer};
 use rand_chacha::ChaCha8Rng;
 
+use self::claims::is_credible_start;
 use self::identity::Identity;
 use self::packet::SwimCodec;
 use self::runtime::Outbox;
@@ -39,10 +42,9 @@ use self::suspicion::Suspicions;
 use super::ids::{Incarnation, NodeKey};
 use super::limits;
 use super::model::{MemberStatus, Overrides, Profile};
-use super::wire::{MemberEntry, MemberEntryState};
 
-pub use self::packet::PacketError;
-pub use self::timings::Timings;
+pub(crate) use self::packet::PacketError;
+pub(crate) use self::timings::Timings;
 
 /// A timer of this room, kept in the mesh's heap.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -228,107 +230,6 @@ impl Membership {
         }
     }
 
-    /// The whole member list, this node included, in order of keys.
-    pub(crate) fn entries(&self) -> Vec<MemberEntry> {
-        let own = self.foca.identity();
-        let own = MemberEntry {
-            key: own.key,
-            incarnation: own.incarnation,
-            refutations: 0,
-            state: if self.leaving { MemberEntryState::Left } else { MemberEntryState::Alive },
-        };
-        let others = self.known.iter().map(|(key, known)| MemberEntry {
-            key: *key,
-            incarnation: known.incarnation,
-            refutations: known.refutations,
-            state: match known.status {
-                MemberStatus::Alive => MemberEntryState::Alive,
-                MemberStatus::Suspect => MemberEntryState::Suspect,
-                MemberStatus::Failed => MemberEntryState::Failed,
-                MemberStatus::Left => MemberEntryState::Left,
-            },
-        });
-        let forgotten = self.forgotten.iter().map(|(key, incarnation)| MemberEntry {
-            key: *key,
-            incarnation: *incarnation,
-            refutations: 0,
-            state: MemberEntryState::Forgotten,
-        });
-        let mut entries: Vec<_> = others.chain([own]).chain(forgotten).collect();
-        entries.sort_unstable();
-        entries
-    }
-
-    /// A hash of the member list that is equal on two nodes which agree on who is there (FNV-1a over keys,
-    /// incarnations and presence). Suspicions and refutations pass too quickly to count.
-    pub(crate) fn entries_hash(&self) -> u64 {
-        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-        let mut mix = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        for entry in self.entries().iter().filter(|entry| entry.state != MemberEntryState::Forgotten) {
-            let present = matches!(entry.state, MemberEntryState::Alive | MemberEntryState::Suspect);
-            entry.key.0.into_iter().for_each(&mut mix);
-            entry.incarnation.0.to_le_bytes().into_iter().for_each(&mut mix);
-            mix(u8::from(present));
-        }
-        hash
-    }
-
-    /// Takes in another node's whole member list. `peer` is whose list it is: of itself it knows best.
-    pub(crate) fn apply_entries(&mut self, peer: NodeKey, entries: &[MemberEntry]) {
-        if self.leaving {
-            return;
-        }
-        let mut news = Vec::new();
-        let mut suspects = Vec::new();
-        for entry in entries {
-            let identity = Identity::of(entry.key, entry.incarnation);
-            if entry.key == self.foca.identity().key {
-                self.notice_outdated_self([&identity].into_iter());
-                if matches!(entry.state, MemberEntryState::Failed) && entry.incarnation == self.incarnation()
-                {
-                    news.push(Member::new(identity, entry.refutations, State::Down));
-                }
-                continue;
-            }
-            match entry.state {
-                MemberEntryState::Left => self.peer_left(entry.key, entry.incarnation),
-                MemberEntryState::Forgotten => self.forget(entry.key, entry.incarnation),
-                MemberEntryState::Failed if self.is_live_at(entry) && entry.key != peer => {
-                    suspects.push((entry.key, entry.incarnation));
-                }
-                MemberEntryState::Failed => {
-                    news.push(Member::new(identity, entry.refutations, State::Down));
-                }
-                MemberEntryState::Alive | MemberEntryState::Suspect => {
-                    news.push(Member::new(identity, entry.refutations, State::Alive));
-                }
-            }
-        }
-        let own = self.foca.identity().key;
-        let mut room = limits::PEERS_MAX.saturating_sub(self.known.len());
-        news.retain(|member| {
-            member.id().key == own || (self.is_news(member) && self.admits(member, &mut room))
-        });
-        // What many learn from lists at once need not be gossiped as well.
-        let gossip = news.len() <= LIST_NEWS_GOSSIPED_MAX;
-        self.outbox.touched.extend(news.iter().map(|m| m.id().key));
-        let result = self.foca.apply_many(news.into_iter(), gossip, &mut self.outbox);
-        self.settle("member list", result);
-        for (key, incarnation) in suspects {
-            self.doubt(key, incarnation);
-        }
-    }
-
-    /// Somebody holds this node for failed at `incarnation`: renew, if that is the current one.
-    pub(crate) fn held_for_failed(&mut self, incarnation: Incarnation) {
-        if self.leaving || incarnation != self.incarnation() {
-            return;
-        }
-        let down = Member::new(*self.foca.identity(), 0, State::Down);
-        let result = self.foca.apply_many([down].into_iter(), true, &mut self.outbox);
-        self.settle("held for failed", result);
-    }
-
     /// Suspects a member without waiting for its turn to be probed: it has the suspicion time to refute.
     pub(crate) fn suspect(&mut self, key: NodeKey) {
         let member = self.foca.iter_membership_state().find(|m| m.id().key == key);
@@ -425,85 +326,6 @@ impl Membership {
         self.settle("announce", result);
     }
 
-    /// Another node holds `key` for failed at the incarnation at which this node sees it alive: doubt it,
-    /// and tell it, because only a renewed incarnation of it can convince the other.
-    fn doubt(&mut self, key: NodeKey, incarnation: Incarnation) {
-        self.suspect(key);
-        if self.told_held_for_failed.len() >= limits::PEERS_MAX {
-            self.told_held_for_failed.clear();
-        }
-        if self.told_held_for_failed.insert((key, incarnation)) {
-            self.effects.push_back(MemberEffect::TellHeldForFailed { key, incarnation });
-        }
-    }
-
-    fn is_live_at(&self, entry: &MemberEntry) -> bool {
-        self.known
-            .get(&entry.key)
-            .is_some_and(|k| k.status.is_reachable() && k.incarnation == entry.incarnation)
-    }
-
-    /// Whether a listed member tells anything that is not known and may be believed.
-    fn is_news(&self, member: &Member<Identity>) -> bool {
-        if !self.is_credible(member) {
-            return false;
-        }
-        let Some(known) = self.known.get(&member.id().key) else {
-            return true;
-        };
-        let newer = (member.id().incarnation, member.incarnation()) > (known.incarnation, known.refutations);
-        newer || (member.state() == State::Down && known.status.is_reachable())
-    }
-
-    /// Whether a claim may be given to foca at all.
-    fn is_credible(&self, member: &Member<Identity>) -> bool {
-        let identity = member.id();
-        if identity.key == self.foca.identity().key {
-            // foca refutes claims about this very identity. Others are about an earlier one and outdated by
-            // each packet that we send, or about a later one: see `notice_outdated_self`.
-            return identity.incarnation == self.incarnation();
-        }
-        if self.is_forgotten(&identity.key, identity.incarnation) {
-            return false;
-        }
-        let down = member.state() == State::Down;
-        if !down && self.left.get(&identity.key).is_some_and(|at| identity.incarnation <= *at) {
-            return false;
-        }
-        let Some(known) = self.known.get(&identity.key) else {
-            return !self.is_full() && is_credible_start(Incarnation(0), identity.incarnation);
-        };
-        let outdated_down =
-            down && identity.incarnation == known.incarnation && member.incarnation() < known.refutations;
-        !outdated_down && is_credible_start(known.incarnation, identity.incarnation)
-    }
-
-    /// Whether a claim may be given to foca beside others: all of them together must find room.
-    fn admits(&self, member: &Member<Identity>, room: &mut usize) -> bool {
-        if !self.is_credible(member) {
-            return false;
-        }
-        let key = &member.id().key;
-        if self.known.contains_key(key) || *key == self.foca.identity().key {
-            return true;
-        }
-        let has_room = *room > 0;
-        *room = room.saturating_sub(1);
-        has_room
-    }
-
-    fn notice_outdated_self<'a>(&mut self, claims: impl Iterator<Item = &'a Identity>) {
-        let own = *self.foca.identity();
-        let later = claims
-            .filter(|claim| claim.key == own.key && claim.incarnation.start() > own.incarnation.start())
-            .map(|claim| claim.incarnation)
-            .filter(|later| is_credible_start(own.incarnation, *later))
-            .max();
-        if let Some(later) = later {
-            self.effects.push_back(MemberEffect::OutdatedSelf(later));
-        }
-    }
-
     /// After each call of foca: keep our view, our timings and our effects in step with it.
     fn settle(&mut self, what: &'static str, result: Result<(), foca::Error>) {
         if let Err(error) = result {
@@ -588,13 +410,6 @@ impl Membership {
 /// What is forgotten, beyond which it is not told to others: a whole list still fits into a frame.
 const FORGOTTEN_MAX: usize = limits::MEMBERS_PER_FRAME_MAX - limits::PEERS_MAX - 1;
 
-/// Listed news above this many is left to the lists.
-const LIST_NEWS_GOSSIPED_MAX: usize = 64;
-
-fn is_credible_start(known: Incarnation, claimed: Incarnation) -> bool {
-    claimed.start() <= known.start().saturating_add(limits::INCARNATION_START_JUMP_MAX)
-}
-
 fn foca_config(timings: &Timings) -> foca::Config {
     let at_least_one = |n: u8| NonZeroUsize::new(n.max(1).into()).expect("at least one");
     foca::Config {
@@ -619,131 +434,4 @@ fn foca_config(timings: &Timings) -> foca::Config {
 }
 
 #[cfg(test)]
-mod tests {
-    use rand::SeedableRng;
-
-    use super::*;
-
-    fn key(byte: u8) -> NodeKey {
-        NodeKey([byte; 16])
-    }
-
-    fn member(byte: u8, start: u64) -> Membership {
-        let rng = ChaCha8Rng::seed_from_u64(u64::from(byte));
-        let incarnation = Incarnation::first_of(start);
-        Membership::new(key(byte), incarnation, Profile::Auto, Overrides::default(), rng)
-    }
-
-    fn alive(byte: u8, incarnation: Incarnation) -> MemberEntry {
-        MemberEntry { key: key(byte), incarnation, refutations: 0, state: MemberEntryState::Alive }
-    }
-
-    /// The packets that wait to be sent to a node.
-    fn packets(from: &mut Membership, to: NodeKey) -> Vec<Vec<u8>> {
-        let mut packets = Vec::new();
-        while let Some(effect) = from.poll() {
-            if let MemberEffect::Send { to: receiver, packet } = effect
-                && receiver == to
-            {
-                packets.push(packet);
-            }
-        }
-        packets
-    }
-
-    fn suspicion_timer(of: &mut Membership) -> Option<MemberTimer> {
-        let timers = std::iter::from_fn(|| of.poll()).filter_map(|effect| {
-            if let MemberEffect::Timer { timer: timer @ MemberTimer::Suspicion(_), .. } = effect {
-                return Some(timer);
-            }
-            None
-        });
-        timers.last()
-    }
-
-    fn acquainted() -> (Membership, Membership) {
-        let (mut a, mut b) = (member(1, 1), member(2, 1));
-        a.apply_entries(key(2), &[alive(2, Incarnation::first_of(1))]);
-        b.apply_entries(key(1), &[alive(1, Incarnation::first_of(1))]);
-        (a, b)
-    }
-
-    #[test]
-    fn a_packet_that_names_another_sender_than_its_link_is_dropped() {
-        let (mut a, mut b) = acquainted();
-        b.announce(key(1));
-        let packet = packets(&mut b, key(1)).pop().expect("announced");
-        let refused = a.handle_packet(key(3), &packet).expect_err("forged");
-        assert_eq!(refused, PacketError::WrongSender { claimed: key(2), peer: key(3) });
-        assert!(a.handle_packet(key(2), &packet).is_ok());
-    }
-
-    #[test]
-    fn absurd_incarnations_lock_nobody_out() {
-        let (mut a, _) = acquainted();
-        for unknown in [2, 3] {
-            let absurd = [MemberEntryState::Alive, MemberEntryState::Failed, MemberEntryState::Left];
-            for state in absurd {
-                let entry = MemberEntry { state, ..alive(unknown, Incarnation(u64::MAX)) };
-                a.apply_entries(key(9), &[entry]);
-            }
-            a.apply_entries(key(unknown), &[alive(unknown, Incarnation::first_of(2))]);
-            let known = a.known(&key(unknown)).expect("it is believed");
-            assert_eq!((known.incarnation.start(), known.status), (2, MemberStatus::Alive));
-        }
-    }
-
-    #[test]
-    fn a_claim_about_this_very_node_cannot_use_up_its_incarnations() {
-        let (mut a, _) = acquainted();
-        for claimed in [Incarnation(u64::MAX), Incarnation::first_of(1 << 40)] {
-            a.apply_entries(key(2), &[alive(1, claimed)]);
-        }
-        assert!(!std::iter::from_fn(|| a.poll()).any(|e| matches!(e, MemberEffect::OutdatedSelf(_))));
-        a.apply_entries(key(2), &[alive(1, Incarnation::first_of(7))]);
-        let noticed = std::iter::from_fn(|| a.poll()).any(|e| matches!(e, MemberEffect::OutdatedSelf(_)));
-        assert!(noticed, "a start that is credible is continued above");
-    }
-
-    #[test]
-    fn more_members_than_the_bound_are_not_taken() {
-        let (mut a, _) = acquainted();
-        let entry = |n: usize| MemberEntry {
-            key: NodeKey(std::array::from_fn(|i| if i < 8 { n.to_le_bytes()[i] } else { 0xee })),
-            ..alive(0, Incarnation::first_of(1))
-        };
-        let many: Vec<_> = (0..3 * limits::PEERS_MAX).map(entry).collect();
-        a.apply_entries(key(2), &many);
-        let left: Vec<_> = many.iter().map(|e| MemberEntry { state: MemberEntryState::Left, ..*e }).collect();
-        a.apply_entries(key(2), &left);
-        let gone: Vec<_> =
-            many.iter().map(|e| MemberEntry { state: MemberEntryState::Forgotten, ..*e }).collect();
-        assert!(a.all_known().count() <= limits::PEERS_MAX);
-        a.apply_entries(key(2), &gone);
-        assert!(a.forgotten.len() <= FORGOTTEN_MAX);
-        assert!(a.entries().len() <= limits::MEMBERS_PER_FRAME_MAX, "and its own list is accepted by others");
-    }
-
-    #[test]
-    fn a_suspect_that_is_told_refutes_and_one_that_is_not_fails() {
-        let (mut a, mut b) = acquainted();
-        a.suspect(key(2));
-        assert_eq!(a.known(&key(2)).expect("known").status, MemberStatus::Suspect);
-        let told = packets(&mut a, key(2));
-        for packet in &told {
-            b.handle_packet(key(1), packet).expect("it is a packet");
-        }
-        for packet in packets(&mut b, key(1)) {
-            a.handle_packet(key(2), &packet).expect("it is a packet");
-        }
-        let known = a.known(&key(2)).expect("known");
-        assert_eq!((known.status, known.refutations), (MemberStatus::Alive, 1));
-
-        a.suspect(key(2));
-        for _ in 0..20 {
-            let Some(timer) = suspicion_timer(&mut a) else { break };
-            a.handle_timer(timer, Duration::ZERO);
-        }
-        assert_eq!(a.known(&key(2)).expect("known").status, MemberStatus::Failed);
-    }
-}
+mod tests;

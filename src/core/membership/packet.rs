@@ -24,7 +24,7 @@ pub(super) const DEPARTURES_PER_PACKET_MAX: usize = 2;
 
 /// Why a packet was dropped.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PacketError {
+pub(crate) enum PacketError {
     /// Longer than a packet may be, or cut short.
     #[error("a SWIM packet of {0} bytes is too short or too long")]
     Length(usize),

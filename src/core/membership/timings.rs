@@ -6,27 +6,27 @@ use crate::core::model::{Overrides, Profile};
 
 /// The timings in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timings {
+pub(crate) struct Timings {
     /// Time between two probes of one node; at its end the probe has failed.
-    pub probe_period: Duration,
+    pub(crate) probe_period: Duration,
     /// How long a direct probe may take before others are asked.
-    pub probe_timeout: Duration,
+    pub(crate) probe_timeout: Duration,
     /// Others that are asked.
-    pub indirect_probes: u8,
+    pub(crate) indirect_probes: u8,
     /// Time between two rounds of gossip, while there is something to tell.
-    pub gossip_interval: Duration,
+    pub(crate) gossip_interval: Duration,
     /// Nodes told in each round.
-    pub gossip_fanout: u8,
+    pub(crate) gossip_fanout: u8,
     /// How long a suspect may take to refute.
-    pub suspicion: Duration,
+    pub(crate) suspicion: Duration,
     /// How often one piece of news is told by one node.
-    pub transmissions: u8,
+    pub(crate) transmissions: u8,
 }
 
 impl Timings {
     /// The timings of a mesh with `live` live members besides this node.
     #[must_use]
-    pub fn of(profile: Profile, overrides: &Overrides, live: usize) -> Self {
+    pub(crate) fn of(profile: Profile, overrides: &Overrides, live: usize) -> Self {
         let size = live + 1;
         let ms = Duration::from_millis;
         let row = |period, timeout, gossip, fanout, suspicion| Self {

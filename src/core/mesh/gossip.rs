@@ -6,8 +6,9 @@ use bytes::Bytes;
 use rand::RngExt;
 
 use super::{Mesh, Pending, Phase, Timer};
-use crate::core::contract::{Change, Output, Refused};
+use crate::core::contract::{Change, Output};
 use crate::core::error::Refusal;
+use crate::core::error::Refused;
 use crate::core::ids::{Incarnation, LinkId, NodeKey};
 use crate::core::limits;
 use crate::core::membership::{Known, MemberEffect};

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::{Mesh, Pending, Phase, Timer};
-use crate::core::contract::{Change, DialTarget, LinkEnd, Output, Refused};
+use crate::core::contract::{Change, DialTarget, LinkEnd, Output};
 use crate::core::error::Refusal;
+use crate::core::error::Refused;
 use crate::core::ids::{LinkId, MeshId, NodeId, NodeKey};
 use crate::core::limits;
 use crate::core::links::{Keep, Link, Links};

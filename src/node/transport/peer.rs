@@ -12,7 +12,8 @@ use tokio::time::sleep;
 
 use super::Inbox;
 use super::framing::{FrameReader, FrameWriter, ReadError, SendFailure};
-use crate::core::contract::{Input, LinkEnd, Refused};
+use crate::core::contract::{Input, LinkEnd};
+use crate::core::error::Refused;
 use crate::core::ids::{LinkId, NodeId};
 use crate::core::limits;
 use crate::core::wire::{self, Control, Data, FrameKind, WireError};
