@@ -20,8 +20,9 @@ use super::wire::Control;
 /// Wait before a seed is tried again: doubles from the first to the last.
 const SEED_RETRY_FIRST: Duration = Duration::from_millis(500);
 const SEED_RETRY_LAST: Duration = Duration::from_secs(15);
-/// Wait before a seed is tried again that belongs to no mesh yet.
-const SEED_RETRY_WAITING: Duration = Duration::from_secs(1);
+/// Wait before a seed is tried again that belongs to no mesh yet: doubles from the first to the last.
+const SEED_RETRY_WAITING_FIRST: Duration = Duration::from_millis(100);
+const SEED_RETRY_WAITING_LAST: Duration = Duration::from_secs(1);
 /// A node that could not be dialled is not dialled again for this long, whoever asks.
 const REDIAL_PAUSE: Duration = Duration::from_millis(500);
 /// Control frames kept for a node while its link is being dialled; the oldest is dropped.
@@ -48,6 +49,8 @@ pub(crate) struct Link {
 #[derive(Debug, Clone)]
 struct Seed {
     failures: u32,
+    /// How often it was reached and belonged to no mesh.
+    waited: u32,
     next: Instant,
     reached: Option<NodeKey>,
 }
@@ -231,7 +234,9 @@ impl Links {
     pub(crate) fn seed_refused(&mut self, key: &NodeKey, waits: bool, now: Instant) {
         for seed in self.seeds.values_mut().filter(|seed| seed.reached.as_ref() == Some(key)) {
             if waits {
-                seed.next = now + SEED_RETRY_WAITING;
+                let wait = SEED_RETRY_WAITING_FIRST * 2_u32.saturating_pow(seed.waited.min(10));
+                seed.waited = seed.waited.saturating_add(1);
+                seed.next = now + wait.min(SEED_RETRY_WAITING_LAST);
             } else {
                 seed.fail(now);
             }
@@ -246,7 +251,7 @@ impl Links {
     }
 
     pub(crate) fn add_seed(&mut self, address: String) {
-        self.seeds.insert(address, Seed { failures: 0, next: Instant::ZERO, reached: None });
+        self.seeds.insert(address, Seed { failures: 0, waited: 0, next: Instant::ZERO, reached: None });
     }
 
     /// Notes that a seed answered, and who it is.
