@@ -8,7 +8,7 @@ use shoal::core::error::SendError;
 use shoal::core::model::{AgentSource, AgentSpec, MemberStatus};
 use shoal::core::wire::RequestBody;
 
-use common::mesh::{TestMesh, message, until};
+use common::mesh::{TestMesh, message, message_from, until};
 
 fn echo() -> AgentSpec {
     let name = "echo".parse().expect("valid");
@@ -24,7 +24,7 @@ async fn three_nodes_find_each_other_and_an_agent_on_one_answers_all() {
     for n in 1..=3 {
         let handle = mesh.node(n).handle();
         until(|| handle.view().agents.iter().any(|a| a.record.state.as_str() == "running")).await;
-        let answer = handle.ask(message("echo", b"hello")).await.expect("answers");
+        let answer = handle.ask(message_from(n, "echo", b"hello")).await.expect("answers");
         assert_eq!(&answer.content[..], b"hello");
         assert_eq!(answer.from, "echo@node-3");
     }

@@ -31,7 +31,7 @@ const NODES_MAX: u8 = 20;
 /// How long the mesh may take to come up.
 const START_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a node may take to stop before it is killed.
-const STOP_DEADLINE: Duration = Duration::from_secs(20);
+const STOP_DEADLINE: Duration = Duration::from_secs(30);
 /// How often it is looked whether the mesh is up.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Lines of a node's log that are shown when it did not start.

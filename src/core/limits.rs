@@ -135,15 +135,23 @@ pub const EVENTS_MAX: usize = 1024;
 
 /// Handshakes of unproven peers under way at once. One more: refused.
 pub const HANDSHAKES_MAX: usize = 64;
+/// With so many under way, every further address must first prove itself (QUIC Retry).
+pub const HANDSHAKES_UNPROVEN_MAX: usize = 16;
+/// Connections that one node may have with this one at once: more than one while they replace each other.
+/// One more: refused.
+pub const LINKS_PER_NODE_MAX: usize = 4;
+/// Characters of an error about a peer's bytes that are kept for the log.
+pub const PEER_ERROR_CHARS_MAX: usize = 200;
 /// Handshakes per second and address; above, the address must prove itself (QUIC Retry).
 pub const HANDSHAKES_PER_SECOND_MAX: u32 = 20;
 /// Connections waiting to be accepted. One more: refused.
 pub const INCOMING_MAX: usize = 256;
-/// Bidirectional streams that a peer may hold open.
-pub const BIDI_STREAMS_MAX: u32 = 64;
-/// The most that the configuration may raise [`BIDI_STREAMS_MAX`] to. More: refused at start.
-pub const BIDI_STREAMS_CONFIGURED_MAX: u32 = 1024;
-/// Unidirectional streams that a peer may hold open.
+/// Bidirectional streams that a peer may hold open: one is used, for control frames.
+pub const BIDI_STREAMS_MAX: u32 = 4;
+/// The most that the configuration may raise [`UNI_STREAMS_MAX`] to. More: refused at start.
+pub const UNI_STREAMS_CONFIGURED_MAX: u32 = 1024;
+/// Unidirectional streams, which carry messages, that a peer may hold open where the configuration does not
+/// say. More: the peer waits.
 pub const UNI_STREAMS_MAX: u32 = 32;
 /// Flow-control window of one stream, in bytes.
 pub const STREAM_WINDOW_BYTES: u32 = 256 << 10;

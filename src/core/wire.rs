@@ -477,7 +477,7 @@ pub fn split(frame: &[u8]) -> Result<Option<(FrameKind, &[u8])>, WireError> {
 /// [`WireError::Shape`], [`WireError::Body`] or [`WireError::Bound`].
 pub fn decode<B: Body>(body: &[u8]) -> Result<B, WireError> {
     check(body)?;
-    let value: B = rmp_serde::from_slice(body).map_err(|e| WireError::Body(e.to_string()))?;
+    let value: B = rmp_serde::from_slice(body).map_err(|e| body_error(&e))?;
     value.check().map_err(WireError::Bound)?;
     Ok(value)
 }
@@ -497,7 +497,14 @@ pub fn encode_value<T: Serialize>(value: &T) -> Bytes {
 /// [`WireError::Shape`] or [`WireError::Body`].
 pub fn decode_value<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
     check(bytes)?;
-    rmp_serde::from_slice(bytes).map_err(|e| WireError::Body(e.to_string()))
+    rmp_serde::from_slice(bytes).map_err(|e| body_error(&e))
+}
+
+/// The decoder's complaint may repeat what the peer sent: as much of it as a log line may hold, and
+/// nothing in it that a terminal would obey.
+fn body_error(error: &rmp_serde::decode::Error) -> WireError {
+    let text = error.to_string();
+    WireError::Body(text.chars().take(limits::PEER_ERROR_CHARS_MAX).flat_map(char::escape_debug).collect())
 }
 
 #[cfg(test)]

@@ -177,7 +177,7 @@ impl Dispatcher {
 
     async fn exchange(&self, message: Message, want: Want) -> Outcome {
         let begun = Instant::now();
-        let deadline = Duration::from_millis(message.deadline_ms.into());
+        let deadline = Duration::from_millis(message.deadline_ms.into()).min(limits::DEADLINE_MAX);
         let outcome = match self.inner.check(&message) {
             Ok(()) => timeout(deadline, self.inner.exchange(message, want)).await.unwrap_or_else(|_| {
                 Err(SendError::DeadlineExceeded { deadline_ms: deadline.as_millis() as u64 })
@@ -215,6 +215,23 @@ impl Inner {
         Ok(())
     }
 
+    /// A message from a link comes from that link's node, and is for this one.
+    fn check_origin(&self, message: &Message, peer: &Peer) -> Result<(), SendError> {
+        let bad = |address: &str, why: String| {
+            Err(SendError::BadAddress { address: address.chars().take(200).collect(), why })
+        };
+        let from = message.from.rsplit_once('@').map(|(_, node)| node);
+        if from != Some(peer.node().as_str()) {
+            return bad(&message.from, format!("the message came from {}", peer.node()));
+        }
+        match &message.to.node {
+            Some(node) if *node != self.own => {
+                bad(&message.to.to_string(), format!("the message came to {}", self.own))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     async fn exchange(&self, message: Message, want: Want) -> Outcome {
         match self.way_to(&message.to).await? {
             (_, Way::Here) => self.deliver_here(message, want).await,
@@ -244,6 +261,10 @@ impl Inner {
         let (finish, finished) = oneshot::channel();
         self.shard(tag).insert(tag, Waiting { link: peer.link(), finish });
         let _wait = Wait { inner: self, tag };
+        if peer.is_gone() {
+            // Its end has been told to those who waited then; this one came too late for that.
+            return Err(SendError::LinkLost { node: peer.node().clone() });
+        }
         let order = order_of(&message);
         peer.send_data(order, &Data::Deliver { want, tag, message }).map_err(|e| send_error(&e, peer))?;
         finished.await.unwrap_or_else(|_| Err(SendError::LinkLost { node: peer.node().clone() }))
@@ -262,7 +283,11 @@ impl Inner {
                 let frame = Data::Deliver { want: Want::Nothing, tag: 0, message };
                 peer.send_data(order, &frame).map_err(|e| send_error(&e, &peer))
             }
-            (node, Way::NoLink) => Err(SendError::LinkLost { node }),
+            (node, Way::NoLink) => {
+                // For those that follow; a full queue means that the core is busy with such wishes already.
+                let _ = self.core.try_send(Input::WantLink { node: node.clone() });
+                Err(SendError::LinkLost { node })
+            }
         }
     }
 
@@ -411,7 +436,8 @@ impl Dispatcher {
                 Box::new(move |result| send_outcome(&peer, order, tag, result))
             }
         };
-        if let Err(error) = self.inner.check(&message) {
+        if let Err(error) = self.inner.check(&message).and_then(|()| self.inner.check_origin(&message, peer))
+        {
             return finish(Err(error));
         }
         self.inner.runtime.deliver(&agent, Delivery { message, wants_answer: want == Want::Answer, finish });

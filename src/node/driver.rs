@@ -243,6 +243,8 @@ impl Driver {
         let end = self.end.take().unwrap_or(End::Stopped);
         // The store's thread reports through `inputs`; closed, it cannot wait for this task.
         self.inputs.close();
+        // Nobody answers those who still wait: they hear that the node has stopped.
+        self.shared.replies().clear();
         if let Err(error) = tokio::task::spawn_blocking(move || drop(self.store)).await {
             tracing::error!(%error, "the store did not close cleanly");
         }

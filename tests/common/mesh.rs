@@ -160,11 +160,16 @@ pub async fn until(done: impl Fn() -> bool) {
     }
 }
 
-/// A message from a test.
+/// A message that a test sends from `node-1`.
 pub fn message(to: &str, content: &[u8]) -> Message {
+    message_from(1, to, content)
+}
+
+/// A message that a test sends from node `n`.
+pub fn message_from(n: usize, to: &str, content: &[u8]) -> Message {
     Message {
         id: clock::message_id(),
-        from: "test@here".to_owned(),
+        from: format!("test@node-{n}"),
         to: Address::parse(to).expect("valid"),
         performative: Performative::Request,
         conversation_id: None,

@@ -72,6 +72,8 @@ impl Mesh {
         };
         if self.links.proven(&peer) != Some(link) {
             self.links.prove(link);
+            // The peer reads messages only from those who have said something over the link.
+            self.send_summary(link);
             self.view_changed = true;
         }
         if let Err(error) = self.membership.handle_packet(peer, packet) {
@@ -261,6 +263,8 @@ impl Mesh {
         let (key, node, mesh_id) = (from.key, from.node.clone(), from.mesh_id);
         if self.links.proven(&key) != Some(link) {
             self.links.prove(link);
+            // The peer reads messages only from those who have said something over the link.
+            self.send_summary(link);
             self.view_changed = true;
         }
         if let Some(mesh_id) = mesh_id {
@@ -299,7 +303,7 @@ impl Mesh {
             Control::Check { nonce } => {
                 self.output(Output::Control { link, frame: Control::CheckAnswer { nonce } });
             }
-            Control::CheckAnswer { nonce } => self.on_check_answer(nonce),
+            Control::CheckAnswer { nonce } => self.on_check_answer(key, nonce),
             Control::Request { id, body } => self.on_remote_request(key, &node, id, body),
             Control::Response { id, result } => self.on_response(&node, id, result),
             Control::KeepAlive => {}

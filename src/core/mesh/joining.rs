@@ -188,9 +188,10 @@ impl Mesh {
         self.send_control(&link.key, Control::DuplicateSeen { address: link.address });
     }
 
-    pub(super) fn on_check_answer(&mut self, nonce: u64) {
+    /// `key` has answered a check: whoever else claims its id is refused. An answer of anybody else is none.
+    pub(super) fn on_check_answer(&mut self, key: NodeKey, nonce: u64) {
         let decided = self.probations.iter().find(|(_, (n, _))| *n == nonce).map(|(id, _)| *id);
-        if let Some(id) = decided {
+        if let Some(id) = decided.filter(|id| self.links.get(*id).is_some_and(|link| link.key == key)) {
             self.refuse_duplicate(id);
         }
     }

@@ -320,9 +320,9 @@ fn transport(sources: &mut Sources<'_>) -> TransportConfig {
         .or_default_to(CongestionControl::Cubic);
     let max_streams = sources
         .in_file("transport.max_streams", |text| {
-            values::integer(text, 1, limits::BIDI_STREAMS_CONFIGURED_MAX)
+            values::integer(text, limits::DATA_STREAMS as u32, limits::UNI_STREAMS_CONFIGURED_MAX)
         })
-        .or_default_to(limits::BIDI_STREAMS_MAX);
+        .or_default_to(limits::UNI_STREAMS_MAX);
     TransportConfig { congestion_control, max_streams }
 }
 

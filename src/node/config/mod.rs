@@ -149,9 +149,9 @@ pub struct TlsPaths {
 pub struct TransportConfig {
     /// Congestion control. Default [`CongestionControl::Cubic`].
     pub congestion_control: CongestionControl,
-    /// Bidirectional streams that each peer may hold open at once, 1 to 1024. Default 64
-    /// ([`BIDI_STREAMS_MAX`](crate::core::limits::BIDI_STREAMS_MAX)). Each costs up to a stream window
-    /// (256 KiB) of memory; too few make a peer wait with requests.
+    /// Streams with messages that each peer may hold open at once, 4 to 1024. Default 32
+    /// ([`UNI_STREAMS_MAX`](crate::core::limits::UNI_STREAMS_MAX)). A node of this version opens 4 to each
+    /// peer. Each costs up to a stream window (256 KiB) of memory.
     pub max_streams: u32,
 }
 

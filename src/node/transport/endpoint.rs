@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 use super::framing::{FrameReader, ReadError};
 use super::peer::{Peer, link_end};
 use super::tls::{self, NodeIdentity};
-use super::{DataHandler, Inbox};
+use super::{DataHandler, Inbox, LogPace};
 use crate::core::contract::{DialTarget, Input, LinkEnd};
 use crate::core::error::Refused;
 use crate::core::ids::{LinkId, MeshName, NodeId};
@@ -51,7 +51,7 @@ pub enum Congestion {
 /// What an endpoint is made with.
 #[derive(Debug)]
 pub struct TransportConfig {
-    /// Bidirectional streams that a peer may hold open.
+    /// Streams with messages that a peer may hold open.
     pub max_streams: u32,
     /// Congestion control.
     pub congestion: Congestion,
@@ -111,6 +111,7 @@ struct Inner {
     links: AtomicU64,
     handshakes: AtomicUsize,
     arrivals: Mutex<HashMap<IpAddr, (Instant, u32)>>,
+    failed_arrivals: Mutex<LogPace>,
 }
 
 impl Transport {
@@ -151,6 +152,7 @@ impl Transport {
             links: AtomicU64::new(0),
             handshakes: AtomicUsize::new(0),
             arrivals: Mutex::new(HashMap::new()),
+            failed_arrivals: Mutex::default(),
         });
         tokio::spawn(accept_all(Arc::clone(&inner)));
         Ok(Self { inner })
@@ -221,7 +223,7 @@ impl Transport {
     /// Closes every link, tells the peers why, and waits until they had a chance to hear it.
     pub async fn shut_down(&self, reason: Refused) {
         let peers: Vec<_> = self.inner.peers().values().cloned().collect();
-        let flushed = futures_util::future::join_all(peers.iter().map(|peer| peer.flush_control()));
+        let flushed = futures_util::future::join_all(peers.iter().map(|peer| peer.flush()));
         let _ = timeout(SHUT_DOWN_GRACE, flushed).await;
         self.inner.endpoint.close(VarInt::from_u32(reason.code()), reason.as_str().as_bytes());
         let _ = timeout(SHUT_DOWN_GRACE, self.inner.endpoint.wait_idle()).await;
@@ -231,14 +233,14 @@ impl Transport {
 /// quinn's limits: its defaults are made for trusted peers.
 fn quic_config(config: &TransportConfig) -> quinn::TransportConfig {
     let mut quic = quinn::TransportConfig::default();
-    quic.max_concurrent_bidi_streams(config.max_streams.into());
-    quic.max_concurrent_uni_streams(limits::UNI_STREAMS_MAX.into());
+    quic.max_concurrent_bidi_streams(limits::BIDI_STREAMS_MAX.into());
+    quic.max_concurrent_uni_streams(config.max_streams.into());
     quic.stream_receive_window(limits::STREAM_WINDOW_BYTES.into());
     quic.receive_window(limits::CONNECTION_WINDOW_BYTES.into());
     quic.send_window(limits::SEND_WINDOW_BYTES);
     quic.datagram_receive_buffer_size(Some(limits::DATAGRAM_BUFFER_BYTES));
     quic.datagram_send_buffer_size(limits::DATAGRAM_BUFFER_BYTES);
-    let idle = IdleTimeout::try_from(limits::LINK_IDLE_MAX).expect("15 s fit into a QUIC integer");
+    let idle = IdleTimeout::try_from(limits::LINK_IDLE_MAX).expect("a minute fits into a QUIC integer");
     quic.max_idle_timeout(Some(idle));
     quic.initial_rtt(INITIAL_RTT);
     match config.congestion {
@@ -261,34 +263,48 @@ pub fn bind(address: SocketAddr) -> Result<UdpSocket, TransportError> {
 
 async fn accept_all(inner: Arc<Inner>) {
     while let Some(incoming) = inner.endpoint.accept().await {
-        if inner.handshakes.load(Ordering::Relaxed) >= limits::HANDSHAKES_MAX {
+        let under_way = inner.handshakes.load(Ordering::Relaxed);
+        if under_way >= limits::HANDSHAKES_MAX {
             metrics::counter!("shoal_transport_handshakes_refused_total").increment(1);
             incoming.refuse();
             continue;
         }
-        if !incoming.remote_address_validated() && inner.arrives_too_often(incoming.remote_address().ip()) {
+        let crowded = under_way >= limits::HANDSHAKES_UNPROVEN_MAX;
+        let often = inner.arrives_too_often(incoming.remote_address().ip());
+        if !incoming.remote_address_validated() && (crowded || often) {
             // The address must prove that it hears us before it costs us a handshake.
             let _ = incoming.retry();
             continue;
         }
-        inner.handshakes.fetch_add(1, Ordering::Relaxed);
         let inner = Arc::clone(&inner);
+        let slot = HandshakeSlot::take(&inner);
         tokio::spawn(async move {
             let address = incoming.remote_address();
             let outcome = timeout(limits::HANDSHAKE_DEADLINE, inner.greet_incoming(incoming)).await;
-            inner.handshakes.fetch_sub(1, Ordering::Relaxed);
+            drop(slot);
             match outcome {
                 Ok(Ok((peer, reader, hello))) => inner.run_link(peer, reader, hello, address, None).await,
-                Ok(Err(failure)) => note_failed_arrival(address, &failure.reason),
-                Err(_) => note_failed_arrival(address, "the handshake took too long"),
+                Ok(Err(failure)) => inner.note_failed_arrival(address, &failure.reason),
+                Err(_) => inner.note_failed_arrival(address, "the handshake took too long"),
             }
         });
     }
 }
 
-fn note_failed_arrival(address: SocketAddr, reason: &str) {
-    metrics::counter!("shoal_transport_handshakes_failed_total").increment(1);
-    tracing::warn!(%address, reason, "a connection was refused");
+/// One of the handshakes under way.
+struct HandshakeSlot(Arc<Inner>);
+
+impl HandshakeSlot {
+    fn take(inner: &Arc<Inner>) -> Self {
+        inner.handshakes.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(inner))
+    }
+}
+
+impl Drop for HandshakeSlot {
+    fn drop(&mut self) {
+        self.0.handshakes.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Why a dial or a handshake came to nothing.
@@ -321,6 +337,14 @@ impl Inner {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Counts every failed arrival and logs at most one a second: outsiders must not fill the log.
+    fn note_failed_arrival(&self, address: SocketAddr, reason: &str) {
+        metrics::counter!("shoal_transport_handshakes_failed_total").increment(1);
+        if let Some(untold) = self.failed_arrivals.lock().unwrap_or_else(PoisonError::into_inner).tell() {
+            tracing::warn!(%address, reason, untold, "a connection was refused");
+        }
+    }
+
     /// Counts arrivals per address and second.
     fn arrives_too_often(&self, address: IpAddr) -> bool {
         let mut arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
@@ -346,6 +370,10 @@ impl Inner {
         let control = Peer::control_writer(send);
         let mut reader = FrameReader::new(recv, limits::HELLO_BYTES_MAX);
         let hello = self.read_hello(&connection, &mut reader, &node).await?;
+        if self.peers().values().filter(|peer| *peer.node() == node).count() >= limits::LINKS_PER_NODE_MAX {
+            connection.close(VarInt::from_u32(Refused::Full.code()), Refused::Full.as_str().as_bytes());
+            return Err(DialFailure::new(format!("{node} has too many connections already")));
+        }
         self.say_hello(&control)?;
         self.peer_of(connection, node, control, reader, hello).await
     }

@@ -95,6 +95,8 @@ pub enum SendFailure {
 pub(super) struct FrameWriter {
     state: Mutex<WriterState>,
     waiting_bytes_max: usize,
+    /// The node's own: a caller's may end before what waits is written.
+    executor: tokio::runtime::Handle,
 }
 
 #[derive(Debug)]
@@ -113,9 +115,11 @@ enum Stream {
 }
 
 impl FrameWriter {
+    /// Must be called on the node's executor.
     pub(super) fn new(stream: SendStream, waiting_bytes_max: usize) -> Self {
         let state = WriterState { waiting: Vec::new(), stream: Stream::Idle(stream) };
-        Self { state: Mutex::new(state), waiting_bytes_max }
+        let executor = tokio::runtime::Handle::current();
+        Self { state: Mutex::new(state), waiting_bytes_max, executor }
     }
 
     /// Writes a frame, or queues it behind those that are being written.
@@ -153,29 +157,32 @@ impl FrameWriter {
         };
         let bytes = std::mem::take(&mut state.waiting);
         drop(state);
-        self.write_now(stream, bytes);
-        Ok(())
+        self.write_now(stream, bytes)
     }
 
     /// Writes without waiting; what the peer's window does not take is left to a task.
-    fn write_now(self: &Arc<Self>, mut stream: SendStream, mut bytes: Vec<u8>) {
+    fn write_now(self: &Arc<Self>, mut stream: SendStream, mut bytes: Vec<u8>) -> Result<(), SendFailure> {
         let mut context = Context::from_waker(Waker::noop());
         loop {
             let mut written = 0;
             while written < bytes.len() {
                 match Pin::new(&mut stream).poll_write(&mut context, &bytes[written..]) {
                     Poll::Ready(Ok(n)) => written += n,
-                    Poll::Ready(Err(_)) => return self.become_gone(),
+                    Poll::Ready(Err(_)) => {
+                        self.become_gone();
+                        return Err(SendFailure::Gone);
+                    }
                     Poll::Pending => {
                         let writer = Arc::clone(self);
-                        tokio::spawn(async move { writer.write_waiting(stream, bytes, written).await });
-                        return;
+                        self.executor
+                            .spawn(async move { writer.write_waiting(stream, bytes, written).await });
+                        return Ok(());
                     }
                 }
             }
             match self.put_back(stream, bytes) {
                 Some((again, more)) => (stream, bytes) = (again, more),
-                None => return,
+                None => return Ok(()),
             }
         }
     }

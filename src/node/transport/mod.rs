@@ -34,6 +34,26 @@ pub trait DataHandler: Send + Sync + 'static {
     fn peer_gone(&self, peer: &Peer);
 }
 
+/// Lets one line a second into the log, and counts the others.
+#[derive(Debug, Default)]
+pub(crate) struct LogPace {
+    last: Option<std::time::Instant>,
+    untold: u64,
+}
+
+impl LogPace {
+    /// Whether to write a line now: how many were not written since the last.
+    pub(crate) fn tell(&mut self) -> Option<u64> {
+        let now = std::time::Instant::now();
+        if self.last.is_some_and(|last| now.duration_since(last).as_secs() < 1) {
+            self.untold += 1;
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.untold))
+    }
+}
+
 /// Where what is read goes.
 #[derive(Clone)]
 pub(crate) struct Inbox {

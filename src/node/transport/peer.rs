@@ -1,17 +1,18 @@
 //! One connection to a peer after the hellos: its streams, and the tasks that read them.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quinn::{Connection, ConnectionError, RecvStream, SendDatagramError, VarInt};
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 
-use super::Inbox;
 use super::framing::{FrameReader, FrameWriter, ReadError, SendFailure};
+use super::{Inbox, LogPace};
 use crate::core::contract::{Input, LinkEnd};
 use crate::core::error::Refused;
 use crate::core::ids::{LinkId, NodeId};
@@ -22,7 +23,9 @@ use crate::core::wire::{self, Control, Data, FrameKind, WireError};
 const KEPT_ALIVE_AFTER_MESSAGE: Duration = Duration::from_secs(60);
 /// Bytes of control frames that may wait for a peer that does not read. More: the link is closed.
 const CONTROL_WAITING_BYTES_MAX: usize = 4 << 20;
-/// Malformed frames on one link before it is closed.
+/// How long the frames that arrived before a connection's end may take to be read.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Malformed frames in a row on one link before it is closed.
 const BAD_FRAMES_MAX: u32 = 16;
 
 /// A live connection to a peer.
@@ -36,6 +39,8 @@ pub struct Peer {
     /// Whether the core has said anything over this link: it does so only once it has accepted the peer,
     /// and no message of the peer is read before that.
     accepted: AtomicBool,
+    gone: AtomicBool,
+    complaints: Mutex<LogPace>,
     acceptance: Notify,
     /// Milliseconds after `started` of the last message, plus one; 0 for none yet.
     last_message: AtomicU64,
@@ -69,6 +74,8 @@ impl Peer {
             data,
             started,
             accepted: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
+            complaints: Mutex::default(),
             acceptance: Notify::new(),
             last_message: AtomicU64::new(0),
         })
@@ -108,7 +115,12 @@ impl Peer {
     /// [`SendFailure`]; nothing was sent.
     pub fn send_data(&self, order: u64, frame: &Data) -> Result<(), SendFailure> {
         self.note_message();
-        self.data[(order % self.data.len() as u64) as usize].send(frame)
+        let sent = self.data[(order % self.data.len() as u64) as usize].send(frame);
+        if sent == Err(SendFailure::Gone) && !self.is_gone() {
+            // A connection with a part of its streams would fail a part of its conversations for ever.
+            self.close(Refused::Malformed);
+        }
+        sent
     }
 
     fn accept(&self) {
@@ -155,9 +167,16 @@ impl Peer {
         }
     }
 
-    /// Ends the control stream and waits until the peer has all of it.
-    pub(super) async fn flush_control(&self) {
-        self.control.finish().await;
+    /// Ends this side's streams and waits until the peer has all of them.
+    pub(super) async fn flush(&self) {
+        let streams = std::iter::once(&self.control).chain(&self.data);
+        futures_util::future::join_all(streams.map(|stream| stream.finish())).await;
+    }
+
+    /// Whether the connection has ended: nothing that is sent now arrives.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
     }
 
     /// Closes the connection and tells the peer why.
@@ -177,14 +196,17 @@ impl Peer {
 
     /// Reads everything that the peer sends until the connection ends; returns how it ended.
     pub(super) async fn run(self: &Arc<Self>, control: FrameReader, inbox: Inbox) -> LinkEnd {
-        let tasks = [
-            tokio::spawn(read_control(Arc::clone(self), control, inbox.clone())),
-            tokio::spawn(read_datagrams(Arc::clone(self), inbox.clone())),
-            tokio::spawn(accept_data(Arc::clone(self), inbox.clone())),
-            tokio::spawn(keep_alive(Arc::clone(self))),
-        ];
+        let mut readers = JoinSet::new();
+        readers.spawn(read_control(Arc::clone(self), control, inbox.clone()));
+        readers.spawn(read_datagrams(Arc::clone(self), inbox.clone()));
+        readers.spawn(accept_data(Arc::clone(self), inbox.clone()));
+        let keeper = tokio::spawn(keep_alive(Arc::clone(self)));
         let end = link_end(&self.connection.closed().await);
-        tasks.iter().for_each(tokio::task::JoinHandle::abort);
+        keeper.abort();
+        // What had arrived before the end is still to be read: a good-bye, an answer.
+        let all_read = async { while readers.join_next().await.is_some() {} };
+        let _ = timeout(LAST_WORDS, all_read).await;
+        self.gone.store(true, Ordering::Release);
         inbox.data.peer_gone(self);
         end
     }
@@ -240,6 +262,7 @@ async fn read_control(peer: Arc<Peer>, mut reader: FrameReader, inbox: Inbox) {
         match control_of(&frame) {
             Ok(Some(Incoming::Control(Control::KeepAlive)) | None) => {}
             Ok(Some(Incoming::Control(frame))) => {
+                bad = 0;
                 if inbox.core.send(Input::Control { link: peer.link, frame }).await.is_err() {
                     return;
                 }
@@ -273,10 +296,15 @@ fn control_of(frame: &Bytes) -> Result<Option<Incoming>, WireError> {
 }
 
 async fn accept_data(peer: Arc<Peer>, inbox: Inbox) {
-    peer.until_accepted().await;
-    while let Ok(stream) = peer.connection.accept_uni().await {
-        tokio::spawn(read_data(Arc::clone(&peer), stream, inbox.clone()));
+    tokio::select! {
+        () = peer.until_accepted() => {}
+        _ = peer.connection.closed() => return,
     }
+    let mut readers = JoinSet::new();
+    while let Ok(stream) = peer.connection.accept_uni().await {
+        readers.spawn(read_data(Arc::clone(&peer), stream, inbox.clone()));
+    }
+    while readers.join_next().await.is_some() {}
 }
 
 async fn read_data(peer: Arc<Peer>, stream: RecvStream, inbox: Inbox) {
@@ -300,6 +328,7 @@ async fn read_data(peer: Arc<Peer>, stream: RecvStream, inbox: Inbox) {
         };
         match decoded {
             Ok(frame) => {
+                bad = 0;
                 peer.note_message();
                 inbox.data.handle(&peer, frame);
             }
@@ -316,7 +345,9 @@ async fn read_data(peer: Arc<Peer>, stream: RecvStream, inbox: Inbox) {
 
 fn note_bad_frame(peer: &Peer, error: &WireError) {
     metrics::counter!("shoal_transport_bad_frames_total").increment(1);
-    tracing::warn!(node = %peer.node, %error, "malformed frame dropped");
+    if let Some(untold) = peer.complaints.lock().unwrap_or_else(PoisonError::into_inner).tell() {
+        tracing::warn!(node = %peer.node, %error, untold, "malformed frame dropped");
+    }
 }
 
 impl Peer {

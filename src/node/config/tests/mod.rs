@@ -102,7 +102,7 @@ fn every_value_of_the_full_example_arrives() {
             cert: "/var/lib/shoal/certs/node.crt".into(),
             key: "/var/lib/shoal/certs/node.key".into(),
         },
-        transport: TransportConfig { congestion_control: CongestionControl::Cubic, max_streams: 64 },
+        transport: TransportConfig { congestion_control: CongestionControl::Cubic, max_streams: 32 },
         api: ApiConfig {
             bind_addr: "127.0.0.1:8080".parse().expect("valid"),
             metrics_addr: None,
@@ -146,7 +146,7 @@ fn a_name_is_all_that_a_node_needs() {
     assert_eq!(config.cluster.advertise_addrs, []);
     assert_eq!(config.cluster.start, StartMode::Resume);
     assert_eq!(config.cluster.probe, None);
-    assert_eq!(config.transport.max_streams, limits::BIDI_STREAMS_MAX);
+    assert_eq!(config.transport.max_streams, limits::UNI_STREAMS_MAX);
     assert_eq!(config.api.bind_addr.to_string(), "127.0.0.1:8080");
     assert_eq!(config.log.level, "info");
 }
