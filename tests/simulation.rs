@@ -563,6 +563,21 @@ mod coming_and_going {
     }
 
     #[test]
+    fn a_node_that_was_away_while_another_left_for_good_forgets_it_too() {
+        for seed in 0..5 {
+            let mut world = joined(Config::lan(5, seed));
+            world.run_for(secs(5));
+            world.crash(3);
+            world.leave(1);
+            world.run_for(secs(20));
+            world.start(3);
+            must(&mut world, secs(5), "it forgets the leaver", |w| w.all_see_all() && all(w, 1, None));
+            settles(&mut world, secs(10));
+            assert!(!world.disk(3).peers.contains_key(world.node(1)));
+        }
+    }
+
+    #[test]
     fn a_restart_finds_its_mesh_without_any_seed() {
         for (nodes, seeds) in [(5, 5), (30, 2), (100, 1)] {
             for seed in 0..seeds {
@@ -836,14 +851,20 @@ mod requests {
 
     #[test]
     fn a_request_to_a_node_that_dies_without_a_link_fails_with_the_verdict() {
-        let mut world = joined(Config::lan(60, 1));
-        world.run_for(secs(40));
-        for to in 10..20 {
+        for seed in 0..5 {
+            let mut world = joined(Config::lan(60, seed));
+            let late = world.add_machine(node(61), "n61:7946".to_owned(), vec!["n1:7946".to_owned()], None);
+            world.start(late);
+            must(&mut world, secs(1), "the joiner knows everyone", World::all_know_all);
+            let view = world.view(late).expect("it runs");
+            let unlinked =
+                |n: &usize| view.members.iter().any(|(m, l)| m.card.node_id == node(n + 1) && l.is_none());
+            let to = (10..60).find(unlinked).expect("it cannot have a link to everyone yet");
             let name = world.node(to).clone();
             world.crash(to);
             let since = world.now();
-            let request = world.request(0, &name, RequestBody::Ping);
-            let refused = answer(&mut world, 0, request);
+            let request = world.request(late, &name, RequestBody::Ping);
+            let refused = answer(&mut world, late, request);
             assert!(refused.is_err());
             assert!(world.now().since(since) < secs(9), "{refused:?} after {:?}", world.now().since(since));
         }
