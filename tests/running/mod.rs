@@ -291,7 +291,9 @@ pub(crate) fn exchange(api: SocketAddr, request: &[u8]) -> Answer {
 pub(crate) fn read_answer(mut stream: TcpStream) -> Answer {
     let mut bytes = Vec::new();
     let mut piece = [0; 4096];
+    let begun = Instant::now();
     while let Ok(count @ 1..) = stream.read(&mut piece) {
+        assert!(begun.elapsed() < LONG, "the answer has no end");
         bytes.extend_from_slice(&piece[..count]);
     }
     let text = String::from_utf8(bytes).expect("text");
