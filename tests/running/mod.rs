@@ -152,6 +152,11 @@ impl Running {
         }
     }
 
+    /// What an ended node has logged since the last line that was waited for.
+    pub(crate) fn rest_of_log(&self) -> Vec<Value> {
+        self.log.iter().collect()
+    }
+
     /// Asks again until the answer is as it should be: what an event tells shows in views a moment later.
     pub(crate) fn until(&self, path: &str, is_it: impl Fn(&Answer) -> bool) -> Answer {
         let begun = Instant::now();
