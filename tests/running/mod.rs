@@ -152,6 +152,11 @@ impl Running {
         }
     }
 
+    /// What an ended node has logged since the last line that was waited for.
+    pub(crate) fn rest_of_log(&self) -> Vec<Value> {
+        self.log.iter().collect()
+    }
+
     /// Asks again until the answer is as it should be: what an event tells shows in views a moment later.
     pub(crate) fn until(&self, path: &str, is_it: impl Fn(&Answer) -> bool) -> Answer {
         let begun = Instant::now();
@@ -291,7 +296,9 @@ pub(crate) fn exchange(api: SocketAddr, request: &[u8]) -> Answer {
 pub(crate) fn read_answer(mut stream: TcpStream) -> Answer {
     let mut bytes = Vec::new();
     let mut piece = [0; 4096];
+    let begun = Instant::now();
     while let Ok(count @ 1..) = stream.read(&mut piece) {
+        assert!(begun.elapsed() < LONG, "the answer has no end");
         bytes.extend_from_slice(&piece[..count]);
     }
     let text = String::from_utf8(bytes).expect("text");
