@@ -203,6 +203,10 @@ impl Driver {
                 self.answers.push_back(Input::RuntimeAnswer { question, answer });
             }
             Output::Reply { request, result } => {
+                // Whoever is told that an agent runs may ask it at once.
+                if self.dirty {
+                    self.publish();
+                }
                 if let Some(reply) = self.shared.replies().remove(&request) {
                     // A client that has gone needs no answer.
                     let _ = reply.send(result);

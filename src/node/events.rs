@@ -74,10 +74,12 @@ impl Events {
         let Some(after) = after else {
             return Subscription { missed: Vec::new(), gap: false, live };
         };
+        // A number that this process has not given comes from an earlier one, whose events are gone.
+        let is_foreign = after > kept.sequence;
+        let after = if is_foreign { 0 } else { after };
         let missed: Vec<_> = kept.events.iter().filter(|e| e.sequence > after).cloned().collect();
         let oldest = kept.events.front().map_or(kept.sequence + 1, |e| e.sequence);
-        // A number that this process has not given comes from an earlier one, whose events are gone.
-        Subscription { gap: after + 1 < oldest || after > kept.sequence, missed, live }
+        Subscription { gap: is_foreign || after + 1 < oldest, missed, live }
     }
 
     /// Watchers that follow now.
@@ -112,6 +114,8 @@ mod tests {
         let resumed = events.subscribe(Some(4));
         assert!(resumed.gap);
         assert_eq!(resumed.missed.len(), limits::EVENTS_MAX);
-        assert!(events.subscribe(Some(1_000_000)).gap, "a number of an earlier process");
+        let foreign = events.subscribe(Some(1_000_000));
+        assert!(foreign.gap, "a number of an earlier process");
+        assert_eq!(foreign.missed.len(), limits::EVENTS_MAX, "what this process keeps is told");
     }
 }

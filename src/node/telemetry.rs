@@ -38,7 +38,9 @@ pub fn write_logs(config: &LogConfig) -> Result<(), TelemetryError> {
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_span_events(FmtSpan::NONE);
+        .with_span_events(FmtSpan::NONE)
+        // With stderr gone there is nowhere to say so, and saying it there would panic.
+        .log_internal_errors(false);
     let set = match config.format {
         LogFormat::Human => {
             let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
