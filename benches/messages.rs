@@ -17,8 +17,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use shoal::core::model::{AgentSource, AgentSpec, ProcessProtocol};
-use shoal::core::wire::{RequestBody, ResponseBody};
+use shoal::core::model::{AgentSource, AgentSpec, Answer, ProcessProtocol};
+use shoal::core::wire::{self, Data, RequestBody, ResponseBody, Want};
 use shoal::node::transport::tls::{NodeIdentity, SERVER_NAME};
 use tokio::runtime::{Builder, Handle, Runtime};
 
@@ -77,7 +77,30 @@ impl Kind {
     }
 }
 
+/// What one ask spends on its two frames: encoding, walking and decoding of message and answer.
+fn codec() -> Duration {
+    let deliver = Data::Deliver { want: Want::Answer, tag: 7, message: message("echo", &[7; CONTENT]) };
+    let answer = Answer {
+        from: "echo@node-2".to_owned(),
+        content_type: "application/octet-stream".to_owned(),
+        content: vec![7; CONTENT].into(),
+    };
+    let outcome = Data::Outcome { tag: 7, result: Ok(Some(answer)) };
+    let mut bytes = Vec::new();
+    let begun = Instant::now();
+    for _ in 0..ASKS_A_ROUND * ROUNDS {
+        for frame in [&deliver, &outcome] {
+            bytes.clear();
+            wire::encode(frame, &mut bytes).expect("fits");
+            let (_, body) = wire::split(&bytes[4..]).expect("our version").expect("a known kind");
+            std::hint::black_box(wire::decode::<Data>(body).expect("decodes"));
+        }
+    }
+    begun.elapsed() / (ASKS_A_ROUND * ROUNDS) as u32
+}
+
 fn main() {
+    println!("encoding and decoding both frames of an ask: {:.2} us", micros(codec()));
     let only = std::env::args().nth(1).filter(|a| !a.starts_with('-'));
     for kind in [Kind::OneThread, Kind::TwoThreads] {
         if only.as_ref().is_none_or(|o| format!("{kind:?}").contains(o.as_str())) {

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """An HTTP agent in Python: answers text backwards.
 
-    shoal deploy "$PWD/examples/agents/http_reverse.py" --protocol http --name reverse
+    shoal deploy "$PWD/examples/agents/http_reverse.py" --kind http --name reverse
     shoal message ask --to reverse --content "hello"
 """
 

@@ -2,7 +2,7 @@
 """A stdio agent that asks another one: passes each request on to the agent named by its argument, and answers
 with what that one answered. It never waits: it can have many requests under way.
 
-    shoal deploy "$PWD/examples/agents/relay.py" upper --name relay
+    shoal deploy "$PWD/examples/agents/relay.py" --name relay -- upper
     shoal message ask --to relay --content "hello"
 """
 

@@ -72,9 +72,10 @@ impl From<SendError> for Problem {
             SendError::ContentTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             SendError::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
             SendError::AgentFailed { .. } | SendError::LinkLost { .. } => StatusCode::BAD_GATEWAY,
-            SendError::NodeDown { .. } | SendError::NotRunning { .. } | SendError::Stopping { .. } => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            SendError::NodeDown { .. }
+            | SendError::NotRunning { .. }
+            | SendError::Joining { .. }
+            | SendError::Stopping { .. } => StatusCode::SERVICE_UNAVAILABLE,
             SendError::DeadlineExceeded { .. } => StatusCode::GATEWAY_TIMEOUT,
             SendError::TooManyHops { .. } => StatusCode::LOOP_DETECTED,
         };

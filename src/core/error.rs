@@ -87,6 +87,16 @@ pub enum SendError {
         /// Hops made.
         hops: u8,
     },
+    /// This node has not found its mesh yet, so it knows of no agents but its own.
+    #[error(
+        "node {node} has not joined its mesh yet and knows of no agent {agent}: its seeds are still being called"
+    )]
+    Joining {
+        /// The node asked.
+        node: NodeId,
+        /// The name asked for.
+        agent: AgentName,
+    },
     /// This node is shutting down.
     #[error("node {node} is stopping and takes no new messages")]
     Stopping {
@@ -97,7 +107,7 @@ pub enum SendError {
 
 impl SendError {
     /// Every [`SendError::code`].
-    pub const CODES: [&'static str; 11] = [
+    pub const CODES: [&'static str; 12] = [
         "unknown_agent",
         "node_down",
         "not_running",
@@ -108,6 +118,7 @@ impl SendError {
         "link_lost",
         "agent_failed",
         "too_many_hops",
+        "joining",
         "stopping",
     ];
 
@@ -125,6 +136,7 @@ impl SendError {
             Self::LinkLost { .. } => "link_lost",
             Self::AgentFailed { .. } => "agent_failed",
             Self::TooManyHops { .. } => "too_many_hops",
+            Self::Joining { .. } => "joining",
             Self::Stopping { .. } => "stopping",
         }
     }

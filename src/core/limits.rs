@@ -70,8 +70,9 @@ pub const AGENTS_PER_NODE_MAX: usize = 10_000;
 pub const AGENT_ARGS_MAX: usize = 256;
 /// Bytes of a process agent's command and arguments together. More: the deploy is refused.
 pub const AGENT_ARGS_BYTES_MAX: usize = 32 << 10;
-/// Bytes of one line that an agent writes on stdout. Longer: the agent is stopped with that reason.
-pub const AGENT_LINE_BYTES_MAX: usize = 2 << 20;
+/// Bytes of one line that an agent writes on stdout: the largest content with every byte escaped (`\u00e9`),
+/// and its envelope. Longer: the agent is stopped with that reason.
+pub const AGENT_LINE_BYTES_MAX: usize = 6 * CONTENT_BYTES_MAX + (64 << 10);
 /// Lines of an agent's log kept in memory; the oldest is dropped.
 pub const AGENT_LOG_LINES_MAX: usize = 1000;
 /// Bytes of one line of an agent's log; the rest of the line is cut.
@@ -171,8 +172,8 @@ pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// Control and state bytes accepted from one peer per second; above, its streams are read more slowly.
 pub const CONTROL_BYTES_PER_SECOND_MAX: u64 = 8 << 20;
 
-/// Bytes of an HTTP request body. More: 413.
-pub const API_BODY_BYTES_MAX: usize = 2 << 20;
+/// Bytes of an HTTP request body: the largest content with every byte escaped, and its envelope. More: 413.
+pub const API_BODY_BYTES_MAX: usize = 6 * CONTENT_BYTES_MAX + (64 << 10);
 /// Clients that follow the event stream at once. One more: 503.
 pub const API_WATCHERS_MAX: usize = 64;
 /// How long an HTTP client may take for its headers, and for its body.

@@ -42,6 +42,8 @@ pub struct Routes {
     pub agents: HashMap<AgentName, Vec<Instance>>,
     /// Whether this node takes no new messages from its clients.
     pub stopping: bool,
+    /// Whether this node has found its mesh.
+    pub joined: bool,
 }
 
 /// One instance of an agent.
@@ -324,6 +326,9 @@ impl Inner {
         });
         match picked {
             Some(instance) => Ok((instance.node.clone(), instance.way.clone())),
+            None if instances.is_empty() && !routes.joined => {
+                Err(SendError::Joining { node: self.own.clone(), agent: address.agent.clone() })
+            }
             None => Err(why_unusable(address, instances, candidates())),
         }
     }

@@ -275,7 +275,7 @@ fn routes(view: &View, transport: &Transport) -> Routes {
             way: way(agent),
         });
     }
-    Routes { agents, stopping: view.stopping }
+    Routes { agents, stopping: view.stopping, joined: view.joined }
 }
 
 fn publish_metrics(view: &View) {

@@ -12,6 +12,20 @@ const SECONDS: &[f64] = &[
     5.0, 10.0,
 ];
 
+/// Counters that are there from the start.
+const COUNTERS: &[(&str, &str)] = &[
+    ("shoal_transport_bad_frames_total", "Malformed frames of peers that were dropped."),
+    ("shoal_transport_handshakes_failed_total", "Connections of others that were refused in TLS or hello."),
+    ("shoal_transport_handshakes_refused_total", "Connections refused because too many were under way."),
+    ("shoal_transport_swim_dropped_total", "Gossip packets dropped because the node was behind."),
+    (
+        "shoal_transport_swim_on_stream_total",
+        "Gossip packets sent on a stream: the path carries no datagram.",
+    ),
+    ("shoal_transport_outcomes_lost_total", "Answers that could not be sent back."),
+    ("shoal_loop_late_total", "Times that the node was held up for over a second."),
+];
+
 /// Why logs or metrics could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
@@ -59,5 +73,11 @@ pub fn collect_metrics() -> Result<PrometheusHandle, TelemetryError> {
     let builder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)
         .map_err(|e| TelemetryError::Twice(e.to_string()))?;
-    builder.install_recorder().map_err(|e| TelemetryError::Twice(e.to_string()))
+    let handle = builder.install_recorder().map_err(|e| TelemetryError::Twice(e.to_string()))?;
+    for (name, meaning) in COUNTERS {
+        metrics::describe_counter!(*name, *meaning);
+        // An alert needs the zero before the first event.
+        metrics::counter!(*name).increment(0);
+    }
+    Ok(handle)
 }

@@ -20,6 +20,8 @@ const PROBATION: Duration = Duration::from_millis(2_500);
 const TOLD_REFUSED_MAX: usize = 256;
 /// A process that is refused as a duplicate this soon after its start is the second one, and ends.
 const NEWCOMER_FOR: Duration = Duration::from_secs(60);
+/// Two nodes without a mesh are no news so soon after the start.
+const NO_MESH_GRACE: Duration = Duration::from_secs(3);
 /// How long a peer may take to come back after its link was closed, before it is suspected.
 const HINT_GRACE: Duration = Duration::from_millis(400);
 
@@ -60,8 +62,13 @@ impl Mesh {
             };
             self.on_refused(peer, refused);
         }
-        if let DialTarget::Node(node) = target {
-            tracing::debug!(%node, reason, "dial failed");
+        match target {
+            DialTarget::Node(node) => tracing::debug!(%node, reason, "dial failed"),
+            DialTarget::Seed(address) if refused.is_none() => {
+                let reason = format!("the seed does not answer and is tried again for ever: {reason}");
+                self.tell_refusal(address.clone(), 0, reason);
+            }
+            DialTarget::Seed(_) => {}
         }
     }
 
@@ -304,6 +311,8 @@ impl Mesh {
     fn on_refused(&mut self, peer: String, refused: Refused) {
         match refused {
             Refused::Superseded | Refused::Stopping | Refused::Oneself | Refused::Failed => {}
+            // Nodes that are started together: the first has its mesh in a moment.
+            Refused::NoMesh if self.now.since(self.born) < NO_MESH_GRACE => {}
             Refused::Duplicate if self.is_newcomer() => {
                 let why = refused.as_str();
                 let reason = format!("{peer} refused this node, {}: {why}", self.own);
@@ -315,17 +324,17 @@ impl Mesh {
             | Refused::Duplicate
             | Refused::Name
             | Refused::Malformed
-            | Refused::Full => self.tell_refused(peer, refused),
+            | Refused::Full => self.tell_refusal(peer, refused.code(), refused.as_str().to_owned()),
         }
     }
 
     /// Tells of a refusal once, however often it is tried again.
-    fn tell_refused(&mut self, peer: String, refused: Refused) {
+    fn tell_refusal(&mut self, peer: String, code: u32, reason: String) {
         if self.told_refused.len() >= TOLD_REFUSED_MAX {
             self.told_refused.clear();
         }
-        if self.told_refused.insert((peer.clone(), refused.code())) {
-            self.event(Event::Refused { peer, reason: refused.as_str().to_owned() });
+        if self.told_refused.insert((peer.clone(), code)) {
+            self.event(Event::Refused { peer, reason });
         }
     }
 
