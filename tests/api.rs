@@ -256,7 +256,7 @@ fn a_body_that_is_no_json_is_refused_with_its_place_and_none_can_be_too_deep_or_
         node.api
     );
     let chunk = format!("{:x}\r\n{}\r\n", 1 << 20, " ".repeat(1 << 20));
-    chunked.push_str(&chunk.repeat(3));
+    chunked.push_str(&chunk.repeat(limits::API_BODY_BYTES_MAX / (1 << 20) + 1));
     assert_eq!(exchange(node.api, chunked.as_bytes()).code(), "body_too_large");
     let header = format!("x: {}", "y".repeat(limits::API_HEAD_BYTES_MAX));
     assert_eq!(node.ask("GET", "/health/live", &[&header], b"").status, 431);
