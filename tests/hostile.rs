@@ -301,6 +301,24 @@ async fn a_message_in_another_nodes_name_does_not_reach_the_agent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_message_is_read_from_a_peer_that_is_not_accepted_yet() {
+    let (mesh, address) = mesh_with_echo().await;
+    // The first process with this name answers no check, so the second is doubted for as long as that takes.
+    let (_first, _send, _recv) = member(&mesh, address).await;
+    let second = connect(client(&identity(mesh.ca(), "node-9")), address).await.expect("connects");
+    let begun = tokio::time::Instant::now();
+    let _streams = second.say(&frame(&hello("node-9", "test", &mesh))).await;
+    let mut data = second.connection.open_uni().await.expect("a stream");
+    let message = message_from(9, "echo", b"from whom?");
+    data.write_all(&frame(&Data::Deliver { want: Want::Nothing, tag: 0, message })).await.expect("written");
+    while handled(&mesh).await == 0 {
+        assert!(begun.elapsed() < PATIENCE, "the second is accepted in the end");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(begun.elapsed() >= Duration::from_secs(1), "not before the first was given up");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_members_frames_that_lie_cost_the_frame_or_the_link_and_nothing_else() {
     let (mesh, address) = mesh_with_echo().await;
     let header = |length: u32, kind: u8| [&length.to_le_bytes()[..], &[1, kind]].concat();
