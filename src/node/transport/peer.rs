@@ -1,7 +1,7 @@
 //! One connection to a peer after the hellos: its streams, and the tasks that read them.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -35,15 +35,14 @@ pub struct Peer {
     connection: Connection,
     control: Arc<FrameWriter>,
     data: Vec<Arc<FrameWriter>>,
-    started: Instant,
     /// Whether the core has said anything over this link: it does so only once it has accepted the peer,
     /// and no message of the peer is read before that.
     accepted: AtomicBool,
     gone: AtomicBool,
     complaints: Mutex<LogPace>,
     acceptance: Notify,
-    /// Milliseconds after `started` of the last message, plus one; 0 for none yet.
-    last_message: AtomicU64,
+    /// Whether a message went either way since the link was last kept alive.
+    had_message: AtomicBool,
 }
 
 impl fmt::Debug for Peer {
@@ -65,19 +64,17 @@ impl Peer {
             let stream = connection.open_uni().await?;
             data.push(Arc::new(FrameWriter::new(stream, limits::STREAM_QUEUE_BYTES_MAX)));
         }
-        let started = Instant::now();
         Ok(Self {
             link,
             node,
             connection,
             control,
             data,
-            started,
             accepted: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             complaints: Mutex::default(),
             acceptance: Notify::new(),
-            last_message: AtomicU64::new(0),
+            had_message: AtomicBool::new(false),
         })
     }
 
@@ -184,14 +181,11 @@ impl Peer {
         self.connection.close(VarInt::from_u32(reason.code()), reason.as_str().as_bytes());
     }
 
+    /// A mark only: a reading of the clock for each message would be among its larger costs.
     fn note_message(&self) {
-        let ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
-        self.last_message.store(ms + 1, Ordering::Relaxed);
-    }
-
-    fn had_message_lately(&self) -> bool {
-        let last = self.last_message.load(Ordering::Relaxed);
-        last > 0 && Duration::from_millis(last - 1) + KEPT_ALIVE_AFTER_MESSAGE > self.started.elapsed()
+        if !self.had_message.load(Ordering::Relaxed) {
+            self.had_message.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Reads everything that the peer sends until the connection ends; returns how it ended.
@@ -232,9 +226,12 @@ pub(super) fn link_end(error: &ConnectionError) -> LinkEnd {
 }
 
 async fn keep_alive(peer: Arc<Peer>) {
+    let mut quiet = KEPT_ALIVE_AFTER_MESSAGE;
     loop {
         sleep(limits::LINK_KEEP_ALIVE).await;
-        if peer.had_message_lately() {
+        let spoke = peer.had_message.swap(false, Ordering::Relaxed);
+        quiet = if spoke { Duration::ZERO } else { quiet.saturating_add(limits::LINK_KEEP_ALIVE) };
+        if quiet < KEPT_ALIVE_AFTER_MESSAGE {
             peer.send_control(&Control::KeepAlive);
         }
     }
