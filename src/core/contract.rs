@@ -16,7 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{Refusal, Refused};
 use super::ids::{AgentName, LinkId, MeshId, MeshName, NodeId, PersistNo, ProcessId, RequestId};
-use super::model::{AgentSpec, AgentView, Event, Hello, Load, MemberView, NodeCard, Overrides, Profile};
+use super::model::{
+    AgentSpec, AgentView, Event, Finding, Hello, Load, MemberView, NodeCard, Overrides, Profile,
+};
 use super::wire::{AgentStats, Control, RequestBody, ResponseBody};
 
 /// What the driver tells the core.
@@ -201,6 +203,8 @@ pub enum Output {
     },
     /// Tell those who watch.
     Event(Event),
+    /// Keep for those who ask why.
+    Found(Finding),
     /// Members, links or agents have changed: publish a new view.
     ViewChanged,
     /// The hello that this node says from now on.

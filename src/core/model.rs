@@ -452,6 +452,83 @@ pub enum Event {
     },
 }
 
+/// Something that this node found out about another: what "why is it in that state" is answered from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// The node that it is about.
+    pub node: NodeId,
+    /// Its incarnation, as far as known then.
+    pub incarnation: Incarnation,
+    /// What was found.
+    pub found: Found,
+}
+
+/// What can be found out about a node, each with its origin where it is not this node's own experience.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "type")]
+pub enum Found {
+    /// It was heard of for the first time, or again after it had gone.
+    Alive,
+    /// Its process was started again.
+    Restarted,
+    /// It did not answer this node's probe, neither directly nor through others.
+    ProbeMissed {
+        /// How long the probe waited, in milliseconds.
+        waited_ms: u32,
+        /// Others that were asked to reach it.
+        helpers: u8,
+        /// How many of them said that they could not.
+        nacks: u8,
+    },
+    /// A sign that it may be gone, which led to a check at once.
+    Hint {
+        /// What the sign was: a closed connection, a refused datagram.
+        sign: String,
+    },
+    /// Somebody began to suspect it.
+    Accused {
+        /// Who: from its own probe, not from hearsay.
+        by: NodeId,
+    },
+    /// Somebody else could not reach it either.
+    Confirmed {
+        /// Who.
+        by: NodeId,
+        /// Independent confirmations so far.
+        so_far: u8,
+        /// With so many the suspicion is as short as it gets.
+        wanted: u8,
+    },
+    /// It answered for itself.
+    Refuted,
+    /// It did not answer for itself in time.
+    Failed {
+        /// Who gave the verdict, as far as known.
+        by: Option<NodeId>,
+        /// How long the suspicion stood here, in milliseconds.
+        suspected_ms: u32,
+        /// Independent confirmations that were heard of.
+        confirmations: u8,
+    },
+    /// It said good-bye.
+    Left,
+    /// Its certificate was revoked or has expired, and it was expelled.
+    Expelled {
+        /// Why.
+        reason: String,
+    },
+    /// A link to it was made.
+    Linked {
+        /// Its address.
+        address: String,
+    },
+    /// The link to it ended.
+    LinkLost {
+        /// Why.
+        reason: String,
+    },
+}
+
 /// A named set of gossip timings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -216,6 +216,7 @@ impl Driver {
                 log_event(&event);
                 self.shared.events.push(event);
             }
+            Output::Found(finding) => tracing::debug!(?finding, "found"),
             Output::ViewChanged => self.dirty = true,
             Output::HelloChanged(hello) => self.transport.set_hello(hello),
             Output::Fatal { reason } => self.end = Some(End::Fatal(reason)),

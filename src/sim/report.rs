@@ -1,6 +1,6 @@
 //! What happened in a run, in figures.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
@@ -10,9 +10,12 @@ use sha2::{Digest, Sha256};
 use super::world::World;
 use crate::core::error::Refusal;
 use crate::core::ids::{NodeId, RequestId};
-use crate::core::model::MemberStatus;
+use crate::core::model::{Finding, MemberStatus};
 use crate::core::time::Instant;
 use crate::core::wire::{RequestBody, ResponseBody};
+
+/// Findings that a report keeps; the oldest is dropped.
+const FINDINGS_MAX: usize = 10_000;
 
 /// A node told of another node's status.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +58,8 @@ pub struct Report {
     pub duplicates: Vec<(Instant, usize, NodeId)>,
     /// Which machine refused a peer or was refused, and why.
     pub refused: Vec<(Instant, usize, String)>,
+    /// What nodes found out about each other, the youngest ones, with the machine that did.
+    pub findings: VecDeque<(Instant, usize, Finding)>,
     /// Open requests, by process and number.
     pub(super) asked: BTreeMap<(u64, RequestId), (Instant, RequestBody)>,
     /// Answers to requests, by machine and number, with how long they took.
@@ -73,11 +78,19 @@ impl Report {
             fatal: Vec::new(),
             duplicates: Vec::new(),
             refused: Vec::new(),
+            findings: VecDeque::new(),
             asked: BTreeMap::new(),
             replies: BTreeMap::new(),
             buffer: Vec::new(),
             digest: Sha256::new(),
         }
+    }
+
+    pub(super) fn found(&mut self, at: Instant, machine: usize, finding: Finding) {
+        if self.findings.len() >= FINDINGS_MAX {
+            self.findings.pop_front();
+        }
+        self.findings.push_back((at, machine, finding));
     }
 
     /// Adds an input or an output of a core to the log, of which only the hash is kept.

@@ -497,6 +497,7 @@ impl World {
             }
             Output::Reply { request, result } => self.on_reply(machine, request, result),
             Output::Event(event) => self.on_event(machine, event),
+            Output::Found(finding) => self.report.found(self.now, machine, finding),
             Output::ViewChanged => self.check_view(machine),
             Output::HelloChanged(hello) => {
                 self.check_hello(machine, &hello);
