@@ -173,6 +173,9 @@ impl Mesh {
         if restarted && was_reachable && now.status.is_reachable() {
             self.member_event(key, MemberStatus::Failed, "its process ended");
             self.member_event(key, MemberStatus::Alive, "it was started again");
+            if now.status == MemberStatus::Suspect {
+                self.member_event(key, MemberStatus::Suspect, "it missed a probe");
+            }
             return;
         }
         // Whoever was never seen here has not gone from here.
