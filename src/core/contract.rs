@@ -358,6 +358,9 @@ pub struct View {
     pub agents: Vec<AgentView>,
     /// What was refused or dropped.
     pub counters: Counters,
+    /// This node's own health as its gossip sees it: 0 while all is well, at most 7. Its waits are so many
+    /// times longer, plus one.
+    pub health: u8,
 }
 
 /// What the core has dropped, since the process started.

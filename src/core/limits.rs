@@ -224,6 +224,10 @@ pub const PROBE_INTERVAL_MIN: Duration = Duration::from_millis(50);
 pub const PROBE_INTERVAL_MAX: Duration = Duration::from_secs(60);
 /// The shortest time for the answer to a probe that may be configured; the longest is below the interval.
 pub const PROBE_TIMEOUT_MIN: Duration = Duration::from_millis(10);
+/// The shortest and the longest time that may be configured for suspects to answer for themselves.
+pub const SUSPICION_MIN: Duration = Duration::from_millis(100);
+/// See [`SUSPICION_MIN`].
+pub const SUSPICION_MAX: Duration = Duration::from_secs(600);
 /// Days that a certificate may be valid for. More: refused where it is asked for.
 pub const CERT_DAYS_MAX: u32 = 36_500;
 /// A certificate's validity begins this long before it is made, for machines whose clock is behind.

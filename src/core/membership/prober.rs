@@ -156,6 +156,7 @@ impl Membership {
         if late > self.outbox.timings.probe_timeout {
             self.health.worsen(1);
         }
+        self.round_trip_median = self.round_trips.median();
         let after = self.outbox.timings.probe_period * self.health.factor();
         self.effects.push_back(MemberEffect::Timer { after, timer: MemberTimer::Turn });
         self.prober.turns = self.prober.turns.wrapping_add(1);

@@ -19,7 +19,9 @@ use crate::core::wire::{Control, OwnedBatch};
 /// How often some of the lost are called again, and how many at once: the cost of waiting is bounded
 /// whatever the number of the lost.
 const CALL_LOST_INTERVAL: Duration = Duration::from_secs(2);
-const CALL_LOST_AT_ONCE: usize = 3;
+const CALL_LOST_AT_ONCE: std::ops::RangeInclusive<usize> = 3..=16;
+/// All of the lost are called within so many rounds, unless there are more than sixteen for each.
+const CALL_LOST_ROUNDS: usize = 15;
 /// How often a random peer's summary is compared with ours.
 const SYNC_INTERVAL: Duration = Duration::from_secs(2);
 /// A wait before asking who a member is: its card is often on its way.
@@ -258,7 +260,9 @@ impl Mesh {
             None => true,
         };
         let mut lost: Vec<_> = self.links.cards().map(|(key, _)| *key).filter(is_lost).collect();
-        for _ in 0..CALL_LOST_AT_ONCE.min(lost.len()) {
+        let at_once = lost.len().div_ceil(CALL_LOST_ROUNDS);
+        let at_once = at_once.clamp(*CALL_LOST_AT_ONCE.start(), *CALL_LOST_AT_ONCE.end());
+        for _ in 0..at_once.min(lost.len()) {
             let key = lost.swap_remove(self.rng.random_range(0..lost.len()));
             self.dial(&key);
         }

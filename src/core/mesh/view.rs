@@ -91,6 +91,7 @@ impl Mesh {
             agents: self.agent_views(),
             members,
             counters: Counters { claims_dropped: self.membership.dropped_claims(), ..self.counters },
+            health: self.membership.health(),
         }
     }
 

@@ -96,6 +96,7 @@ fn every_value_of_the_full_example_arrives() {
                 interval: Duration::from_secs(1),
                 timeout: Duration::from_millis(500),
             }),
+            suspicion: Some(SuspicionTimings { min: Duration::from_secs(1), max: Duration::from_secs(6) }),
         },
         tls: TlsPaths {
             ca: "/var/lib/shoal/certs/ca.crt".into(),
