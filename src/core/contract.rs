@@ -42,6 +42,14 @@ pub enum Input {
         /// Why.
         reason: LinkEnd,
     },
+    /// The network says that a link's peer cannot be reached: its process may be gone, or the sign may be
+    /// forged. Worth a check at once, and no verdict.
+    Hint {
+        /// The link.
+        link: LinkId,
+        /// What was said, for people: "port unreachable".
+        sign: String,
+    },
     /// A dial failed before it became a link.
     DialFailed {
         /// What was dialled.

@@ -176,6 +176,13 @@ pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// Control and state bytes accepted from one peer per second; above, its streams are read more slowly.
 pub const CONTROL_BYTES_PER_SECOND_MAX: u64 = 8 << 20;
 
+/// Signs that destinations were not reached, on their way to dials and core. One more is dropped.
+pub const SIGNS_QUEUE_MAX: usize = 256;
+/// The core hears that a link's peer was not reached this often at most.
+pub const HINT_INTERVAL: Duration = Duration::from_millis(50);
+/// Addresses that are hinted at within one such interval. One more: no hint.
+pub const HINTED_ADDRESSES_MAX: usize = 4 * PEERS_MAX;
+
 /// Bytes of an HTTP request body: the largest content with every byte escaped, and its envelope. More: 413.
 pub const API_BODY_BYTES_MAX: usize = 6 * CONTENT_BYTES_MAX + (64 << 10);
 /// Clients that follow the event stream at once. One more: 503.
