@@ -60,7 +60,7 @@ pub fn controls() -> Vec<(&'static str, Control)> {
     let members = members.into_iter().map(entry).collect();
     let have = vec![OwnedVersion { node: node("node-9"), start: 3, n: 17 }];
     let batch =
-        OwnedBatch { node: node("node-9"), start: 3, after: 0, upto: 3, floor: 1, records: records() };
+        OwnedBatch { node: node("node-9"), start: 3, after: 0, upto: 8, floor: 1, records: records() };
     let mut all = vec![
         ("control-members", Control::Members { members, reply: true }),
         ("control-summary", Control::Summary { members: u64::MAX, owned: 5 }),
