@@ -59,6 +59,14 @@ pub enum Input {
         /// Whether the other side was reached and refused this node.
         refused: Option<Refused>,
     },
+    /// A peer with a certificate of this mesh dialled this node and was refused before its connection became
+    /// a link, because no protocol version is spoken by both.
+    Unspoken {
+        /// Who, and from where.
+        peer: String,
+        /// One sentence that names both sides' versions.
+        reason: String,
+    },
     /// A SWIM packet came in.
     Swim {
         /// The link it came over.

@@ -7,6 +7,7 @@
 //! - `gossip`: what membership wants, lists, calling the lost
 //! - `agents`: deploy, stop, the runtime's reports, what is published
 //! - `requests`: what nodes ask of each other
+//! - `versions`: what is not said to a node of an earlier version
 //! - `view`: what readers outside see
 
 mod agents;
@@ -14,6 +15,7 @@ mod gossip;
 mod joining;
 mod requests;
 mod timers;
+mod versions;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -33,7 +35,7 @@ use super::model::{AgentSpec, Event, Hello, NodeCard};
 use super::registry::Registry;
 use super::supervision::Supervision;
 use super::time::Instant;
-use super::wire::PROTOCOL_VERSION;
+use super::wire::VersionRange;
 
 /// Agents have this long to stop before the node goes without them, beyond what they may take to drain.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
@@ -190,6 +192,7 @@ impl Mesh {
             Input::LinkDown { link, reason } => self.on_link_down(link, reason),
             Input::Hint { link, sign } => self.on_hint(link, &sign),
             Input::DialFailed { target, reason, refused } => self.on_dial_failed(&target, &reason, refused),
+            Input::Unspoken { peer, reason } => self.on_unspoken(peer, reason),
             Input::Swim { link, packet } => self.on_swim(link, &packet),
             Input::Control { link, frame } => self.on_control(link, frame),
             Input::Request { request, node, body } => self.on_request(request, node, body),
@@ -255,7 +258,11 @@ impl Mesh {
         }
     }
 
+    /// The one way out. A control frame that its link's version does not know is not sent.
     fn output(&mut self, output: Output) {
+        if let Output::Control { link, frame } = output {
+            return self.output_control(link, frame);
+        }
         self.outputs.push_back(Effect { after: None, output });
     }
 
@@ -331,8 +338,8 @@ impl Mesh {
 
     fn hello(&self) -> Hello {
         Hello {
-            version_min: PROTOCOL_VERSION,
-            version_max: PROTOCOL_VERSION,
+            version_min: VersionRange::OWN.min,
+            version_max: VersionRange::OWN.max,
             mesh_id: self.mesh_id,
             mesh_name: self.mesh_name.clone(),
             process_id: self.process_id,

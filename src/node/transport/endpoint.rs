@@ -28,7 +28,7 @@ use crate::core::error::Refused;
 use crate::core::ids::{LinkId, MeshName, NodeId};
 use crate::core::limits;
 use crate::core::model::Hello;
-use crate::core::wire::{self, Control, FrameKind};
+use crate::core::wire::{self, Control, FrameKind, VersionRange, WireError};
 
 /// Wait before the next address of a node is tried beside the one that has not answered.
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(200);
@@ -350,7 +350,11 @@ impl From<ConnectionError> for DialFailure {
             LinkEnd::Refused(refused) => Some(refused),
             LinkEnd::Idle | LinkEnd::Closed { .. } | LinkEnd::Local => None,
         };
-        Self { reason: error.to_string(), refused }
+        // The peer's own words may be among them.
+        let words = error.to_string();
+        let reason = words.chars().take(limits::PEER_ERROR_CHARS_MAX);
+        let reason = reason.map(|c| if c.is_control() { ' ' } else { c }).collect();
+        Self { reason, refused }
     }
 }
 
@@ -405,7 +409,16 @@ impl Inner {
         let (send, recv) = connection.accept_bi().await?;
         let control = Peer::control_writer(send);
         let mut reader = FrameReader::new(recv, limits::HELLO_BYTES_MAX);
-        let hello = self.read_hello(&connection, &mut reader, &node).await?;
+        let hello = match self.read_hello(&connection, &mut reader, &node).await {
+            Ok(hello) => hello,
+            Err(failure) => {
+                if failure.refused == Some(Refused::Version) {
+                    let unspoken = Input::Unspoken { peer: node.to_string(), reason: failure.reason.clone() };
+                    let _ = self.inbox.core.send(unspoken).await;
+                }
+                return Err(failure);
+            }
+        };
         if self.peers().values().filter(|peer| *peer.node() == node).count() >= limits::LINKS_PER_NODE_MAX {
             connection.close(VarInt::from_u32(Refused::Full.code()), Refused::Full.as_str().as_bytes());
             return Err(DialFailure::new(format!("{node} has too many connections already")));
@@ -466,16 +479,28 @@ impl Inner {
             connection.close(VarInt::from_u32(refused.code()), refused.as_str().as_bytes());
             Err(DialFailure { reason, refused: None })
         };
+        let refuse_version = |speaks: &str| {
+            let reason = wire::no_common_version(node, speaks, &self.hello.load().card.node_id);
+            connection.close(VarInt::from_u32(Refused::Version.code()), reason.as_bytes());
+            Err(DialFailure { reason, refused: Some(Refused::Version) })
+        };
         let frame = match reader.next().await {
             Ok(Some(frame)) => frame,
             Ok(None) | Err(ReadError::CutShort) => return refuse(Refused::Malformed, "no hello came".into()),
             Err(ReadError::Wire(error)) => return refuse(Refused::Malformed, error.to_string()),
             Err(ReadError::Gone(_)) => return Err(connection.closed().await.into()),
         };
+        // Whatever else a hello of another version says, it says which versions its sender speaks.
+        if let Some(theirs) = wire::versions_of_hello(&frame)
+            && VersionRange::OWN.common(theirs).is_none()
+        {
+            return refuse_version(&theirs.to_string());
+        }
         let hello = match wire::split(&frame) {
             Ok(Some((FrameKind::Hello, body))) => wire::decode::<Hello>(body),
             Ok(_) => return refuse(Refused::Malformed, "the first frame was not a hello".into()),
-            Err(error) => return refuse(Refused::Version, error.to_string()),
+            Err(WireError::Version(version)) => return refuse_version(&format!("version {version}")),
+            Err(error) => return refuse(Refused::Malformed, error.to_string()),
         };
         match hello {
             Ok(hello) if hello.card.node_id != *node || hello.mesh_name != self.mesh => {
@@ -495,8 +520,11 @@ impl Inner {
         reader: FrameReader,
         hello: Hello,
     ) -> Result<Greeted, DialFailure> {
+        let Some(version) = VersionRange::OWN.common(hello.versions()) else {
+            return Err(DialFailure::new("no protocol version is spoken by both sides"));
+        };
         let link = LinkId(self.links.fetch_add(1, Ordering::Relaxed) + 1);
-        let peer = Peer::new(link, node, connection, control).await?;
+        let peer = Peer::new(link, node, connection, control, version).await?;
         Ok((Arc::new(peer), reader, hello))
     }
 
