@@ -530,3 +530,57 @@ impl Outlet for Dispatcher {
         begun(Box::pin(async move { Self::ask(&dispatcher, dispatcher.message_of(draft)?).await }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::model::Performative;
+    use crate::node::runtime::RuntimeConfig;
+
+    fn node(name: &str) -> NodeId {
+        NodeId::new(name).expect("valid")
+    }
+
+    #[tokio::test]
+    async fn an_agent_beyond_the_configured_latency_is_refused_with_the_distance_unless_its_node_is_named() {
+        let (core, mut wishes) = mpsc::channel(8);
+        let config = RuntimeConfig { node: node("own"), keeper: "/none".into(), directory: "/none".into() };
+        let dispatcher = Dispatcher::new(node("own"), Runtime::new(config, |_, _, _| {}), core);
+        let far = Instance {
+            node: node("far"),
+            status: MemberStatus::Alive,
+            state: AgentState::Running,
+            way: Way::NoLink,
+            region: "us".to_owned(),
+            rtt: Some(Duration::from_millis(150)),
+        };
+        let name = AgentName::new("echo").expect("valid");
+        let rule = CrossRegion {
+            max_cross_region_latency: Some(Duration::from_millis(100)),
+            ..CrossRegion::default()
+        };
+        dispatcher.publish(Routes::new(HashMap::from([(name.clone(), vec![far])]), "eu", &rule));
+        let message = |to: &str| {
+            let from = AgentName::new("client").expect("valid");
+            let draft = Draft {
+                from,
+                to: to.to_owned(),
+                performative: Performative::Request,
+                conversation_id: None,
+                in_reply_to: None,
+                content_type: "text/plain".to_owned(),
+                content: bytes::Bytes::new(),
+                deadline_ms: None,
+                hops: 0,
+            };
+            dispatcher.message_of(draft).expect("a valid message")
+        };
+        let refused = dispatcher.tell(message("echo")).expect_err("it is too far");
+        let expected = SendError::TooFar { agent: name, node: node("far"), region: "us".to_owned(), rtt_ms: 150 };
+        assert_eq!(refused, expected);
+        assert!(wishes.try_recv().is_err(), "nothing was tried");
+        let named = dispatcher.tell(message("echo@far")).expect_err("there is no link");
+        assert_eq!(named, SendError::LinkLost { node: node("far") });
+        assert_eq!(wishes.try_recv().expect("a link is wanted"), Input::WantLink { node: node("far") });
+    }
+}
