@@ -29,6 +29,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("core::time", &[]),
     ("core::wire", &["GROUND"]),
     // Rooms of the core know the ground floor and themselves, never each other.
+    ("core::coordinates", &["GROUND"]),
     ("core::links", &["GROUND"]),
     ("core::membership", &["GROUND"]),
     ("core::registry", &["GROUND"]),

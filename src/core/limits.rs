@@ -19,6 +19,25 @@ pub const RELAY_FANOUT: usize = 8;
 pub const ADDRESSES_MAX: usize = 8;
 /// Bytes of one `host:port` text. More: refused where it is parsed.
 pub const ADDRESS_BYTES_MAX: usize = 263;
+/// The longest round trip that is believed. Longer, or a coordinate farther off: refused and counted.
+pub const ROUND_TRIP_MAX: Duration = Duration::from_secs(10);
+/// Round trips that are kept of one node: their median counts. The oldest is dropped.
+pub const ROUND_TRIP_SAMPLES: usize = 5;
+/// A measured round trip goes before an estimate for so long.
+pub const ROUND_TRIP_FRESH: Duration = Duration::from_secs(60);
+/// Bytes of a node's coordinate. More: refused and counted.
+pub const COORDINATE_BYTES_MAX: usize = 128;
+/// Regions that round trips are told for, the largest first, and that a configuration may list. More are
+/// left out of the metrics, and refused in a configuration.
+pub const REGIONS_MAX: usize = 16;
+/// Pairs of regions that one process ever tells round trips for. One more is left out of the metrics.
+pub const REGION_PAIRS_MAX: usize = 256;
+/// Nodes of one region that a configuration may list. More: refused at start.
+pub const REGION_NODES_MAX: usize = PEERS_MAX + 1;
+/// The least and the most that `max_cross_region_latency` may be.
+pub const CROSS_REGION_LATENCY_MIN: Duration = Duration::from_millis(1);
+/// See [`CROSS_REGION_LATENCY_MIN`].
+pub const CROSS_REGION_LATENCY_MAX: Duration = ROUND_TRIP_MAX;
 /// Labels of one node; a key and a value are at most [`LABEL_BYTES_MAX`] long. More: refused at start.
 pub const LABELS_MAX: usize = 32;
 /// Bytes of one label key or value.

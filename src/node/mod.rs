@@ -136,6 +136,7 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
         start: start_mode(&config.cluster.start),
         profile: config.cluster.profile,
         overrides: overrides(config),
+        cross_region: config.cluster.cross_region,
         seed: clock::random_bytes(),
     };
     let clock = Clock::start();
@@ -166,6 +167,8 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
         first: outputs.into(),
         held: std::collections::BTreeMap::new(),
         answers: VecDeque::new(),
+        cross_region: config.cluster.cross_region,
+        region_pairs: std::collections::BTreeSet::new(),
         dirty: true,
         published: Instant::now(),
         end: None,

@@ -218,7 +218,7 @@ impl Mesh {
         if self.nameless.is_empty() {
             return;
         }
-        if let Some(link) = self.random_link() {
+        if let Some((_, link)) = self.random_link() {
             self.send_digest(link, false);
         }
         let pause = self.jittered(ASK_CARDS_AFTER * 5);
@@ -271,16 +271,9 @@ impl Mesh {
     }
 
     pub(super) fn sync(&mut self) {
-        if let Some(link) = self.random_link() {
-            self.send_summary(link);
-        }
+        self.compare_with_a_peer();
         let pause = self.jittered(SYNC_INTERVAL);
         self.set_timer(pause, Timer::Sync);
-    }
-
-    fn random_link(&mut self) -> Option<LinkId> {
-        let links: Vec<_> = self.links.all_proven().map(|(_, link)| link).collect();
-        (!links.is_empty()).then(|| links[self.rng.random_range(0..links.len())])
     }
 
     pub(super) fn send_summary(&mut self, link: LinkId) {
@@ -346,7 +339,10 @@ impl Mesh {
             Control::Check { nonce } => {
                 self.output(Output::Control { link, frame: Control::CheckAnswer { nonce } });
             }
-            Control::CheckAnswer { nonce } => self.on_check_answer(key, nonce),
+            Control::CheckAnswer { nonce } => {
+                self.on_measured(key, nonce);
+                self.on_check_answer(key, nonce);
+            }
             Control::Request { id, body } => self.on_remote_request(key, &node, id, body),
             Control::Response { id, result } => self.on_response(&node, id, result),
             Control::KeepAlive => {}
@@ -369,6 +365,7 @@ impl Mesh {
                         self.learn_card(&card);
                     }
                     self.tell_agents(&batch.node, agents);
+                    self.take_coordinate(&batch);
                     self.relay(link, batch);
                 }
                 Err(error) => {
@@ -409,8 +406,7 @@ impl Mesh {
         let live = |(key, known): (&NodeKey, &Known)| known.status.is_reachable().then_some(*key);
         let mut live: Vec<_> = self.membership.all_known().filter_map(live).collect();
         live.retain(|key| Some(*key) != except);
-        for _ in 0..limits::RELAY_FANOUT.min(live.len()) {
-            let key = live.swap_remove(self.rng.random_range(0..live.len()));
+        for key in self.choose_peers(live, limits::RELAY_FANOUT) {
             self.send_control(&key, Control::Owned { batches: vec![delta.clone()] });
         }
     }
@@ -437,6 +433,7 @@ impl Mesh {
         self.processes.remove(key);
         if let Some(node) = self.links.card(key).map(|card| card.node_id.clone()) {
             self.links.forget(key);
+            self.forget_distance(&node);
             self.registry.forget(&node);
             self.persist(vec![Change::ForgetPeer(node)], Pending::Nothing);
         }
