@@ -44,6 +44,11 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Whether a flag says how.
+    pub(super) fn is_given(&self) -> bool {
+        self.api.is_some() || self.token_file.is_some()
+    }
+
     /// A client as the flags and `env` say; a variable that is empty counts as not set. Nothing is
     /// connected yet.
     ///

@@ -10,6 +10,7 @@
 
 mod endpoint;
 mod framing;
+pub mod join;
 mod peer;
 pub mod tls;
 
