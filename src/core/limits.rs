@@ -230,3 +230,9 @@ pub const CERT_HOSTS_MAX: usize = 32;
 pub const CERTS_PER_FILE_MAX: usize = 8;
 /// Bytes of a file with certificates, a key or a signing request. More: refused before it is read.
 pub const CERT_FILE_BYTES_MAX: u64 = 256 << 10;
+/// Bytes of a revocation list in DER format: about 3,500 certificates. More: it is neither made nor taken in.
+pub const CRL_BYTES_MAX: usize = 128 << 10;
+/// Revocation lists that a node keeps, one for each CA it trusts. More: the file or the frame is refused.
+pub const CRLS_MAX: usize = CERTS_PER_FILE_MAX;
+/// Bytes of a file with revocation lists in PEM format. More: refused before it is read.
+pub const CRL_FILE_BYTES_MAX: u64 = 3 * (CRLS_MAX as u64) * (CRL_BYTES_MAX as u64) / 2;
