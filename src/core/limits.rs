@@ -247,7 +247,7 @@ pub const JOIN_TOKEN_TTL_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Bytes of the one request of a machine that wants a certificate. More: the connection is closed.
 pub const JOIN_REQUEST_BYTES_MAX: usize = 64 << 10;
 /// Bytes of the answer to it. More: the asker gives up.
-pub const JOIN_ANSWER_BYTES_MAX: usize = 1 << 20;
+pub const JOIN_ANSWER_BYTES_MAX: usize = 2 << 20;
 /// Connections at once of machines that want a certificate. One more: closed, and told to try again.
 pub const JOINS_MAX: usize = 8;
 /// The same from one address.
@@ -265,3 +265,9 @@ pub const JOIN_ROUND_PAUSE: Duration = Duration::from_secs(2);
 /// Bytes of the first message of a TLS handshake that are looked at for the protocol that it asks for. More: it is
 /// taken for a node's.
 pub const CLIENT_HELLO_BYTES_MAX: usize = 16 << 10;
+/// Bytes of a revocation list in DER format: about 3,500 certificates. More: it is neither made nor taken in.
+pub const CRL_BYTES_MAX: usize = 128 << 10;
+/// Revocation lists that a node keeps, one for each CA it trusts. More: the file or the frame is refused.
+pub const CRLS_MAX: usize = CERTS_PER_FILE_MAX;
+/// Bytes of a file with revocation lists in PEM format. More: refused before it is read.
+pub const CRL_FILE_BYTES_MAX: u64 = 3 * (CRLS_MAX as u64) * (CRL_BYTES_MAX as u64) / 2;

@@ -14,13 +14,13 @@ use std::time::SystemTime;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 
 use super::token::ShownToken;
 use super::{
     CA_CRL, Ca, CertError, Claims, Crl, Entry, Facts, Issued, Ledger, OpenLedger, Revocation, Revoked, Serial,
-    SpiffeName, Validity, Way, issue, issue_for_request, key, make_crl, parse_certificates, parse_crls,
-    read_text, write_crl,
+    SpiffeName, Validity, Way, issue, issue_for_request, key, make_crl, parse_certificates, read_crls,
+    write_crl,
 };
 use crate::core::ids::{MeshName, NodeId};
 use crate::core::limits;
@@ -378,11 +378,12 @@ impl Authority {
         let own = make_crl(ca, &revoked, number, Validity::starting(now, days)?)?;
         let text = format!("{}{own}", self.others_lists(ca)?);
         write_crl(&self.dir, &text)?;
-        Ok((text, number))
+        Ok((self.crl_pem()?, number))
     }
 
+    /// All lists of the file, in PEM format.
     fn crl_pem(&self) -> Result<String, CertError> {
-        read_text(&self.dir.join(CA_CRL))
+        Ok(self.all_lists()?.iter().map(|list| pem_of("X509 CRL", list)).collect())
     }
 
     /// The list that this CA's key signed, if the file has one.
@@ -398,13 +399,9 @@ impl Authority {
         Ok(others.map(|der| pem_of("X509 CRL", &der)).collect())
     }
 
-    fn all_lists(&self) -> Result<Vec<Vec<u8>>, CertError> {
+    fn all_lists(&self) -> Result<Vec<CertificateRevocationListDer<'static>>, CertError> {
         let path = self.dir.join(CA_CRL);
-        if !path.exists() {
-            return Ok(Vec::new());
-        }
-        let lists = parse_crls(&read_text(&path)?).map_err(|error| error.at(&path))?;
-        Ok(lists.iter().map(|list| list.to_vec()).collect())
+        if path.exists() { read_crls(&path) } else { Ok(Vec::new()) }
     }
 }
 

@@ -60,6 +60,23 @@ impl Validity {
         };
         Ok(Self { not_before, not_after })
     }
+
+    /// The same start and an earlier end, `seconds` after it: for a certificate that is to expire soon. A later end
+    /// is not given.
+    #[must_use]
+    pub fn shortened(self, seconds: u32) -> Self {
+        let start = self.not_before + limits::CERT_BACKDATE;
+        let not_after = self.not_after.min(start + time::Duration::seconds(i64::from(seconds)));
+        Self { not_before: self.not_before, not_after }
+    }
+
+    pub(super) fn not_before(self) -> OffsetDateTime {
+        self.not_before
+    }
+
+    pub(super) fn not_after(self) -> OffsetDateTime {
+        self.not_after
+    }
 }
 
 /// A certificate and its private key, both in PEM format. `Debug` does not show the key.
@@ -122,6 +139,10 @@ impl Ca {
     #[must_use]
     pub fn mesh(&self) -> &MeshName {
         &self.mesh
+    }
+
+    pub(super) fn issuer(&self) -> &Issuer<'static, KeyPair> {
+        &self.issuer
     }
 
     /// The certificates of the CA in PEM format: what a node trusts, its `ca.crt`.

@@ -1,4 +1,4 @@
-//! Certificates of a mesh: makes them, writes them to disk, reads what they say.
+//! Certificates of a mesh and lists of revoked ones: makes them, writes them to disk, reads what they say.
 //!
 //! A mesh has a CA (two during a rotation) whose certificate names the mesh, `spiffe://<mesh>`, and each
 //! node has one leaf, signed by the CA directly, that names the node, `spiffe://<mesh>/node/<id>`. Keys are
@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use crate::core::limits;
 
 mod authority;
+mod crl;
 mod files;
 mod inspect;
 mod issue;
@@ -21,9 +22,10 @@ mod name;
 mod token;
 
 pub use authority::{Authority, Granted, Hosts, JoinAsk, JoinRefused, Revoking, Which};
+pub use crl::{CaKeyId, Crl, Revoked, Serial, make_crl, parse_crls};
 pub use files::{
-    CA_CERT, CA_KEY, Existing, NODE_CERT, NODE_KEY, NodeFiles, read_certificates, read_text, write_ca,
-    write_node,
+    CA_CERT, CA_CRL, CA_KEY, Existing, NODE_CERT, NODE_KEY, NodeFiles, check_free, read_certificates, read_crls,
+    read_text, write_ca, write_certificate, write_crl, write_node,
 };
 pub use inspect::{Facts, is_signed_by, parse_certificates};
 pub use issue::{Ca, CertPair, Validity, issue, issue_for_request, make_ca};
@@ -103,6 +105,29 @@ pub enum CertError {
     /// No certificate of the bundle has the public half of the key.
     #[error("the key belongs to none of the certificates in the CA's bundle")]
     KeyMismatch,
+    /// A file without a revocation list.
+    #[error("it holds no revocation list (X509 CRL) in PEM format")]
+    NoCrl,
+    /// A file with more revocation lists than there are CAs.
+    #[error("it holds more than {} revocation lists", limits::CRLS_MAX)]
+    TooManyCrls,
+    /// A revocation list that is too long to be passed on.
+    #[error(
+        "the revocation list is larger than {} bytes: leave out certificates that have expired",
+        limits::CRL_BYTES_MAX
+    )]
+    CrlTooLarge,
+    /// A revocation list that nobody who is trusted has signed.
+    #[error("the revocation list is not signed by a CA that is trusted and may sign one")]
+    CrlIssuer,
+    /// A text is not a serial number.
+    #[error(
+        "{text:?} is not a serial number: give its bytes in hexadecimal, as `shoal cert show` prints them"
+    )]
+    Serial {
+        /// The text given, cut after 80 characters.
+        text: String,
+    },
     /// A signing request is refused.
     #[error("the signing request is refused: {why}")]
     Request {
@@ -116,11 +141,11 @@ pub enum CertError {
         path: PathBuf,
     },
     /// A file is too large to be what it should be.
-    #[error(
-        "it has more than {} bytes, which no certificate, key or request needs",
-        limits::CERT_FILE_BYTES_MAX
-    )]
-    TooLarge,
+    #[error("it has more than {bytes_max} bytes, which nothing that belongs in it needs")]
+    TooLarge {
+        /// Bytes allowed.
+        bytes_max: u64,
+    },
     /// The file system refused.
     #[error("cannot {action}: {source}")]
     Io {

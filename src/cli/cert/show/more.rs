@@ -89,7 +89,7 @@ impl Known {
 }
 
 fn read_lists(path: &Path, cas: &[CertificateDer<'static>]) -> Result<Vec<Crl>, CertError> {
-    let lists = certs::parse_crls(&certs::read_text(path)?).map_err(|error| error.at(path))?;
+    let lists = certs::read_crls(path)?;
     lists.iter().map(|list| Crl::read(list, cas).map_err(|error| error.at(path))).collect()
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::*;
-use crate::node::certs::{CA_CERT, Existing, JoinToken, LEDGER, make_ca, new_key_pem, request_for, write_ca};
+use crate::node::certs::{CA_CERT, parse_crls, Existing, JoinToken, LEDGER, make_ca, new_key_pem, request_for, write_ca};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
