@@ -113,7 +113,7 @@ impl Client {
                 Failure::Usage("the token holds characters that no header can carry".to_owned())
             })?;
             value.set_sensitive(true);
-            Ok(value)
+            Ok::<_, Failure>(value)
         });
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = authority.port_u16().unwrap_or(80);
