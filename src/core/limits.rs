@@ -239,7 +239,7 @@ pub const LEDGER_BYTES_MAX: u64 = 64 << 20;
 pub const LEDGER_LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Certificates of one node that are neither expired nor revoked, where the node itself asks for one more.
 /// One more: refused.
-pub const CERTS_PER_NODE_MAX: usize = 16;
+pub const CERTS_PER_NODE_MAX: usize = 64;
 /// Characters of a join token. More: refused before it is decoded.
 pub const JOIN_TOKEN_CHARS_MAX: usize = 4 << 10;
 /// How long a join token may be good for. Longer: refused where it is asked for.
@@ -260,8 +260,10 @@ pub const JOIN_REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 pub const JOIN_ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 /// How often all seeds are asked for a certificate before the asker gives up.
 pub const JOIN_ROUNDS_MAX: u32 = 3;
-/// Wait between two such rounds.
-pub const JOIN_ROUND_PAUSE: Duration = Duration::from_secs(2);
+/// How often it begins again because a node had too many askers at once, beside those rounds.
+pub const JOIN_BUSY_ROUNDS_MAX: u32 = 30;
+/// The shortest wait between two rounds; the longest is twice that, by chance, so that askers part.
+pub const JOIN_ROUND_PAUSE: Duration = Duration::from_secs(1);
 /// Bytes of the first message of a TLS handshake that are looked at for the protocol that it asks for. More: it is
 /// taken for a node's.
 pub const CLIENT_HELLO_BYTES_MAX: usize = 16 << 10;

@@ -14,7 +14,7 @@ use crate::cli::{Failure, wait_for};
 use crate::core::ids::NodeId;
 use crate::core::limits;
 use crate::node::certs::{
-    self, Authority, CA_CERT, CertError, Existing, Facts, Granted, NODE_CERT, NODE_KEY, NodeFiles, SpiffeName,
+    self, Authority, CA_CERT, CertError, Existing, Facts, Granted, NODE_CERT, NODE_KEY, NodeFiles, Renewing, SpiffeName,
 };
 use crate::node::config::{CLUSTER_PORT, HostPort};
 use crate::node::transport::join::{self, Asker};
@@ -46,7 +46,7 @@ pub(super) fn renew(args: &RenewArgs, now: SystemTime) -> Result<String, Failure
     let granted = match &args.ca {
         Some(dir) => {
             let authority = Authority::open(dir)?;
-            let granted = authority.renew(&present, &request_pem, args.days, now);
+            let granted = authority.renew(&present, &request_pem, Renewing::Operator { days: args.days }, now);
             granted.map_err(|refused| Failure::Refused(format!("it is not renewed: {refused}")))?
         }
         None => {

@@ -125,6 +125,18 @@ impl JoinRefused {
     }
 }
 
+/// Who renews a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewing {
+    /// Somebody who has the CA, for as many days or as before.
+    Operator {
+        /// How long.
+        days: Option<u32>,
+    },
+    /// The node itself, for as many days as before and not without end.
+    Node,
+}
+
 /// Which certificates to revoke.
 #[derive(Debug)]
 pub enum Which {
@@ -196,7 +208,7 @@ impl Authority {
     }
 
     /// Issues a certificate in place of `present` (DER format): same name, same hosts, and as many days as it was
-    /// given unless `days` says otherwise, but no more than the CA has left.
+    /// given unless an operator says otherwise, but no more than the CA has left.
     ///
     /// # Errors
     /// [`JoinRefused`]; then nothing was issued.
@@ -204,7 +216,7 @@ impl Authority {
         &self,
         present: &[u8],
         request_pem: &str,
-        days: Option<u32>,
+        by: Renewing,
         now: SystemTime,
     ) -> Result<Granted, JoinRefused> {
         let ca = self.ca()?;
@@ -222,7 +234,13 @@ impl Authority {
         if ledger.said().revocation(&serial.to_string()).is_some() || self.lists(&ca, &serial)? {
             return Err(JoinRefused::Revoked);
         }
-        has_room(ledger.said(), &node, now)?;
+        let days = match by {
+            Renewing::Operator { days } => days,
+            Renewing::Node => {
+                has_room(ledger.said(), &node, now)?;
+                None
+            }
+        };
         let hosts = Hosts { dns: facts.dns_names.clone(), ip: facts.ip_addresses.clone() };
         let validity = Validity::starting(now, days.unwrap_or_else(|| days_of(&facts, &ca, now)))?;
         let cert_pem = issue_for_request(&ca, &node, request_pem, &hosts.dns, &hosts.ip, validity)?;

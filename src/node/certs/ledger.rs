@@ -220,7 +220,9 @@ impl OpenLedger {
             self.file.set_len(self.end)?;
             self.file.seek(SeekFrom::Start(self.end))?;
             self.file.write_all(&line)?;
-            self.file.sync_all()
+            self.file.sync_all()?;
+            // The file may be new.
+            if self.end == 0 { File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all() } else { Ok(()) }
         };
         if let Err(source) = write() {
             // A part of a line would be overwritten by the next; this only keeps the file tidy until then.

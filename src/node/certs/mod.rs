@@ -21,7 +21,7 @@ mod ledger;
 mod name;
 mod token;
 
-pub use authority::{Authority, Granted, Hosts, JoinAsk, JoinRefused, Revoking, Which};
+pub use authority::{Authority, Granted, Hosts, JoinAsk, JoinRefused, Renewing, Revoking, Which};
 pub use crl::{CaKeyId, Crl, Revoked, Serial, make_crl, parse_crls};
 pub use files::{
     CA_CERT, CA_CRL, CA_KEY, Existing, NODE_CERT, NODE_KEY, NodeFiles, check_free, read_certificates, read_crls,

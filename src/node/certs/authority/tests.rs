@@ -140,12 +140,14 @@ fn a_node_does_not_collect_certificates_without_end() {
     let place = Place::of("prod");
     let present = place.issue("a");
     for _ in 1..limits::CERTS_PER_NODE_MAX {
-        place.authority.renew(&present, &request(), None, now()).expect("renewed");
+        place.authority.renew(&present, &request(), Renewing::Node, now()).expect("renewed");
     }
-    let error = place.authority.renew(&present, &request(), None, now()).expect_err("enough");
+    let error = place.authority.renew(&present, &request(), Renewing::Node, now()).expect_err("enough");
     assert!(matches!(error, JoinRefused::TooMany { .. }), "{error}");
     let later = now() + 31 * DAY;
-    place.authority.renew(&present, &request(), None, later).expect("the others have expired");
+    let by_hand = Renewing::Operator { days: None };
+    place.authority.renew(&present, &request(), by_hand, now()).expect("whoever has the CA may");
+    place.authority.renew(&present, &request(), Renewing::Node, later).expect("the others have expired");
 }
 
 #[test]
@@ -155,7 +157,7 @@ fn a_renewed_certificate_says_the_same_as_the_present_one() {
     let issued = place.authority.issue(&node("a"), None, &hosts, days(30), now()).expect("issued").0;
     let present = leaf(&issued).expect("PEM");
     let lasts = |at, given| {
-        let granted = place.authority.renew(&present, &request(), given, at).expect("renewed");
+        let granted = place.authority.renew(&present, &request(), Renewing::Operator { days: given }, at).expect("renewed");
         let facts = Facts::read(&leaf(&granted.cert_pem).expect("PEM")).expect("readable");
         assert_eq!((&facts.dns_names, &facts.ip_addresses), (&hosts.dns, &hosts.ip));
         assert_eq!(facts.uris, ["spiffe://prod/node/a"]);
@@ -170,11 +172,11 @@ fn a_renewed_certificate_says_the_same_as_the_present_one() {
 fn a_certificate_of_another_ca_or_a_revoked_one_is_not_renewed() {
     let (place, other) = (Place::of("prod"), Place::of("prod"));
     let theirs = other.issue("a");
-    let error = place.authority.renew(&theirs, &request(), None, now()).expect_err("another CA");
+    let error = place.authority.renew(&theirs, &request(), Renewing::Node, now()).expect_err("another CA");
     assert!(matches!(error, JoinRefused::OtherCa), "{error}");
     let ours = place.issue("a");
     place.revoke(&Which::Certificate(ours.clone())).expect("revoked");
-    let error = place.authority.renew(&ours, &request(), None, now()).expect_err("revoked");
+    let error = place.authority.renew(&ours, &request(), Renewing::Node, now()).expect_err("revoked");
     assert!(matches!(error, JoinRefused::Revoked), "{error}");
 }
 

@@ -6,6 +6,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -15,7 +16,7 @@ use rustls::AlertDescription;
 use tokio::net::lookup_host;
 use tokio::time::{sleep, timeout};
 
-use super::{Answer, CLOSE_DONE, Request, Right, message};
+use super::{Answer, CLOSE_BUSY, CLOSE_DONE, Request, Right, message};
 use crate::core::ids::NodeId;
 use crate::core::limits;
 use crate::node::certs::{self, CertError, Granted, JoinToken};
@@ -65,12 +66,27 @@ pub enum JoinError {
 /// Why one address gave none.
 enum Failure {
     Final(String),
+    /// It had too many askers at once.
+    Busy(String),
     Other(String),
 }
 
 impl From<ConnectionError> for Failure {
     fn from(error: ConnectionError) -> Self {
-        Self::Other(reason(&error))
+        let why = reason(&error);
+        match error {
+            ConnectionError::ApplicationClosed(close) if close.error_code == VarInt::from_u32(CLOSE_BUSY) => {
+                Self::Busy(why)
+            }
+            ConnectionError::ApplicationClosed(_)
+            | ConnectionError::VersionMismatch
+            | ConnectionError::TransportError(_)
+            | ConnectionError::ConnectionClosed(_)
+            | ConnectionError::Reset
+            | ConnectionError::TimedOut
+            | ConnectionError::LocallyClosed
+            | ConnectionError::CidsExhausted => Self::Other(why),
+        }
     }
 }
 
@@ -90,20 +106,39 @@ pub async fn ask(
     };
     let tls = QuicClientConfig::try_from(tls).map_err(|error| CertError::Crypto { why: error.to_string() })?;
     let config = ClientConfig::new(Arc::new(tls));
-    let mut reasons = Vec::new();
-    for round in 0..limits::JOIN_ROUNDS_MAX {
-        if round > 0 {
-            sleep(limits::JOIN_ROUND_PAUSE).await;
-        }
-        reasons.clear();
+    let (mut rounds, mut busy_rounds) = (0, 0);
+    loop {
+        let mut said = Said::default();
         for seed in seeds {
-            match ask_seed(seed, &config, asker, node, request_pem, &mut reasons).await? {
+            match ask_seed(seed, &config, asker, node, request_pem, &mut said).await? {
                 Some(granted) => return Ok(granted),
-                None => tracing::debug!(seed, round, reason = reasons.last(), "no certificate from a seed"),
+                None => tracing::debug!(seed, rounds, reason = said.reasons.last(), "no certificate from a seed"),
             }
         }
+        if said.is_busy && busy_rounds < limits::JOIN_BUSY_ROUNDS_MAX {
+            busy_rounds += 1;
+        } else {
+            rounds += 1;
+        }
+        if rounds == limits::JOIN_ROUNDS_MAX {
+            return Err(JoinError::Nobody { reasons: said.reasons });
+        }
+        sleep(pause()?).await;
     }
-    Err(JoinError::Nobody { reasons })
+}
+
+/// What the seeds said in a round.
+#[derive(Debug, Default)]
+struct Said {
+    reasons: Vec<String>,
+    is_busy: bool,
+}
+
+/// Between once and twice [`limits::JOIN_ROUND_PAUSE`].
+fn pause() -> Result<Duration, CertError> {
+    let mut chance = [0];
+    getrandom::fill(&mut chance).map_err(|error| CertError::Crypto { why: error.to_string() })?;
+    Ok(limits::JOIN_ROUND_PAUSE + limits::JOIN_ROUND_PAUSE * u32::from(chance[0]) / 256)
 }
 
 async fn ask_seed(
@@ -112,16 +147,16 @@ async fn ask_seed(
     asker: &Asker<'_>,
     node: &NodeId,
     request_pem: &str,
-    reasons: &mut Vec<String>,
+    said: &mut Said,
 ) -> Result<Option<Granted>, JoinError> {
     let addresses: Vec<SocketAddr> = match timeout(limits::HANDSHAKE_DEADLINE, lookup_host(seed)).await {
         Ok(Ok(found)) => found.take(limits::ADDRESSES_MAX).collect(),
         Ok(Err(error)) => {
-            reasons.push(format!("{seed} does not resolve: {error}"));
+            said.reasons.push(format!("{seed} does not resolve: {error}"));
             return Ok(None);
         }
         Err(_) => {
-            reasons.push(format!("{seed} does not resolve in time"));
+            said.reasons.push(format!("{seed} does not resolve in time"));
             return Ok(None);
         }
     };
@@ -141,7 +176,11 @@ async fn ask_seed(
                 return Ok(Some(granted));
             }
             Err(Failure::Final(why)) => return Err(JoinError::Refused { seed: seed.to_owned(), why }),
-            Err(Failure::Other(why)) => reasons.push(format!("{address}: {why}")),
+            Err(Failure::Busy(why)) => {
+                said.is_busy = true;
+                said.reasons.push(format!("{address}: {why}"));
+            }
+            Err(Failure::Other(why)) => said.reasons.push(format!("{address}: {why}")),
         }
     }
     Ok(None)

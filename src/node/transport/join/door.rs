@@ -18,7 +18,7 @@ use super::{Answer, CLOSE_BUSY, CLOSE_DONE, CLOSE_MISUSE, Request, Right, messag
 use crate::core::ids::NodeId;
 use crate::core::limits;
 use crate::node::certs::{
-    self, Authority, CertError, Granted, JoinAsk, JoinRefused, has_signed, parse_certificates,
+    self, Authority, CertError, Granted, JoinAsk, JoinRefused, Renewing, has_signed, parse_certificates,
 };
 use crate::node::transport::LogPace;
 use crate::node::transport::tls::{self, NodeIdentity};
@@ -142,7 +142,7 @@ impl Door {
             }
             Err(refused) => {
                 self.note(address, &refused.to_string());
-                Answer::Refused { why: refused.to_string(), is_final: refused.is_final() }
+                Answer::Refused { why: for_strangers(&refused), is_final: refused.is_final() }
             }
         };
         // An asker that goes before it has its answer asks again.
@@ -171,7 +171,7 @@ impl Door {
                     if !has_signed(&present, &message, &proof) {
                         return Err(JoinRefused::NotProven);
                     }
-                    authority.renew(&present, &request.request_pem, None, now)
+                    authority.renew(&present, &request.request_pem, Renewing::Node, now)
                 }
             }
         });
@@ -195,6 +195,24 @@ impl Door {
     fn gate(&self) -> MutexGuard<'_, Gate> {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a stranger is told: nothing of this machine's files.
+fn for_strangers(refused: &JoinRefused) -> String {
+    let is_about_files = match refused {
+        JoinRefused::Cert(CertError::Request { .. } | CertError::Malformed { .. } | CertError::OutlivesCa { .. }) => false,
+        JoinRefused::Cert(_) => true,
+        JoinRefused::OtherMesh { .. }
+        | JoinRefused::NotOurs
+        | JoinRefused::NotProven
+        | JoinRefused::Expired { .. }
+        | JoinRefused::OtherName { .. }
+        | JoinRefused::Used
+        | JoinRefused::OtherCa
+        | JoinRefused::Revoked
+        | JoinRefused::TooMany { .. } => false,
+    };
+    if is_about_files { "this node cannot sign now: its log says why".to_owned() } else { refused.to_string() }
 }
 
 /// A present certificate that would still let its owner into the mesh.
