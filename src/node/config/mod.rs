@@ -21,6 +21,7 @@ use crate::core::ids::NodeId;
 pub use crate::core::model::{CrossRegion, Profile};
 
 mod address;
+mod enrolment;
 mod error;
 mod expand;
 mod flags;
@@ -34,6 +35,7 @@ mod values;
 mod yaml;
 
 pub use address::{AddressError, Host, HostPort, parse_listen};
+pub use enrolment::{EnrolmentConfig, Secret, TokenSource};
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use flags::Flags;
 
@@ -53,6 +55,8 @@ pub struct Config {
     pub cluster: ClusterConfig,
     /// How it proves who it is: `security.cluster.mtls`.
     pub tls: TlsPaths,
+    /// How it gets its first certificate, and whether it gives others theirs: `security.cluster.enrolment`.
+    pub enrolment: EnrolmentConfig,
     /// How its links carry: `transport`.
     pub transport: TransportConfig,
     /// Its HTTP API: `api`.

@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::future::{FutureExt, select_ok};
 use quinn::congestion::{BbrConfig, CubicConfig};
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
 use tokio::net::lookup_host;
@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use super::framing::{FrameReader, ReadError};
+use super::join::{self, Door};
 use super::peer::{Peer, link_end};
 use super::signs::{DialSigns, HintPace};
 use super::socket::{Socket, Unreached, canonical};
@@ -64,6 +65,8 @@ pub struct TransportConfig {
     pub connection_id_key: u64,
     /// Certificate, key and trusted CAs.
     pub identity: NodeIdentity,
+    /// Gives certificates to machines that may have one, where this node has the CA.
+    pub door: Option<Arc<Door>>,
 }
 
 /// Why the endpoint could not be opened.
@@ -83,6 +86,9 @@ pub enum TransportError {
     /// The TLS configuration has no cipher suite that QUIC can use.
     #[error("the TLS configuration cannot be used for QUIC: {0}")]
     Tls(String),
+    /// The CA that this node is to sign with.
+    #[error("this node cannot give certificates (--ca): {0}")]
+    Ca(String),
 }
 
 fn hint(error: &std::io::Error) -> &'static str {
@@ -107,6 +113,7 @@ pub struct Transport {
 struct Inner {
     endpoint: Endpoint,
     client: quinn::ClientConfig,
+    door: Option<Arc<Door>>,
     mesh: MeshName,
     hello: ArcSwap<Hello>,
     inbox: Inbox,
@@ -132,8 +139,8 @@ impl Transport {
     ) -> Result<Self, TransportError> {
         let tls_error = |e: quinn::crypto::rustls::NoInitialCipherSuite| TransportError::Tls(e.to_string());
         let transport = Arc::new(quic_config(&config));
-        let server = QuicServerConfig::try_from(config.identity.server_config()).map_err(tls_error)?;
-        let mut server = ServerConfig::with_crypto(Arc::new(server));
+        let server = join::server_crypto(&config.identity, config.door.as_deref())?;
+        let mut server = ServerConfig::with_crypto(server);
         server.transport_config(Arc::clone(&transport));
         server.max_incoming(limits::INCOMING_MAX);
         let client = QuicClientConfig::try_from(config.identity.client_config()).map_err(tls_error)?;
@@ -152,6 +159,7 @@ impl Transport {
         let inner = Arc::new(Inner {
             endpoint,
             client,
+            door: config.door,
             mesh: config.identity.mesh.clone(),
             hello: ArcSwap::from_pointee(hello),
             inbox: Inbox { core, data },
@@ -292,7 +300,10 @@ async fn accept_all(inner: Arc<Inner>) {
             let outcome = timeout(limits::HANDSHAKE_DEADLINE, inner.greet_incoming(incoming)).await;
             drop(slot);
             match outcome {
-                Ok(Ok((peer, reader, hello))) => inner.run_link(peer, reader, hello, address, None).await,
+                Ok(Ok(Arrival::Link((peer, reader, hello)))) => {
+                    inner.run_link(peer, reader, hello, address, None).await;
+                }
+                Ok(Ok(Arrival::Join(connection, door))) => door.serve(connection, address).await,
                 Ok(Err(failure)) => inner.note_failed_arrival(address, &failure.reason),
                 Err(_) => inner.note_failed_arrival(address, "the handshake took too long"),
             }
@@ -360,6 +371,13 @@ impl From<ConnectionError> for DialFailure {
 
 type Greeted = (Arc<Peer>, FrameReader, Hello);
 
+/// What an accepted connection turned out to be.
+enum Arrival {
+    Link(Greeted),
+    /// Somebody wants a certificate: nothing of the mesh is ever spoken there.
+    Join(Connection, Arc<Door>),
+}
+
 impl Inner {
     fn peers(&self) -> std::sync::MutexGuard<'_, HashMap<LinkId, Arc<Peer>>> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
@@ -403,8 +421,11 @@ impl Inner {
         *count > limits::HANDSHAKES_PER_SECOND_MAX
     }
 
-    async fn greet_incoming(&self, incoming: quinn::Incoming) -> Result<Greeted, DialFailure> {
+    async fn greet_incoming(&self, incoming: quinn::Incoming) -> Result<Arrival, DialFailure> {
         let connection = incoming.await?;
+        if let Some(door) = self.door.as_ref().filter(|_| join::is_join(&connection)) {
+            return Ok(Arrival::Join(connection, Arc::clone(door)));
+        }
         let node = self.peer_name(&connection)?;
         let (send, recv) = connection.accept_bi().await?;
         let control = Peer::control_writer(send);
@@ -424,7 +445,7 @@ impl Inner {
             return Err(DialFailure::new(format!("{node} has too many connections already")));
         }
         self.say_hello(&control)?;
-        self.peer_of(connection, node, control, reader, hello).await
+        self.peer_of(connection, node, control, reader, hello).await.map(Arrival::Link)
     }
 
     async fn greet(&self, address: SocketAddr, expected: Option<&NodeId>) -> Result<Greeted, DialFailure> {
@@ -462,6 +483,9 @@ impl Inner {
     }
 
     fn peer_name(&self, connection: &Connection) -> Result<NodeId, DialFailure> {
+        if join::protocol(connection).as_deref() != Some(tls::ALPN) {
+            return Err(DialFailure::new("the connection is not one of the mesh"));
+        }
         tls::peer_identity(connection, &self.mesh).map_err(|e| DialFailure::new(e.to_string()))
     }
 

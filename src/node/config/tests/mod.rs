@@ -109,6 +109,7 @@ fn every_value_of_the_full_example_arrives() {
             cert: "/var/lib/shoal/certs/node.crt".into(),
             key: "/var/lib/shoal/certs/node.key".into(),
         },
+        enrolment: EnrolmentConfig { ca: None, token: None },
         transport: TransportConfig { congestion_control: CongestionControl::Cubic, max_streams: 32 },
         api: ApiConfig {
             bind_addr: "127.0.0.1:8080".parse().expect("valid"),
