@@ -27,6 +27,8 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(2);
 /// So many quick restarts of a member are told in so long.
 const RESTARTS_TOLD_MAX: u32 = 3;
 const RESTARTS_TOLD_PER: Duration = Duration::from_secs(60);
+/// A changed load is told at most so often, for each other member: together they tell five a second.
+const LOAD_PAUSE_PER_MEMBER: Duration = Duration::from_millis(200);
 /// A wait before asking who a member is: its card is often on its way.
 const ASK_CARDS_AFTER: Duration = Duration::from_millis(100);
 
@@ -43,6 +45,7 @@ impl Mesh {
                     self.send_control(&key, Control::HeldForFailed { incarnation });
                 }
                 MemberEffect::Forgotten { key } => self.forget_node(&key),
+                MemberEffect::Coordinate { key, told } => self.on_coordinate(key, &told),
                 MemberEffect::RoundTrip { key, took } => self.on_round_trip(key, took),
                 MemberEffect::Found { key, evidence } => self.on_evidence(key, evidence),
             }
@@ -385,7 +388,6 @@ impl Mesh {
                         self.learn_card(&card);
                     }
                     self.tell_agents(&batch.node, agents);
-                    self.take_coordinate(&batch);
                     self.relay(link, batch);
                 }
                 Err(error) => {
@@ -433,7 +435,11 @@ impl Mesh {
 
     pub(super) fn on_load(&mut self, load: &Load) {
         let told = self.registry.owner(&self.own).and_then(|own| own.load);
-        if told.is_none_or(|told| differs_noticeably(&told, load)) {
+        // Everybody hears of everybody's load: the larger the mesh, the more rarely.
+        let pause = LOAD_PAUSE_PER_MEMBER * self.membership.live_count() as u32;
+        let is_due = self.load_told.is_none_or(|at| self.now.since(at) >= pause);
+        if is_due && told.is_none_or(|told| differs_noticeably(&told, load)) {
+            self.load_told = Some(self.now);
             let delta = self.registry.publish_load(load);
             self.spread(delta);
         }
