@@ -22,6 +22,10 @@ mod vivaldi;
 
 /// An estimate between nodes that are less sure of themselves than this is none.
 const TRUSTED_ERROR_MAX: f64 = 0.75;
+/// Between nodes so near each other an estimate may be wrong by more than that share: in milliseconds it is
+/// little.
+const NEAR_SECONDS: f64 = 0.005;
+
 /// What was refused, since the process started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Refusals {
@@ -136,31 +140,33 @@ impl Coordinates {
 }
 
 fn estimate(one: &Coordinate, other: &Coordinate) -> Option<f64> {
-    let trusted = one.error <= TRUSTED_ERROR_MAX && other.error <= TRUSTED_ERROR_MAX;
     let seconds = one.distance(other);
+    let knows_something = one.error < ERROR_MAX && other.error < ERROR_MAX;
+    let is_sure = one.error <= TRUSTED_ERROR_MAX && other.error <= TRUSTED_ERROR_MAX;
+    let trusted = is_sure || (knows_something && seconds <= NEAR_SECONDS);
     (trusted && seconds <= limits::ROUND_TRIP_MAX.as_secs_f64()).then_some(seconds)
 }
 
-/// A coordinate as it travels: position, height, adjustment, error, each the upper half of a single-precision
-/// number, big end first. That is exact to half a percent, and so much better than the estimates.
+/// A coordinate as it travels: position, height, adjustment, error, each the upper three bytes of a
+/// single-precision number, big end first: within microseconds of a tenth of a second, which is what tells
+/// the nodes of one place from each other.
 fn encode(coordinate: &Coordinate) -> Vec<u8> {
     let Coordinate { position, height, adjustment, error } = *coordinate;
     let figures = position.into_iter().chain([height, adjustment, error]);
-    figures.flat_map(|figure| upper_half(figure as f32)).collect()
+    figures.flat_map(|figure| upper_bytes(figure as f32)).collect()
 }
 
-/// The nearest number that has two bytes.
-fn upper_half(figure: f32) -> [u8; 2] {
-    let rounded = figure.to_bits().saturating_add(0x8000);
-    let [high, low, ..] = rounded.to_be_bytes();
-    [high, low]
+/// The nearest number that has three bytes.
+fn upper_bytes(figure: f32) -> [u8; 3] {
+    let [a, b, c, _] = figure.to_bits().saturating_add(0x80).to_be_bytes();
+    [a, b, c]
 }
 
 fn decode(told: &[u8]) -> Option<Coordinate> {
     if told.len() != limits::COORDINATE_BYTES_MAX {
         return None;
     }
-    let figure = |n: usize| f64::from(f32::from_be_bytes([told[2 * n], told[2 * n + 1], 0, 0]));
+    let figure = |n: usize| f64::from(f32::from_be_bytes([told[3 * n], told[3 * n + 1], told[3 * n + 2], 0]));
     let position = std::array::from_fn(figure);
     let [height, adjustment, error] = [0, 1, 2].map(|n| figure(DIMENSIONS + n));
     // Rounding may have lifted an error just beyond the largest there is.
@@ -182,7 +188,7 @@ mod tests {
 
     fn told(position: &[f32], height: f32, adjustment: f32, error: f32) -> Vec<u8> {
         let figures = position.iter().copied().chain([height, adjustment, error]);
-        figures.flat_map(upper_half).collect()
+        figures.flat_map(upper_bytes).collect()
     }
 
     /// A node that has measured its one peer often.
@@ -202,7 +208,7 @@ mod tests {
         let bytes = encode(&coordinate);
         assert_eq!(bytes.len(), limits::COORDINATE_BYTES_MAX);
         let decoded = decode(&bytes).expect("sound");
-        assert!(decoded.moved_since(&coordinate) < 0.005 && (decoded.error - 1.5).abs() < 0.01);
+        assert!(decoded.moved_since(&coordinate) < 1e-4 && (decoded.error - 1.5).abs() < 1e-4);
         assert!(decode(&encode(&Coordinate::ORIGIN)).is_some());
     }
 
