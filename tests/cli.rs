@@ -78,7 +78,10 @@ fn members_are_a_table_or_json_and_can_be_chosen() {
     assert_eq!(chosen("cluster members -o json --where status=alive --where region="), ["n2"]);
     assert_eq!(chosen("cluster members -o json --where gpu=yes"), Vec::<Value>::new());
     let regionless = done(&first, "cluster members --where node_id=n2");
-    assert!(regionless.lines().next().is_some_and(|heads| heads.ends_with("RTT") && !heads.contains("REGION")), "{regionless}");
+    assert!(
+        regionless.lines().next().is_some_and(|heads| heads.ends_with("RTT") && !heads.contains("REGION")),
+        "{regionless}"
+    );
 }
 
 #[test]

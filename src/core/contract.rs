@@ -44,6 +44,14 @@ pub enum Input {
         /// Why.
         reason: LinkEnd,
     },
+    /// The network says that a link's peer cannot be reached: its process may be gone, or the sign may be
+    /// forged. Worth a check at once, and no verdict.
+    Hint {
+        /// The link.
+        link: LinkId,
+        /// What was said, for people: "port unreachable".
+        sign: String,
+    },
     /// A dial failed before it became a link.
     DialFailed {
         /// What was dialled.
@@ -365,6 +373,9 @@ pub struct View {
     pub regions: Vec<RegionRtt>,
     /// What was refused or dropped.
     pub counters: Counters,
+    /// This node's own health as its gossip sees it: 0 while all is well, at most 7. Its waits are so many
+    /// times longer, plus one.
+    pub health: u8,
 }
 
 /// How far two regions are from each other.

@@ -576,7 +576,8 @@ mod tests {
             dispatcher.message_of(draft).expect("a valid message")
         };
         let refused = dispatcher.tell(message("echo")).expect_err("it is too far");
-        let expected = SendError::TooFar { agent: name, node: node("far"), region: "us".to_owned(), rtt_ms: 150 };
+        let expected =
+            SendError::TooFar { agent: name, node: node("far"), region: "us".to_owned(), rtt_ms: 150 };
         assert_eq!(refused, expected);
         assert!(wishes.try_recv().is_err(), "nothing was tried");
         let named = dispatcher.tell(message("echo@far")).expect_err("there is no link");

@@ -313,6 +313,7 @@ fn publish_metrics(view: &View) {
     }
     let routed = view.agents.iter().filter(|a| a.node_status.is_reachable()).count();
     metrics::gauge!("shoal_cluster_agents").set(routed as f64);
+    metrics::gauge!("shoal_gossip_health").set(f64::from(view.health));
     let counters = view.counters;
     metrics::counter!("shoal_gossip_packets_dropped_total").absolute(counters.swim_packets_dropped);
     metrics::counter!("shoal_gossip_claims_dropped_total").absolute(counters.claims_dropped);

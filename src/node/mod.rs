@@ -239,6 +239,8 @@ fn overrides(config: &Config) -> Overrides {
         probe_timeout: probe.map(|p| p.timeout),
         gossip_interval: config.cluster.gossip_interval,
         gossip_fanout: config.cluster.gossip_fanout,
+        suspicion_min: config.cluster.suspicion.map(|s| s.min),
+        suspicion_max: config.cluster.suspicion.map(|s| s.max),
     }
 }
 

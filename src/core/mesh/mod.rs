@@ -98,6 +98,8 @@ pub struct Mesh {
     processes: BTreeMap<NodeKey, ProcessId>,
     /// Doubted links, by the nonce of the check that decides about them.
     probations: BTreeMap<LinkId, (u64, Hello)>,
+    /// Peers that were not reached and are asked whether they live, with the nonce of the check.
+    hinted: BTreeMap<NodeKey, u64>,
     /// Who refused this node or was refused, and with which code, as far as told.
     told_refused: BTreeSet<(String, u32)>,
     /// Members that are known by their key only.
@@ -146,6 +148,7 @@ impl Mesh {
             cross_region,
             processes: BTreeMap::new(),
             probations: BTreeMap::new(),
+            hinted: BTreeMap::new(),
             told_refused: BTreeSet::new(),
             nameless: BTreeSet::new(),
             requests: BTreeMap::new(),
@@ -158,6 +161,7 @@ impl Mesh {
             own,
             card,
         };
+        mesh.membership.set_now(now);
         mesh.begin(start, &remembered.peers, remembered.agents);
         mesh
     }
@@ -196,6 +200,7 @@ impl Mesh {
         match input {
             Input::LinkUp { link, hello, address, dialled } => self.on_link_up(link, hello, address, dialled),
             Input::LinkDown { link, reason } => self.on_link_down(link, reason),
+            Input::Hint { link, sign } => self.on_hint(link, &sign),
             Input::DialFailed { target, reason, refused } => self.on_dial_failed(&target, &reason, refused),
             Input::Swim { link, packet } => self.on_swim(link, &packet),
             Input::Control { link, frame } => self.on_control(link, frame),
@@ -251,6 +256,7 @@ impl Mesh {
     fn advance(&mut self, now: Instant) {
         assert!(now >= self.now, "time never goes back: {now:?} after {:?}", self.now);
         self.now = now;
+        self.membership.set_now(now);
     }
 
     /// After each change: what membership wants, and one notice of a changed view.

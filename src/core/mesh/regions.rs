@@ -75,7 +75,12 @@ impl Mesh {
     pub(super) fn take_coordinate(&mut self, batch: &OwnedBatch) {
         let told = batch.records.iter().rev().find(|record| record.path == COORDINATE_PATH);
         if let Some(value) = told.and_then(|record| record.value.as_ref()) {
-            self.coordinates.handle_coordinate(batch.node.key(), value);
+            let key = batch.node.key();
+            self.coordinates.handle_coordinate(key, value);
+            // Before its first probe, this is what is known of how long an answer may take.
+            if let Some(rtt) = self.expected_rtt(&key).filter(|_| self.links.card(&key).is_some()) {
+                self.membership.expect_round_trip(key, rtt);
+            }
         }
     }
 

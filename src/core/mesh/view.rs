@@ -92,6 +92,7 @@ impl Mesh {
             members,
             regions: self.regions.rtts.clone(),
             counters: self.counters(),
+            health: self.membership.health(),
         }
     }
 

@@ -47,6 +47,8 @@ pub(super) const KEYS: &[(&str, Shape)] = &[
     ("coordination.cluster.gossip_fanout", Shape::One),
     ("coordination.cluster.probe_interval", Shape::One),
     ("coordination.cluster.probe_timeout", Shape::One),
+    ("coordination.cluster.suspicion_min", Shape::One),
+    ("coordination.cluster.suspicion_max", Shape::One),
     ("coordination.cluster.regions", Shape::Regions),
     ("coordination.cluster.cross_region", Shape::Section),
     ("coordination.cluster.cross_region.latency_aware_routing", Shape::One),
@@ -75,15 +77,8 @@ pub(super) const KEYS: &[(&str, Shape)] = &[
 
 /// Keys that belong to the design and that this version does not honour: refused by name, because a
 /// key that is accepted and does nothing misleads.
-const NOT_OFFERED: &[&str] = &[
-    "agents",
-    "coordination.cluster.suspicion_max",
-    "coordination.cluster.suspicion_min",
-    "coordination.partition",
-    "node.roles",
-    "partition",
-    "security.cluster.mtls.crl",
-];
+const NOT_OFFERED: &[&str] =
+    &["agents", "coordination.partition", "node.roles", "partition", "security.cluster.mtls.crl"];
 
 /// A value of the file, as text with its variables expanded.
 #[derive(Debug, PartialEq, Eq)]

@@ -12,8 +12,8 @@ use super::error::{Origin, Problems, quoted};
 use super::sources::{Place, Setting, Sources};
 use super::{
     API_PORT, ApiConfig, CLUSTER_PORT, ClusterConfig, Config, ConfigErrors, CongestionControl, Flags,
-    HostPort, LogConfig, LogFormat, METRICS_PORT, NodeConfig, ProbeTimings, Profile, StartMode, TlsPaths,
-    TransportConfig, flags, keys, parse_listen, regions, values, yaml,
+    HostPort, LogConfig, LogFormat, METRICS_PORT, NodeConfig, ProbeTimings, Profile, StartMode,
+    SuspicionTimings, TlsPaths, TransportConfig, flags, keys, parse_listen, regions, values, yaml,
 };
 use crate::core::limits;
 
@@ -180,6 +180,37 @@ fn cluster(sources: &mut Sources<'_>, flags: &Flags, unplaced: bool) -> ClusterC
         gossip_fanout: gossip_fanout.into_value(),
         probe: probe(sources),
         cross_region: regions::cross_region(sources, unplaced),
+        suspicion: suspicion(sources),
+    }
+}
+
+/// Both or none, for the same reason as with [`probe`].
+fn suspicion(sources: &mut Sources<'_>) -> Option<SuspicionTimings> {
+    let (shortest, longest) = (limits::SUSPICION_MIN, limits::SUSPICION_MAX);
+    let min = sources
+        .in_file("coordination.cluster.suspicion_min", |text| values::duration(text, shortest, longest));
+    let max = sources
+        .in_file("coordination.cluster.suspicion_max", |text| values::duration(text, shortest, longest));
+    match (min, max) {
+        (Setting::Value(min, _), Setting::Value(max, _)) if min <= max => Some(SuspicionTimings { min, max }),
+        (Setting::Value(min, _), Setting::Value(max, place)) => {
+            let message = format!(
+                "it is {}, which must not be shorter than suspicion_min, {}",
+                humantime::format_duration(max),
+                humantime::format_duration(min)
+            );
+            sources.problem(&place, message);
+            None
+        }
+        (Setting::Value(_, place), Setting::Absent) => {
+            sources.problem(&place, "it needs suspicion_max beside it: set both, or neither");
+            None
+        }
+        (Setting::Absent, Setting::Value(_, place)) => {
+            sources.problem(&place, "it needs suspicion_min beside it: set both, or neither");
+            None
+        }
+        (Setting::Bad, _) | (_, Setting::Bad) | (Setting::Absent, Setting::Absent) => None,
     }
 }
 

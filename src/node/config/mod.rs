@@ -109,6 +109,18 @@ pub struct ClusterConfig {
     /// How regions weigh on whom the node talks to. Default: nearest instances first, the own region before
     /// others, no bound on the round trip to other regions.
     pub cross_region: CrossRegion,
+    /// How long suspects may take to answer for themselves. Default: the profile's.
+    pub suspicion: Option<SuspicionTimings>,
+}
+
+/// How long a suspect may take to answer for itself: `suspicion_min` and `suspicion_max`, which are set
+/// together. Shorter finds failures sooner, and calls a node that only stalled failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SuspicionTimings {
+    /// The time when enough others confirm that it is gone, 100 ms to 10 minutes.
+    pub min: Duration,
+    /// The time when nobody does, at least `min`.
+    pub max: Duration,
 }
 
 /// How peers are probed: `probe_interval` and `probe_timeout`, which are set together because each

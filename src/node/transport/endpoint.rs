@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -14,10 +14,13 @@ use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{Connection, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
 use tokio::net::lookup_host;
+use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use super::framing::{FrameReader, ReadError};
 use super::peer::{Peer, link_end};
+use super::signs::{DialSigns, HintPace};
+use super::socket::{Socket, Unreached, canonical};
 use super::tls::{self, NodeIdentity};
 use super::{DataHandler, Inbox, LogPace};
 use crate::core::contract::{DialTarget, Input, LinkEnd};
@@ -108,6 +111,7 @@ struct Inner {
     hello: ArcSwap<Hello>,
     inbox: Inbox,
     peers: Mutex<HashMap<LinkId, Arc<Peer>>>,
+    dials: Arc<DialSigns>,
     links: AtomicU64,
     handshakes: AtomicUsize,
     arrivals: Mutex<HashMap<IpAddr, (Instant, u32)>>,
@@ -123,7 +127,7 @@ impl Transport {
         config: TransportConfig,
         socket: UdpSocket,
         hello: Hello,
-        core: tokio::sync::mpsc::Sender<Input>,
+        core: mpsc::Sender<Input>,
         data: Arc<dyn DataHandler>,
     ) -> Result<Self, TransportError> {
         let tls_error = |e: quinn::crypto::rustls::NoInitialCipherSuite| TransportError::Tls(e.to_string());
@@ -140,7 +144,10 @@ impl Transport {
         let mut endpoint = EndpointConfig::new(Arc::new(reset_key));
         let id_key = config.connection_id_key;
         endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(id_key)));
-        let endpoint = Endpoint::new(endpoint, Some(server), socket, Arc::new(quinn::TokioRuntime))
+        let (unreached, signs) = mpsc::channel(limits::SIGNS_QUEUE_MAX);
+        let socket = Socket::open(socket, unreached).map_err(TransportError::Socket)?;
+        let runtime = Arc::new(quinn::TokioRuntime);
+        let endpoint = Endpoint::new_with_abstract_socket(endpoint, Some(server), Arc::new(socket), runtime)
             .map_err(TransportError::Socket)?;
         let inner = Arc::new(Inner {
             endpoint,
@@ -149,12 +156,14 @@ impl Transport {
             hello: ArcSwap::from_pointee(hello),
             inbox: Inbox { core, data },
             peers: Mutex::new(HashMap::new()),
+            dials: Arc::default(),
             links: AtomicU64::new(0),
             handshakes: AtomicUsize::new(0),
             arrivals: Mutex::new(HashMap::new()),
             failed_arrivals: Mutex::default(),
         });
         tokio::spawn(accept_all(Arc::clone(&inner)));
+        tokio::spawn(follow_signs(Arc::downgrade(&inner), signs));
         Ok(Self { inner })
     }
 
@@ -291,6 +300,21 @@ async fn accept_all(inner: Arc<Inner>) {
     }
 }
 
+/// Passes on what the network says of destinations, until the socket is gone.
+async fn follow_signs(inner: Weak<Inner>, mut signs: mpsc::Receiver<Unreached>) {
+    let mut pace = HintPace::default();
+    while let Some(found) = signs.recv().await {
+        metrics::counter!("shoal_transport_unreached_total", "sign" => found.sign.as_str()).increment(1);
+        let Some(inner) = inner.upgrade() else {
+            return;
+        };
+        inner.dials.tell(found);
+        if pace.permits(found.address, Instant::now()) {
+            inner.hint(found);
+        }
+    }
+}
+
 /// One of the handshakes under way.
 struct HandshakeSlot(Arc<Inner>);
 
@@ -335,6 +359,18 @@ type Greeted = (Arc<Peer>, FrameReader, Hello);
 impl Inner {
     fn peers(&self) -> std::sync::MutexGuard<'_, HashMap<LinkId, Arc<Peer>>> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the core of every link that ends at an address which was not reached.
+    fn hint(&self, found: Unreached) {
+        let ends_there = |peer: &&Arc<Peer>| canonical(peer.remote_address()) == found.address;
+        let links: Vec<_> = self.peers().values().filter(ends_there).map(|peer| peer.link()).collect();
+        for link in links {
+            tracing::debug!(?link, address = %found.address, sign = found.sign.as_str(), "a link's peer was not reached");
+            metrics::counter!("shoal_transport_hints_total").increment(1);
+            // A core that is behind hears the next one.
+            let _ = self.inbox.core.try_send(Input::Hint { link, sign: found.sign.as_str().to_owned() });
+        }
     }
 
     /// Counts every failed arrival and logs at most one a second: outsiders must not fill the log.
@@ -395,6 +431,21 @@ impl Inner {
         self.say_hello(&control)?;
         let hello = self.read_hello(&connection, &mut reader, &node).await?;
         self.peer_of(connection, node, control, reader, hello).await
+    }
+
+    /// Dials one address until it greets us, refuses us, says that nothing listens there, or takes too long.
+    async fn try_address(
+        &self,
+        address: SocketAddr,
+        expected: Option<&NodeId>,
+    ) -> Result<Greeted, DialFailure> {
+        let mut dial = self.dials.watch(address);
+        let greeted = timeout(limits::HANDSHAKE_DEADLINE, self.greet(address, expected));
+        let refused = tokio::select! {
+            greeted = greeted => greeted.ok(),
+            () = dial.refused() => Some(Err(DialFailure::new("connection refused: nothing listens on that port"))),
+        };
+        refused.unwrap_or_else(|| Err(DialFailure::new(format!("timed out{}", dial.last_word()))))
     }
 
     fn peer_name(&self, connection: &Connection) -> Result<NodeId, DialFailure> {
@@ -476,9 +527,7 @@ impl Inner {
         let attempts = resolved.into_iter().zip(0_u32..).map(|(address, place)| {
             async move {
                 sleep(NEXT_ADDRESS_AFTER * place).await;
-                let greeted = timeout(limits::HANDSHAKE_DEADLINE, self.greet(address, Some(node))).await;
-                let greeted = greeted.unwrap_or_else(|_| Err(DialFailure::new("timed out")));
-                greeted.map(|greeted| (greeted, address))
+                self.try_address(address, Some(node)).await.map(|greeted| (greeted, address))
             }
             .boxed()
         });
@@ -500,9 +549,7 @@ impl Inner {
         for address in resolved {
             let (inner, target) = (Arc::clone(self), target.clone());
             attempts.spawn(async move {
-                let greeted = timeout(limits::HANDSHAKE_DEADLINE, inner.greet(address, None)).await;
-                let greeted = greeted.unwrap_or_else(|_| Err(DialFailure::new("timed out")));
-                let (peer, reader, hello) = greeted?;
+                let (peer, reader, hello) = inner.try_address(address, None).await?;
                 tokio::spawn(async move { inner.run_link(peer, reader, hello, address, Some(target)).await });
                 Ok::<_, DialFailure>(())
             });

@@ -11,6 +11,8 @@
 mod endpoint;
 mod framing;
 mod peer;
+mod signs;
+mod socket;
 pub mod tls;
 
 use std::sync::Arc;

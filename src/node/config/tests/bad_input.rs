@@ -36,8 +36,13 @@ const BAD_FILES: &[(&str, &str, &str)] = &[
     ("agents: {dir: null}", "2: agents: ", "not offered"),
     ("partition: {}", "2: partition: ", "not offered"),
     ("coordination:\n  partition: {}", "3: coordination.partition: ", "not offered"),
-    ("coordination: {cluster: {suspicion_min: 1s}}", "2: coordination.cluster.suspicion_min: ", "not offered"),
-    ("coordination: {cluster: {suspicion_max: 1s}}", "2: coordination.cluster.suspicion_max: ", "not offered"),
+    ("coordination: {cluster: {suspicion_min: 1s}}", "2: coordination.cluster.suspicion_min: ", "suspicion_max"),
+    ("coordination: {cluster: {suspicion_max: 1s}}", "2: coordination.cluster.suspicion_max: ", "suspicion_min"),
+    (
+        "coordination: {cluster: {suspicion_min: 3s, suspicion_max: 1s}}",
+        "2: coordination.cluster.suspicion_max: ",
+        "must not be shorter",
+    ),
     ("security: {cluster: {mtls: {crl: x}}}", "2: security.cluster.mtls.crl: ", "not offered"),
     // Shapes.
     ("node: n", "2: node: ", "indented below it"),

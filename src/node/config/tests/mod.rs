@@ -102,6 +102,7 @@ fn every_value_of_the_full_example_arrives() {
                 prefer_local_region: true,
                 max_cross_region_latency: Some(Duration::from_millis(100)),
             },
+            suspicion: Some(SuspicionTimings { min: Duration::from_secs(1), max: Duration::from_secs(6) }),
         },
         tls: TlsPaths {
             ca: "/var/lib/shoal/certs/ca.crt".into(),
