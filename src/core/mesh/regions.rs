@@ -406,10 +406,12 @@ mod tests {
         let key = NodeId::new("a-0").expect("valid").key();
         while mesh.poll_output().is_some() {}
         mesh.on_round_trip(key, Duration::from_millis(5));
-        let told = std::iter::from_fn(|| mesh.poll_output()).find_map(|effect| match effect.output {
-            Output::Control { frame: Control::Owned { batches }, .. } => batches.into_iter().next(),
-            _ => None,
-        });
+        let mut told = None;
+        while let Some(effect) = mesh.poll_output() {
+            if let Output::Control { frame: Control::Owned { batches }, .. } = effect.output {
+                told = batches.into_iter().next();
+            }
+        }
         let told = told.expect("the first round trip is told of");
         assert!(matches!(&told.records[..], [OwnedRecord { path, .. }] if path == COORDINATE_PATH));
         let mut frame = Vec::new();
