@@ -89,7 +89,7 @@ impl From<Refusal> for Problem {
         let status = match &refusal {
             Refusal::BadRequest { .. } => StatusCode::BAD_REQUEST,
             Refusal::UnknownNode { .. } | Refusal::UnknownAgent { .. } => StatusCode::NOT_FOUND,
-            Refusal::AgentExists { .. } => StatusCode::CONFLICT,
+            Refusal::AgentExists { .. } | Refusal::Outdated { .. } => StatusCode::CONFLICT,
             Refusal::StartFailed { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Refusal::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
             Refusal::StoreFailed { .. } => StatusCode::INTERNAL_SERVER_ERROR,

@@ -241,6 +241,14 @@ pub enum Refusal {
         /// The node asked.
         node: NodeId,
     },
+    /// The other node's version of Shoal is too old for the request, and was not asked.
+    #[error("{node} runs version {version} of Shoal and does not know this request: upgrade it")]
+    Outdated {
+        /// The node asked.
+        node: NodeId,
+        /// The version that it says it runs.
+        version: String,
+    },
 }
 
 impl Refusal {
@@ -259,6 +267,7 @@ impl Refusal {
             Self::BadRequest { .. } => "bad_request",
             Self::StoreFailed { .. } => "store_failed",
             Self::Joining { .. } => "joining",
+            Self::Outdated { .. } => "outdated",
         }
     }
 }

@@ -264,3 +264,46 @@ pub const CERT_HOSTS_MAX: usize = 32;
 pub const CERTS_PER_FILE_MAX: usize = 8;
 /// Bytes of a file with certificates, a key or a signing request. More: refused before it is read.
 pub const CERT_FILE_BYTES_MAX: u64 = 256 << 10;
+
+/// Bytes of one line of the ledger of a CA. Longer: it is not written, and a file that has one is refused.
+pub const LEDGER_LINE_BYTES_MAX: usize = 4 << 10;
+/// Bytes of the ledger of a CA. More: nothing is issued before the file has been put aside.
+pub const LEDGER_BYTES_MAX: u64 = 64 << 20;
+/// How long a command or a node waits for another one that writes the ledger. Longer: it fails with that reason.
+pub const LEDGER_LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Certificates of one node that are neither expired nor revoked, where the node itself asks for one more.
+/// One more: refused.
+pub const CERTS_PER_NODE_MAX: usize = 64;
+/// Characters of a join token. More: refused before it is decoded.
+pub const JOIN_TOKEN_CHARS_MAX: usize = 4 << 10;
+/// How long a join token may be good for. Longer: refused where it is asked for.
+pub const JOIN_TOKEN_TTL_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Bytes of the one request of a machine that wants a certificate. More: the connection is closed.
+pub const JOIN_REQUEST_BYTES_MAX: usize = 64 << 10;
+/// Bytes of the answer to it. More: the asker gives up.
+pub const JOIN_ANSWER_BYTES_MAX: usize = 2 << 20;
+/// Connections at once of machines that want a certificate. One more: closed, and told to try again.
+pub const JOINS_MAX: usize = 8;
+/// The same from one address.
+pub const JOINS_PER_ADDRESS_MAX: usize = 2;
+/// Requests for a certificate that a node looks at in a second. More: told to try again.
+pub const JOINS_PER_SECOND_MAX: u32 = 10;
+/// How long the request may take to arrive once the connection is there.
+pub const JOIN_REQUEST_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the answer may take to be written, and then to be taken in by the asker.
+pub const JOIN_ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+/// How often all seeds are asked for a certificate before the asker gives up.
+pub const JOIN_ROUNDS_MAX: u32 = 3;
+/// How often it begins again because a node had too many askers at once, beside those rounds.
+pub const JOIN_BUSY_ROUNDS_MAX: u32 = 30;
+/// The shortest wait between two rounds; the longest is twice that, by chance, so that askers part.
+pub const JOIN_ROUND_PAUSE: Duration = Duration::from_secs(1);
+/// Bytes of the first message of a TLS handshake that are looked at for the protocol that it asks for. More: it is
+/// taken for a node's.
+pub const CLIENT_HELLO_BYTES_MAX: usize = 16 << 10;
+/// Bytes of a revocation list in DER format: about 3,500 certificates. More: it is neither made nor taken in.
+pub const CRL_BYTES_MAX: usize = 128 << 10;
+/// Revocation lists that a node keeps, one for each CA it trusts. More: the file or the frame is refused.
+pub const CRLS_MAX: usize = CERTS_PER_FILE_MAX;
+/// Bytes of a file with revocation lists in PEM format. More: refused before it is read.
+pub const CRL_FILE_BYTES_MAX: u64 = 3 * (CRLS_MAX as u64) * (CRL_BYTES_MAX as u64) / 2;

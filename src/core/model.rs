@@ -606,7 +606,7 @@ impl Hello {
     /// sides come to the same answer, except for [`Refused::Duplicate`], which only the namesake sees.
     #[must_use]
     pub fn refusal(&self, theirs: &Self) -> Option<Refused> {
-        if self.version_min > theirs.version_max || theirs.version_min > self.version_max {
+        if self.common_version(theirs).is_none() {
             return Some(Refused::Version);
         }
         if self.mesh_name != theirs.mesh_name {

@@ -298,7 +298,7 @@ impl World {
             return;
         };
         let mut bytes = Vec::with_capacity(packet.len() + wire::HEADER_BYTES);
-        wire::encode_swim(packet, &mut bytes);
+        wire::encode_swim(wire::PROTOCOL_VERSION, packet, &mut bytes);
         let bytes = Bytes::from(bytes);
         let to = 1 - side;
         let path = (machine, self.connections[&number].ends[to].machine);

@@ -8,6 +8,7 @@
 //! - `agents`: deploy, stop, the runtime's reports, what is published
 //! - `regions`: how far the others are, and which of them this node talks to when it may choose
 //! - `requests`: what nodes ask of each other
+//! - `versions`: what is not said to a node of an earlier version
 //! - `view`: what readers outside see
 
 mod agents;
@@ -16,6 +17,7 @@ mod joining;
 mod regions;
 mod requests;
 mod timers;
+mod versions;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -38,7 +40,7 @@ use super::model::{AgentSpec, CrossRegion, Event, Hello, NodeCard};
 use super::registry::Registry;
 use super::supervision::Supervision;
 use super::time::Instant;
-use super::wire::PROTOCOL_VERSION;
+use super::wire::VersionRange;
 
 /// Agents have this long to stop before the node goes without them, beyond what they may take to drain.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
@@ -98,10 +100,10 @@ pub struct Mesh {
     processes: BTreeMap<NodeKey, ProcessId>,
     /// Doubted links, by the nonce of the check that decides about them.
     probations: BTreeMap<LinkId, (u64, Hello)>,
-    /// Peers that were not reached and are asked whether they live, with the nonce of the check.
-    hinted: BTreeMap<NodeKey, u64>,
     /// Who refused this node or was refused, and with which code, as far as told.
     told_refused: BTreeSet<(String, u32)>,
+    /// Quick restarts of members that were told, and since when they are counted.
+    restarts_told: BTreeMap<NodeKey, (u32, Instant)>,
     /// Members that are known by their key only.
     nameless: BTreeSet<NodeKey>,
     requests: BTreeMap<u64, Open>,
@@ -148,8 +150,8 @@ impl Mesh {
             cross_region,
             processes: BTreeMap::new(),
             probations: BTreeMap::new(),
-            hinted: BTreeMap::new(),
             told_refused: BTreeSet::new(),
+            restarts_told: BTreeMap::new(),
             nameless: BTreeSet::new(),
             requests: BTreeMap::new(),
             questions: BTreeMap::new(),
@@ -170,8 +172,10 @@ impl Mesh {
         let card = self.card.clone();
         let delta = self.registry.publish_card(&card);
         self.spread(delta);
+        self.place(&card);
         for peer in peers {
             self.links.learn(peer);
+            self.place(peer);
         }
         match start {
             StartMode::Bootstrap { mesh_id } if self.mesh_id.is_none() => {
@@ -200,8 +204,9 @@ impl Mesh {
         match input {
             Input::LinkUp { link, hello, address, dialled } => self.on_link_up(link, hello, address, dialled),
             Input::LinkDown { link, reason } => self.on_link_down(link, reason),
-            Input::Hint { link, sign } => self.on_hint(link, &sign),
+            Input::Hint { link, sign } => self.on_hint(link, sign),
             Input::DialFailed { target, reason, refused } => self.on_dial_failed(&target, &reason, refused),
+            Input::Unspoken { peer, reason } => self.on_unspoken(peer, reason),
             Input::Swim { link, packet } => self.on_swim(link, &packet),
             Input::Control { link, frame } => self.on_control(link, frame),
             Input::Request { request, node, body } => self.on_request(request, node, body),
@@ -267,7 +272,11 @@ impl Mesh {
         }
     }
 
+    /// The one way out. A control frame that its link's version does not know is not sent.
     fn output(&mut self, output: Output) {
+        if let Output::Control { link, frame } = output {
+            return self.output_control(link, frame);
+        }
         self.outputs.push_back(Effect { after: None, output });
     }
 
@@ -343,8 +352,8 @@ impl Mesh {
 
     fn hello(&self) -> Hello {
         Hello {
-            version_min: PROTOCOL_VERSION,
-            version_max: PROTOCOL_VERSION,
+            version_min: VersionRange::OWN.min,
+            version_max: VersionRange::OWN.max,
             mesh_id: self.mesh_id,
             mesh_name: self.mesh_name.clone(),
             process_id: self.process_id,

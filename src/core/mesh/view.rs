@@ -90,9 +90,9 @@ impl Mesh {
             stopping: !matches!(self.phase, Phase::Running),
             agents: self.agent_views(),
             members,
+            health: self.membership.health(),
             regions: self.regions.rtts.clone(),
             counters: self.counters(),
-            health: self.membership.health(),
         }
     }
 

@@ -13,7 +13,7 @@ use super::sources::{Place, Setting, Sources};
 use super::{
     API_PORT, ApiConfig, CLUSTER_PORT, ClusterConfig, Config, ConfigErrors, CongestionControl, Flags,
     HostPort, LogConfig, LogFormat, METRICS_PORT, NodeConfig, ProbeTimings, Profile, StartMode,
-    SuspicionTimings, TlsPaths, TransportConfig, flags, keys, parse_listen, regions, values, yaml,
+    SuspicionTimings, TlsPaths, TransportConfig, enrolment, flags, keys, parse_listen, regions, values, yaml,
 };
 use crate::core::limits;
 
@@ -53,6 +53,7 @@ impl Config {
         let (node, unplaced) = node(&mut sources, flags, is_root);
         let cluster = cluster(&mut sources, flags, unplaced);
         let tls = tls(&mut sources, flags);
+        let enrolment = enrolment::read(&mut sources, flags, &cluster.start);
         let transport = transport(&mut sources);
         let api = api(&mut sources, flags);
         let log = log(&mut sources, flags);
@@ -65,7 +66,7 @@ impl Config {
         sources.problems.into_result()?;
         let node = node.expect("a node without an id or a data directory was reported");
         let tls = tls.under(&node.data_dir);
-        Ok(Self { node, cluster, tls, transport, api, log })
+        Ok(Self { node, cluster, tls, enrolment, transport, api, log })
     }
 }
 
@@ -179,8 +180,8 @@ fn cluster(sources: &mut Sources<'_>, flags: &Flags, unplaced: bool) -> ClusterC
         gossip_interval: gossip_interval.into_value(),
         gossip_fanout: gossip_fanout.into_value(),
         probe: probe(sources),
-        cross_region: regions::cross_region(sources, unplaced),
         suspicion: suspicion(sources),
+        cross_region: regions::cross_region(sources, unplaced),
     }
 }
 

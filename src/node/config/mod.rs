@@ -21,6 +21,7 @@ use crate::core::ids::NodeId;
 pub use crate::core::model::{CrossRegion, Profile};
 
 mod address;
+mod enrolment;
 mod error;
 mod expand;
 mod flags;
@@ -34,6 +35,7 @@ mod values;
 mod yaml;
 
 pub use address::{AddressError, Host, HostPort, parse_listen};
+pub use enrolment::{EnrolmentConfig, Secret, TokenSource};
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use flags::Flags;
 
@@ -53,6 +55,8 @@ pub struct Config {
     pub cluster: ClusterConfig,
     /// How it proves who it is: `security.cluster.mtls`.
     pub tls: TlsPaths,
+    /// How it gets its first certificate, and whether it gives others theirs: `security.cluster.enrolment`.
+    pub enrolment: EnrolmentConfig,
     /// How its links carry: `transport`.
     pub transport: TransportConfig,
     /// Its HTTP API: `api`.
@@ -106,11 +110,11 @@ pub struct ClusterConfig {
     pub gossip_fanout: Option<u8>,
     /// How peers are probed. Default: the profile's.
     pub probe: Option<ProbeTimings>,
+    /// How long suspects may take to answer for themselves. Default: the profile's.
+    pub suspicion: Option<SuspicionTimings>,
     /// How regions weigh on whom the node talks to. Default: nearest instances first, the own region before
     /// others, no bound on the round trip to other regions.
     pub cross_region: CrossRegion,
-    /// How long suspects may take to answer for themselves. Default: the profile's.
-    pub suspicion: Option<SuspicionTimings>,
 }
 
 /// How long a suspect may take to answer for itself: `suspicion_min` and `suspicion_max`, which are set

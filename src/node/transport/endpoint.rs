@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::future::{FutureExt, select_ok};
 use quinn::congestion::{BbrConfig, CubicConfig};
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
 use tokio::net::lookup_host;
@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use super::framing::{FrameReader, ReadError};
+use super::join::{self, Door};
 use super::peer::{Peer, link_end};
 use super::signs::{DialSigns, HintPace};
 use super::socket::{Socket, Unreached, canonical};
@@ -28,7 +29,7 @@ use crate::core::error::Refused;
 use crate::core::ids::{LinkId, MeshName, NodeId};
 use crate::core::limits;
 use crate::core::model::Hello;
-use crate::core::wire::{self, Control, FrameKind};
+use crate::core::wire::{self, Control, FrameKind, VersionRange, WireError};
 
 /// Wait before the next address of a node is tried beside the one that has not answered.
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(200);
@@ -64,6 +65,8 @@ pub struct TransportConfig {
     pub connection_id_key: u64,
     /// Certificate, key and trusted CAs.
     pub identity: NodeIdentity,
+    /// Gives certificates to machines that may have one, where this node has the CA.
+    pub door: Option<Arc<Door>>,
 }
 
 /// Why the endpoint could not be opened.
@@ -83,6 +86,9 @@ pub enum TransportError {
     /// The TLS configuration has no cipher suite that QUIC can use.
     #[error("the TLS configuration cannot be used for QUIC: {0}")]
     Tls(String),
+    /// The CA that this node is to sign with.
+    #[error("this node cannot give certificates (--ca): {0}")]
+    Ca(String),
 }
 
 fn hint(error: &std::io::Error) -> &'static str {
@@ -107,6 +113,7 @@ pub struct Transport {
 struct Inner {
     endpoint: Endpoint,
     client: quinn::ClientConfig,
+    door: Option<Arc<Door>>,
     mesh: MeshName,
     hello: ArcSwap<Hello>,
     inbox: Inbox,
@@ -132,8 +139,8 @@ impl Transport {
     ) -> Result<Self, TransportError> {
         let tls_error = |e: quinn::crypto::rustls::NoInitialCipherSuite| TransportError::Tls(e.to_string());
         let transport = Arc::new(quic_config(&config));
-        let server = QuicServerConfig::try_from(config.identity.server_config()).map_err(tls_error)?;
-        let mut server = ServerConfig::with_crypto(Arc::new(server));
+        let server = join::server_crypto(&config.identity, config.door.as_deref())?;
+        let mut server = ServerConfig::with_crypto(server);
         server.transport_config(Arc::clone(&transport));
         server.max_incoming(limits::INCOMING_MAX);
         let client = QuicClientConfig::try_from(config.identity.client_config()).map_err(tls_error)?;
@@ -152,6 +159,7 @@ impl Transport {
         let inner = Arc::new(Inner {
             endpoint,
             client,
+            door: config.door,
             mesh: config.identity.mesh.clone(),
             hello: ArcSwap::from_pointee(hello),
             inbox: Inbox { core, data },
@@ -292,7 +300,10 @@ async fn accept_all(inner: Arc<Inner>) {
             let outcome = timeout(limits::HANDSHAKE_DEADLINE, inner.greet_incoming(incoming)).await;
             drop(slot);
             match outcome {
-                Ok(Ok((peer, reader, hello))) => inner.run_link(peer, reader, hello, address, None).await,
+                Ok(Ok(Arrival::Link((peer, reader, hello)))) => {
+                    inner.run_link(peer, reader, hello, address, None).await;
+                }
+                Ok(Ok(Arrival::Join(connection, door))) => door.serve(connection, address).await,
                 Ok(Err(failure)) => inner.note_failed_arrival(address, &failure.reason),
                 Err(_) => inner.note_failed_arrival(address, "the handshake took too long"),
             }
@@ -350,11 +361,22 @@ impl From<ConnectionError> for DialFailure {
             LinkEnd::Refused(refused) => Some(refused),
             LinkEnd::Idle | LinkEnd::Closed { .. } | LinkEnd::Local => None,
         };
-        Self { reason: error.to_string(), refused }
+        // The peer's own words may be among them.
+        let words = error.to_string();
+        let reason = words.chars().take(limits::PEER_ERROR_CHARS_MAX);
+        let reason = reason.map(|c| if c.is_control() { ' ' } else { c }).collect();
+        Self { reason, refused }
     }
 }
 
 type Greeted = (Arc<Peer>, FrameReader, Hello);
+
+/// What an accepted connection turned out to be.
+enum Arrival {
+    Link(Greeted),
+    /// Somebody wants a certificate: nothing of the mesh is ever spoken there.
+    Join(Connection, Arc<Door>),
+}
 
 impl Inner {
     fn peers(&self) -> std::sync::MutexGuard<'_, HashMap<LinkId, Arc<Peer>>> {
@@ -369,7 +391,7 @@ impl Inner {
             tracing::debug!(?link, address = %found.address, sign = found.sign.as_str(), "a link's peer was not reached");
             metrics::counter!("shoal_transport_hints_total").increment(1);
             // A core that is behind hears the next one.
-            let _ = self.inbox.core.try_send(Input::Hint { link, sign: found.sign.as_str().to_owned() });
+            let _ = self.inbox.core.try_send(Input::Hint { link, sign: found.sign });
         }
     }
 
@@ -399,19 +421,31 @@ impl Inner {
         *count > limits::HANDSHAKES_PER_SECOND_MAX
     }
 
-    async fn greet_incoming(&self, incoming: quinn::Incoming) -> Result<Greeted, DialFailure> {
+    async fn greet_incoming(&self, incoming: quinn::Incoming) -> Result<Arrival, DialFailure> {
         let connection = incoming.await?;
+        if let Some(door) = self.door.as_ref().filter(|_| join::is_join(&connection)) {
+            return Ok(Arrival::Join(connection, Arc::clone(door)));
+        }
         let node = self.peer_name(&connection)?;
         let (send, recv) = connection.accept_bi().await?;
         let control = Peer::control_writer(send);
         let mut reader = FrameReader::new(recv, limits::HELLO_BYTES_MAX);
-        let hello = self.read_hello(&connection, &mut reader, &node).await?;
+        let hello = match self.read_hello(&connection, &mut reader, &node).await {
+            Ok(hello) => hello,
+            Err(failure) => {
+                if failure.refused == Some(Refused::Version) {
+                    let unspoken = Input::Unspoken { peer: node.to_string(), reason: failure.reason.clone() };
+                    let _ = self.inbox.core.send(unspoken).await;
+                }
+                return Err(failure);
+            }
+        };
         if self.peers().values().filter(|peer| *peer.node() == node).count() >= limits::LINKS_PER_NODE_MAX {
             connection.close(VarInt::from_u32(Refused::Full.code()), Refused::Full.as_str().as_bytes());
             return Err(DialFailure::new(format!("{node} has too many connections already")));
         }
         self.say_hello(&control)?;
-        self.peer_of(connection, node, control, reader, hello).await
+        self.peer_of(connection, node, control, reader, hello).await.map(Arrival::Link)
     }
 
     async fn greet(&self, address: SocketAddr, expected: Option<&NodeId>) -> Result<Greeted, DialFailure> {
@@ -449,6 +483,9 @@ impl Inner {
     }
 
     fn peer_name(&self, connection: &Connection) -> Result<NodeId, DialFailure> {
+        if join::protocol(connection).as_deref() != Some(tls::ALPN) {
+            return Err(DialFailure::new("the connection is not one of the mesh"));
+        }
         tls::peer_identity(connection, &self.mesh).map_err(|e| DialFailure::new(e.to_string()))
     }
 
@@ -466,16 +503,28 @@ impl Inner {
             connection.close(VarInt::from_u32(refused.code()), refused.as_str().as_bytes());
             Err(DialFailure { reason, refused: None })
         };
+        let refuse_version = |speaks: &str| {
+            let reason = wire::no_common_version(node, speaks, &self.hello.load().card.node_id);
+            connection.close(VarInt::from_u32(Refused::Version.code()), reason.as_bytes());
+            Err(DialFailure { reason, refused: Some(Refused::Version) })
+        };
         let frame = match reader.next().await {
             Ok(Some(frame)) => frame,
             Ok(None) | Err(ReadError::CutShort) => return refuse(Refused::Malformed, "no hello came".into()),
             Err(ReadError::Wire(error)) => return refuse(Refused::Malformed, error.to_string()),
             Err(ReadError::Gone(_)) => return Err(connection.closed().await.into()),
         };
+        // Whatever else a hello of another version says, it says which versions its sender speaks.
+        if let Some(theirs) = wire::versions_of_hello(&frame)
+            && VersionRange::OWN.common(theirs).is_none()
+        {
+            return refuse_version(&theirs.to_string());
+        }
         let hello = match wire::split(&frame) {
             Ok(Some((FrameKind::Hello, body))) => wire::decode::<Hello>(body),
             Ok(_) => return refuse(Refused::Malformed, "the first frame was not a hello".into()),
-            Err(error) => return refuse(Refused::Version, error.to_string()),
+            Err(WireError::Version(version)) => return refuse_version(&format!("version {version}")),
+            Err(error) => return refuse(Refused::Malformed, error.to_string()),
         };
         match hello {
             Ok(hello) if hello.card.node_id != *node || hello.mesh_name != self.mesh => {
@@ -495,8 +544,11 @@ impl Inner {
         reader: FrameReader,
         hello: Hello,
     ) -> Result<Greeted, DialFailure> {
+        let Some(version) = VersionRange::OWN.common(hello.versions()) else {
+            return Err(DialFailure::new("no protocol version is spoken by both sides"));
+        };
         let link = LinkId(self.links.fetch_add(1, Ordering::Relaxed) + 1);
-        let peer = Peer::new(link, node, connection, control).await?;
+        let peer = Peer::new(link, node, connection, control, version).await?;
         Ok((Arc::new(peer), reader, hello))
     }
 

@@ -10,6 +10,7 @@
 
 mod endpoint;
 mod framing;
+pub mod join;
 mod peer;
 mod signs;
 mod socket;
