@@ -29,6 +29,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("core::time", &[]),
     ("core::wire", &["GROUND"]),
     // Rooms of the core know the ground floor and themselves, never each other.
+    ("core::coordinates", &["GROUND"]),
     ("core::links", &["GROUND"]),
     ("core::membership", &["GROUND"]),
     ("core::registry", &["GROUND"]),
@@ -54,7 +55,15 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("api", &["GROUND", "node"]),
     (
         "cli::cert",
-        &["GROUND", "cli", "node::certs", "node::clock", "node::config", "node::transport::join", "node::transport::tls"],
+        &[
+            "GROUND",
+            "cli",
+            "node::certs",
+            "node::clock",
+            "node::config",
+            "node::transport::join",
+            "node::transport::tls",
+        ],
     ),
     ("cli::keeper", &["GROUND", "node::runtime"]),
     ("cli::sample", &[]),

@@ -128,7 +128,9 @@ pub fn run(command: &CertCommand, now: SystemTime, out: &mut dyn Write) -> Resul
         CertCommand::Crl(args) => revoke::crl(args, now)?,
         CertCommand::Show(args) => show::show(&args.path, args.ca.as_deref(), args.output, now)?,
     };
-    Ok(out.write_all(text.as_bytes()).map_err(|source| CertError::Io { action: "print the result", source })?)
+    Ok(out
+        .write_all(text.as_bytes())
+        .map_err(|source| CertError::Io { action: "print the result", source })?)
 }
 
 impl From<CertError> for Failure {

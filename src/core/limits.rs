@@ -19,6 +19,25 @@ pub const RELAY_FANOUT: usize = 8;
 pub const ADDRESSES_MAX: usize = 8;
 /// Bytes of one `host:port` text. More: refused where it is parsed.
 pub const ADDRESS_BYTES_MAX: usize = 263;
+/// The longest round trip that is believed. Longer, or a coordinate farther off: refused and counted.
+pub const ROUND_TRIP_MAX: Duration = Duration::from_secs(10);
+/// Round trips that are kept of one node: their median counts. The oldest is dropped.
+pub const ROUND_TRIP_SAMPLES: usize = 5;
+/// A measured round trip goes before an estimate for so long.
+pub const ROUND_TRIP_FRESH: Duration = Duration::from_secs(60);
+/// Bytes of a node's coordinate. More: refused and counted.
+pub const COORDINATE_BYTES_MAX: usize = 128;
+/// Regions that round trips are told for, the largest first, and that a configuration may list. More are
+/// left out of the metrics, and refused in a configuration.
+pub const REGIONS_MAX: usize = 16;
+/// Pairs of regions that one process ever tells round trips for. One more is left out of the metrics.
+pub const REGION_PAIRS_MAX: usize = 256;
+/// Nodes of one region that a configuration may list. More: refused at start.
+pub const REGION_NODES_MAX: usize = PEERS_MAX + 1;
+/// The least and the most that `max_cross_region_latency` may be.
+pub const CROSS_REGION_LATENCY_MIN: Duration = Duration::from_millis(1);
+/// See [`CROSS_REGION_LATENCY_MIN`].
+pub const CROSS_REGION_LATENCY_MAX: Duration = ROUND_TRIP_MAX;
 /// Labels of one node; a key and a value are at most [`LABEL_BYTES_MAX`] long. More: refused at start.
 pub const LABELS_MAX: usize = 32;
 /// Bytes of one label key or value.
@@ -28,7 +47,11 @@ pub const LABEL_BYTES_MAX: usize = 128;
 /// handshake, before the path's MTU is known.
 pub const SWIM_PACKET_BYTES_MAX: usize = 1150;
 /// Bytes of our trailer in a SWIM packet, set aside from the packet's budget.
-pub const SWIM_TRAILER_BYTES_MAX: usize = 64;
+pub const SWIM_TRAILER_BYTES_MAX: usize = 176;
+/// Probes under way at once, and pleas of others to reach somebody. One more: not begun, not answered.
+pub const PROBES_OPEN_MAX: usize = 64;
+/// Accusations and verdicts that wait to be told; the oldest is dropped.
+pub const RUMOURS_MAX: usize = 256;
 /// Members in one packet or list. More: the packet is malformed.
 pub const MEMBERS_PER_FRAME_MAX: usize = 2 * PEERS_MAX;
 /// SWIM packets kept for a peer while its link is being dialled; the oldest is dropped.
@@ -172,6 +195,13 @@ pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// Control and state bytes accepted from one peer per second; above, its streams are read more slowly.
 pub const CONTROL_BYTES_PER_SECOND_MAX: u64 = 8 << 20;
 
+/// Signs that destinations were not reached, on their way to dials and core. One more is dropped.
+pub const SIGNS_QUEUE_MAX: usize = 256;
+/// The core hears that a link's peer was not reached this often at most.
+pub const HINT_INTERVAL: Duration = Duration::from_millis(50);
+/// Addresses that are hinted at within one such interval. One more: no hint.
+pub const HINTED_ADDRESSES_MAX: usize = 4 * PEERS_MAX;
+
 /// Bytes of an HTTP request body: the largest content with every byte escaped, and its envelope. More: 413.
 pub const API_BODY_BYTES_MAX: usize = 6 * CONTENT_BYTES_MAX + (64 << 10);
 /// Clients that follow the event stream at once. One more: 503.
@@ -220,6 +250,10 @@ pub const PROBE_INTERVAL_MIN: Duration = Duration::from_millis(50);
 pub const PROBE_INTERVAL_MAX: Duration = Duration::from_secs(60);
 /// The shortest time for the answer to a probe that may be configured; the longest is below the interval.
 pub const PROBE_TIMEOUT_MIN: Duration = Duration::from_millis(10);
+/// The shortest and the longest time that may be configured for suspects to answer for themselves.
+pub const SUSPICION_MIN: Duration = Duration::from_millis(100);
+/// See [`SUSPICION_MIN`].
+pub const SUSPICION_MAX: Duration = Duration::from_secs(600);
 /// Days that a certificate may be valid for. More: refused where it is asked for.
 pub const CERT_DAYS_MAX: u32 = 36_500;
 /// A certificate's validity begins this long before it is made, for machines whose clock is behind.

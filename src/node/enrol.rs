@@ -29,7 +29,9 @@ pub enum EnrolError {
     #[error(transparent)]
     Token(#[from] TokenError),
     /// The token is for another name.
-    #[error("the join token is for node {token} of mesh {mesh}, and this node is called {configured}: make one for that name")]
+    #[error(
+        "the join token is for node {token} of mesh {mesh}, and this node is called {configured}: make one for that name"
+    )]
     OtherName {
         /// In the token.
         token: NodeId,
@@ -45,7 +47,9 @@ pub enum EnrolError {
         path: PathBuf,
     },
     /// What a node gave is not what the token promised.
-    #[error("a node answered with CAs that the join token does not know: make a new token, the CA may have changed")]
+    #[error(
+        "a node answered with CAs that the join token does not know: make a new token, the CA may have changed"
+    )]
     UnknownCa,
     /// What a node gave is no certificate for this node.
     #[error("a node answered with a certificate that is of no use here: {0}")]
@@ -74,8 +78,7 @@ pub async fn first_certificate(config: &Config) -> Result<(), EnrolError> {
     let token = read_token(source)?;
     let claims = token.claims();
     if claims.node_id != config.node.id {
-        let (token, mesh, configured) =
-            (claims.node_id.clone(), claims.mesh.clone(), config.node.id.clone());
+        let (token, mesh, configured) = (claims.node_id.clone(), claims.mesh.clone(), config.node.id.clone());
         return Err(EnrolError::OtherName { token, mesh, configured });
     }
     check_present_ca(&tls.ca, &claims.cas)?;
@@ -104,8 +107,9 @@ pub async fn first_certificate(config: &Config) -> Result<(), EnrolError> {
 fn read_token(source: &TokenSource) -> Result<JoinToken, EnrolError> {
     let text = match source {
         TokenSource::Text(secret) => return Ok(JoinToken::parse(secret.as_str())?),
-        TokenSource::File(path) => read_bounded(path)
-            .map_err(|source| EnrolError::File { path: path.clone(), source })?,
+        TokenSource::File(path) => {
+            read_bounded(path).map_err(|source| EnrolError::File { path: path.clone(), source })?
+        }
     };
     Ok(JoinToken::parse(&text)?)
 }

@@ -143,6 +143,7 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
         start: start_mode(&config.cluster.start),
         profile: config.cluster.profile,
         overrides: overrides(config),
+        cross_region: config.cluster.cross_region,
         seed: clock::random_bytes(),
     };
     let clock = Clock::start();
@@ -173,6 +174,8 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
         first: outputs.into(),
         held: std::collections::BTreeMap::new(),
         answers: VecDeque::new(),
+        cross_region: config.cluster.cross_region,
+        region_pairs: std::collections::BTreeSet::new(),
         dirty: true,
         published: Instant::now(),
         end: None,
@@ -243,6 +246,8 @@ fn overrides(config: &Config) -> Overrides {
         probe_timeout: probe.map(|p| p.timeout),
         gossip_interval: config.cluster.gossip_interval,
         gossip_fanout: config.cluster.gossip_fanout,
+        suspicion_min: config.cluster.suspicion.map(|s| s.min),
+        suspicion_max: config.cluster.suspicion.map(|s| s.max),
     }
 }
 

@@ -14,7 +14,8 @@ use crate::cli::{Failure, wait_for};
 use crate::core::ids::NodeId;
 use crate::core::limits;
 use crate::node::certs::{
-    self, Authority, CA_CERT, CertError, Existing, Facts, Granted, NODE_CERT, NODE_KEY, NodeFiles, Renewing, SpiffeName,
+    self, Authority, CA_CERT, CertError, Existing, Facts, Granted, NODE_CERT, NODE_KEY, NodeFiles, Renewing,
+    SpiffeName,
 };
 use crate::node::config::{CLUSTER_PORT, HostPort};
 use crate::node::transport::join::{self, Asker};
@@ -46,7 +47,8 @@ pub(super) fn renew(args: &RenewArgs, now: SystemTime) -> Result<String, Failure
     let granted = match &args.ca {
         Some(dir) => {
             let authority = Authority::open(dir)?;
-            let granted = authority.renew(&present, &request_pem, Renewing::Operator { days: args.days }, now);
+            let granted =
+                authority.renew(&present, &request_pem, Renewing::Operator { days: args.days }, now);
             granted.map_err(|refused| Failure::Refused(format!("it is not renewed: {refused}")))?
         }
         None => {
@@ -57,7 +59,8 @@ pub(super) fn renew(args: &RenewArgs, now: SystemTime) -> Result<String, Failure
     };
     let written = write(args, &granted, &key_pem)?;
     let facts = Facts::read(&leaf(&granted.cert_pem)?)?;
-    let (_, node) = SpiffeName::from_uris(&facts.uris).and_then(SpiffeName::into_node).map_err(CertError::from)?;
+    let (_, node) =
+        SpiffeName::from_uris(&facts.uris).and_then(SpiffeName::into_node).map_err(CertError::from)?;
     Ok(format!(
         "Renewed the certificate of node {node}, valid until {}:\n{}A running node takes it up by itself. The old one stays good until it expires.\n",
         date(facts.not_after),
@@ -90,7 +93,11 @@ fn ask(args: &RenewArgs, request_pem: &str, now: SystemTime) -> Result<Granted, 
 
 fn seeds(texts: &[String]) -> Result<Vec<String>, Failure> {
     if texts.len() > limits::SEEDS_MAX {
-        return Err(Failure::Usage(format!("{} nodes to ask are too many: at most {}", texts.len(), limits::SEEDS_MAX)));
+        return Err(Failure::Usage(format!(
+            "{} nodes to ask are too many: at most {}",
+            texts.len(),
+            limits::SEEDS_MAX
+        )));
     }
     let parse = |text: &String| {
         let parsed = HostPort::parse(text.trim(), CLUSTER_PORT);
@@ -107,7 +114,9 @@ fn check_ca(dir: &Path, cert_pem: &str) -> Result<(), Failure> {
         return Ok(());
     }
     let path = path.display();
-    Err(Failure::Refused(format!("the new certificate is signed by a CA that {path} does not have: add that CA to it first")))
+    Err(Failure::Refused(format!(
+        "the new certificate is signed by a CA that {path} does not have: add that CA to it first"
+    )))
 }
 
 fn write(args: &RenewArgs, granted: &Granted, key_pem: &str) -> Result<Vec<PathBuf>, CertError> {

@@ -112,14 +112,16 @@ pub(super) fn revoke(args: &RevokeArgs, now: SystemTime) -> Result<String, Failu
     Ok(text)
 }
 
-const PUBLISHED: &str = "A node has taken the list and passes it on: the mesh closes the connections of what it names.\n";
+const PUBLISHED: &str =
+    "A node has taken the list and passes it on: the mesh closes the connections of what it names.\n";
 
 /// What was done, for people.
 pub(super) fn crl(args: &CrlArgs, now: SystemTime) -> Result<String, Failure> {
     args.publish.check()?;
     let (crl_pem, number) = Authority::open(&args.ca)?.sign_crl(now)?;
     let file = args.ca.join(CA_CRL);
-    let mut text = format!("Made the list of revoked certificates with number {number}:\n  {}\n", file.display());
+    let mut text =
+        format!("Made the list of revoked certificates with number {number}:\n  {}\n", file.display());
     if args.publish.publish {
         args.publish.send(&crl_pem, "the list is written")?;
         text.push_str(PUBLISHED);
@@ -138,7 +140,9 @@ fn which(args: &RevokeArgs) -> Result<Which, Failure> {
     let mut certificates = certs::read_certificates(path)?;
     if certificates.len() > 1 {
         let (path, count) = (path.display(), certificates.len());
-        return Err(Failure::Usage(format!("{path} holds {count} certificates: give a file with the one to revoke")));
+        return Err(Failure::Usage(format!(
+            "{path} holds {count} certificates: give a file with the one to revoke"
+        )));
     }
     Ok(Which::Certificate(certificates.swap_remove(0)))
 }
@@ -171,7 +175,9 @@ struct CrlBody<'a> {
 impl Publish {
     fn check(&self) -> Result<(), Failure> {
         if self.connection.is_given() && !self.publish {
-            return Err(Failure::Usage("--api and --token-file say where to publish: add --publish".to_owned()));
+            return Err(Failure::Usage(
+                "--api and --token-file say where to publish: add --publish".to_owned(),
+            ));
         }
         Ok(())
     }

@@ -64,7 +64,12 @@ enum Item {
     Issued(more::ShownIssued),
 }
 
-pub(super) fn show(path: &Path, ca: Option<&Path>, output: Output, now: SystemTime) -> Result<String, CertError> {
+pub(super) fn show(
+    path: &Path,
+    ca: Option<&Path>,
+    output: Output,
+    now: SystemTime,
+) -> Result<String, CertError> {
     let found = find(path)?;
     let cas = possible_issuers(path, ca, &found.certificates);
     let known = more::Known::read(path, ca, &cas)?;

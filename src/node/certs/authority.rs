@@ -18,9 +18,9 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 
 use super::token::ShownToken;
 use super::{
-    CA_CRL, Ca, CertError, Claims, Crl, Entry, Facts, Issued, Ledger, OpenLedger, Revocation, Revoked, Serial,
-    SpiffeName, Validity, Way, issue, issue_for_request, key, make_crl, parse_certificates, read_crls,
-    write_crl,
+    CA_CRL, Ca, CertError, Claims, Crl, Entry, Facts, Issued, Ledger, OpenLedger, Revocation, Revoked,
+    Serial, SpiffeName, Validity, Way, issue, issue_for_request, key, make_crl, parse_certificates,
+    read_crls, write_crl,
 };
 use crate::core::ids::{MeshName, NodeId};
 use crate::core::limits;
@@ -72,7 +72,9 @@ pub enum JoinRefused {
         ours: MeshName,
     },
     /// The CA has not signed the token.
-    #[error("the token was not made by the CA of this node, or was changed since: make one with `shoal cert token`")]
+    #[error(
+        "the token was not made by the CA of this node, or was changed since: make one with `shoal cert token`"
+    )]
     NotOurs,
     /// The joiner does not have the token's secret.
     #[error("the request is not signed with the secret of its token")]
@@ -119,7 +121,11 @@ impl JoinRefused {
     #[must_use]
     pub fn is_final(&self) -> bool {
         match self {
-            Self::Expired { .. } | Self::OtherName { .. } | Self::Used | Self::Revoked | Self::TooMany { .. } => true,
+            Self::Expired { .. }
+            | Self::OtherName { .. }
+            | Self::Used
+            | Self::Revoked
+            | Self::TooMany { .. } => true,
             Self::OtherMesh { .. } | Self::NotOurs | Self::NotProven | Self::OtherCa | Self::Cert(_) => false,
         }
     }
@@ -440,9 +446,7 @@ fn certify(
     validity: Validity,
 ) -> Result<(String, Option<String>), CertError> {
     match request_pem {
-        Some(request) => {
-            Ok((issue_for_request(ca, node, request, &hosts.dns, &hosts.ip, validity)?, None))
-        }
+        Some(request) => Ok((issue_for_request(ca, node, request, &hosts.dns, &hosts.ip, validity)?, None)),
         None => {
             let pair = issue(ca, node, &hosts.dns, &hosts.ip, validity)?;
             Ok((pair.cert_pem, Some(pair.key_pem)))
@@ -467,7 +471,9 @@ fn check_token(ca: &Ca, ask: &JoinAsk<'_>, now: SystemTime) -> Result<Claims, Jo
     }
     if claims.is_expired(now) {
         let end = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(claims.expires);
-        return Err(JoinRefused::Expired { seconds: now.duration_since(end).map_or(0, |past| past.as_secs()) });
+        return Err(JoinRefused::Expired {
+            seconds: now.duration_since(end).map_or(0, |past| past.as_secs()),
+        });
     }
     if claims.node_id != *ask.node_id {
         return Err(JoinRefused::OtherName { token: claims.node_id, wanted: ask.node_id.clone() });

@@ -113,9 +113,8 @@ pub(super) fn digest_of(key: &impl PublicKeyData) -> String {
 
 /// The text of a parser's complaint about a key could hold a piece of the key, so it is not passed on.
 fn parse(key_pem: &str) -> Result<KeyPair, CertError> {
-    KeyPair::from_pem(key_pem).map_err(|_| {
-        CertError::malformed("private key", "it is not an unencrypted PKCS#8 key in PEM format")
-    })
+    KeyPair::from_pem(key_pem)
+        .map_err(|_| CertError::malformed("private key", "it is not an unencrypted PKCS#8 key in PEM format"))
 }
 
 #[cfg(test)]

@@ -222,7 +222,11 @@ impl OpenLedger {
             self.file.write_all(&line)?;
             self.file.sync_all()?;
             // The file may be new.
-            if self.end == 0 { File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all() } else { Ok(()) }
+            if self.end == 0 {
+                File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
+            } else {
+                Ok(())
+            }
         };
         if let Err(source) = write() {
             // A part of a line would be overwritten by the next; this only keeps the file tidy until then.
@@ -267,8 +271,8 @@ fn read_from(file: &mut File) -> Result<(Ledger, u64), CertError> {
         if line.len() > limits::LEDGER_LINE_BYTES_MAX {
             return Err(CertError::LedgerLine { no, why: "it is too long".to_owned() });
         }
-        let entry = serde_json::from_slice(line)
-            .map_err(|why| CertError::LedgerLine { no, why: why.to_string() })?;
+        let entry =
+            serde_json::from_slice(line).map_err(|why| CertError::LedgerLine { no, why: why.to_string() })?;
         said.entries.push(entry);
     }
     Ok((said, end as u64))

@@ -24,8 +24,8 @@ mod token;
 pub use authority::{Authority, Granted, Hosts, JoinAsk, JoinRefused, Renewing, Revoking, Which};
 pub use crl::{CaKeyId, Crl, Revoked, Serial, make_crl, parse_crls};
 pub use files::{
-    CA_CERT, CA_CRL, CA_KEY, Existing, NODE_CERT, NODE_KEY, NodeFiles, check_free, read_certificates, read_crls,
-    read_text, write_ca, write_certificate, write_crl, write_node,
+    CA_CERT, CA_CRL, CA_KEY, Existing, NODE_CERT, NODE_KEY, NodeFiles, check_free, read_certificates,
+    read_crls, read_text, write_ca, write_certificate, write_crl, write_node,
 };
 pub use inspect::{Facts, is_signed_by, parse_certificates};
 pub use issue::{Ca, CertPair, Validity, issue, issue_for_request, make_ca};
@@ -164,10 +164,15 @@ pub enum CertError {
     #[error("another program has it open for writing: try again when that one is done")]
     Locked,
     /// The ledger takes no more.
-    #[error("the ledger has more than {} bytes: when its certificates have expired, put the file aside", limits::LEDGER_BYTES_MAX)]
+    #[error(
+        "the ledger has more than {} bytes: when its certificates have expired, put the file aside",
+        limits::LEDGER_BYTES_MAX
+    )]
     LedgerFull,
     /// A line of the ledger cannot be read.
-    #[error("line {no} of the ledger is not understood ({why}): restore the file, because a used token may be told there")]
+    #[error(
+        "line {no} of the ledger is not understood ({why}): restore the file, because a used token may be told there"
+    )]
     LedgerLine {
         /// Which, from 1.
         no: u64,
@@ -175,8 +180,10 @@ pub enum CertError {
         why: String,
     },
     /// A certificate that is not in the ledger.
-    #[error("the ledger knows no certificate of {what} that could be revoked: see `shoal cert show` for what it \
-             knows, or give the certificate itself with --cert")]
+    #[error(
+        "the ledger knows no certificate of {what} that could be revoked: see `shoal cert show` for what it \
+             knows, or give the certificate itself with --cert"
+    )]
     NotInLedger {
         /// What was asked for.
         what: String,
@@ -188,7 +195,9 @@ pub enum CertError {
         subject: String,
     },
     /// A certificate that was revoked.
-    #[error("the certificate has been revoked and is not renewed: `shoal cert issue` makes a new one, if that is meant")]
+    #[error(
+        "the certificate has been revoked and is not renewed: `shoal cert issue` makes a new one, if that is meant"
+    )]
     Revoked,
     /// A token that would be good for too long, or not at all.
     #[error("a join token can be good for 1 s to {}", humantime::format_duration(limits::JOIN_TOKEN_TTL_MAX))]

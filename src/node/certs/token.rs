@@ -62,7 +62,9 @@ impl fmt::Debug for JoinToken {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// Another form, or cut short.
-    #[error("this is no join token of this version of Shoal: take the whole line that `shoal cert token` printed")]
+    #[error(
+        "this is no join token of this version of Shoal: take the whole line that `shoal cert token` printed"
+    )]
     Form,
     /// Too long for one.
     #[error("this is no join token: it has more than {} characters", limits::JOIN_TOKEN_CHARS_MAX)]
@@ -74,13 +76,7 @@ impl JoinToken {
     ///
     /// # Errors
     /// [`CertError`]: `ttl` out of bounds, a CA that does not live as long as the certificate would, no random numbers.
-    pub fn new(
-        ca: &Ca,
-        node: &NodeId,
-        now: SystemTime,
-        ttl: Duration,
-        days: u32,
-    ) -> Result<Self, CertError> {
+    pub fn new(ca: &Ca, node: &NodeId, now: SystemTime, ttl: Duration, days: u32) -> Result<Self, CertError> {
         if ttl < Duration::from_secs(1) || ttl > limits::JOIN_TOKEN_TTL_MAX {
             return Err(CertError::TokenTtl);
         }

@@ -6,7 +6,9 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::*;
-use crate::node::certs::{CA_CERT, parse_crls, Existing, JoinToken, LEDGER, make_ca, new_key_pem, request_for, write_ca};
+use crate::node::certs::{
+    CA_CERT, Existing, JoinToken, LEDGER, make_ca, new_key_pem, parse_crls, request_for, write_ca,
+};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -124,7 +126,9 @@ fn each_thing_that_is_wrong_with_a_token_is_told_and_costs_nothing() {
     let (shown, own) = (token.shown(), node("a"));
     let proof = place.token().prove(MESSAGE).expect("signed");
     let request_pem = request();
-    for (message, proof) in [(MESSAGE, proof.as_slice()), (MESSAGE, b""), (b"another", &token.prove(MESSAGE).expect("signed"))] {
+    for (message, proof) in
+        [(MESSAGE, proof.as_slice()), (MESSAGE, b""), (b"another", &token.prove(MESSAGE).expect("signed"))]
+    {
         let ask = JoinAsk { token: &shown, node_id: &own, request_pem: &request_pem, message, proof };
         let error = place.authority.join(&ask, now()).expect_err("not proven");
         assert!(matches!(error, JoinRefused::NotProven), "{error}");
@@ -157,7 +161,10 @@ fn a_renewed_certificate_says_the_same_as_the_present_one() {
     let issued = place.authority.issue(&node("a"), None, &hosts, days(30), now()).expect("issued").0;
     let present = leaf(&issued).expect("PEM");
     let lasts = |at, given| {
-        let granted = place.authority.renew(&present, &request(), Renewing::Operator { days: given }, at).expect("renewed");
+        let granted = place
+            .authority
+            .renew(&present, &request(), Renewing::Operator { days: given }, at)
+            .expect("renewed");
         let facts = Facts::read(&leaf(&granted.cert_pem).expect("PEM")).expect("readable");
         assert_eq!((&facts.dns_names, &facts.ip_addresses), (&hosts.dns, &hosts.ip));
         assert_eq!(facts.uris, ["spiffe://prod/node/a"]);

@@ -75,14 +75,9 @@ const LAYERED: &[Layered] = &[
             directory.display().to_string()
         },
     ),
-    (
-        "--ca",
-        "f",
-        "SHOAL_CA",
-        "e",
-        "node: {id: n}\nsecurity: {cluster: {enrolment: {ca_dir: y}}}",
-        |c| c.enrolment.ca.as_ref().expect("set").display().to_string(),
-    ),
+    ("--ca", "f", "SHOAL_CA", "e", "node: {id: n}\nsecurity: {cluster: {enrolment: {ca_dir: y}}}", |c| {
+        c.enrolment.ca.as_ref().expect("set").display().to_string()
+    }),
     (
         "--join-token",
         "@f",

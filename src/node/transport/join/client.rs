@@ -104,7 +104,8 @@ pub async fn ask(
         Asker::Token(token) => tls::join_client_config(&token.claims().mesh, &token.claims().cas),
         Asker::Node { identity, .. } => tls::renewal_client_config(identity),
     };
-    let tls = QuicClientConfig::try_from(tls).map_err(|error| CertError::Crypto { why: error.to_string() })?;
+    let tls =
+        QuicClientConfig::try_from(tls).map_err(|error| CertError::Crypto { why: error.to_string() })?;
     let config = ClientConfig::new(Arc::new(tls));
     let (mut rounds, mut busy_rounds) = (0, 0);
     loop {
@@ -112,7 +113,9 @@ pub async fn ask(
         for seed in seeds {
             match ask_seed(seed, &config, asker, node, request_pem, &mut said).await? {
                 Some(granted) => return Ok(granted),
-                None => tracing::debug!(seed, rounds, reason = said.reasons.last(), "no certificate from a seed"),
+                None => {
+                    tracing::debug!(seed, rounds, reason = said.reasons.last(), "no certificate from a seed")
+                }
             }
         }
         if said.is_busy && busy_rounds < limits::JOIN_BUSY_ROUNDS_MAX {

@@ -113,7 +113,11 @@ impl Door {
     pub(super) fn adopt(&self, identity: &NodeIdentity) -> Result<rustls::ServerConfig, CertError> {
         let ca = self.authority.ca()?;
         if ca.mesh() != &identity.mesh {
-            return Err(certs::NameFault::OtherMesh { theirs: ca.mesh().clone(), ours: identity.mesh.clone() }.into());
+            return Err(certs::NameFault::OtherMesh {
+                theirs: ca.mesh().clone(),
+                ours: identity.mesh.clone(),
+            }
+            .into());
         }
         let config = tls::join_server_config(identity, &parse_certificates(ca.bundle_pem())?)?;
         self.identity.store(Some(Arc::new(identity.clone())));
@@ -159,20 +163,18 @@ impl Door {
         let authority = Arc::clone(&self.authority);
         let identity = self.identity.load_full();
         let now = (self.now)();
-        let deciding = tokio::task::spawn_blocking(move || {
-            match &request.right {
-                Right::Token(token) => {
-                    let (node_id, request_pem) = (&request.node_id, request.request_pem.as_str());
-                    let ask = JoinAsk { token, node_id, request_pem, message: &message, proof: &proof };
-                    authority.join(&ask, now)
+        let deciding = tokio::task::spawn_blocking(move || match &request.right {
+            Right::Token(token) => {
+                let (node_id, request_pem) = (&request.node_id, request.request_pem.as_str());
+                let ask = JoinAsk { token, node_id, request_pem, message: &message, proof: &proof };
+                authority.join(&ask, now)
+            }
+            Right::Certificate(present) => {
+                let present = present_certificate(present, &request.node_id, identity.as_deref(), now)?;
+                if !has_signed(&present, &message, &proof) {
+                    return Err(JoinRefused::NotProven);
                 }
-                Right::Certificate(present) => {
-                    let present = present_certificate(present, &request.node_id, identity.as_deref(), now)?;
-                    if !has_signed(&present, &message, &proof) {
-                        return Err(JoinRefused::NotProven);
-                    }
-                    authority.renew(&present, &request.request_pem, Renewing::Node, now)
-                }
+                authority.renew(&present, &request.request_pem, Renewing::Node, now)
             }
         });
         deciding.await.unwrap_or_else(|error| Err(CertError::Crypto { why: error.to_string() }.into()))
@@ -200,7 +202,9 @@ impl Door {
 /// What a stranger is told: nothing of this machine's files.
 fn for_strangers(refused: &JoinRefused) -> String {
     let is_about_files = match refused {
-        JoinRefused::Cert(CertError::Request { .. } | CertError::Malformed { .. } | CertError::OutlivesCa { .. }) => false,
+        JoinRefused::Cert(
+            CertError::Request { .. } | CertError::Malformed { .. } | CertError::OutlivesCa { .. },
+        ) => false,
         JoinRefused::Cert(_) => true,
         JoinRefused::OtherMesh { .. }
         | JoinRefused::NotOurs
@@ -212,7 +216,11 @@ fn for_strangers(refused: &JoinRefused) -> String {
         | JoinRefused::Revoked
         | JoinRefused::TooMany { .. } => false,
     };
-    if is_about_files { "this node cannot sign now: its log says why".to_owned() } else { refused.to_string() }
+    if is_about_files {
+        "this node cannot sign now: its log says why".to_owned()
+    } else {
+        refused.to_string()
+    }
 }
 
 /// A present certificate that would still let its owner into the mesh.

@@ -205,8 +205,10 @@ mod tests {
 
     /// A first message that offers these protocols.
     fn hello(protocols: &[&[u8]]) -> Vec<u8> {
-        let names: Vec<u8> =
-            protocols.iter().flat_map(|name| [&[u8::try_from(name.len()).expect("short")], *name].concat()).collect();
+        let names: Vec<u8> = protocols
+            .iter()
+            .flat_map(|name| [&[u8::try_from(name.len()).expect("short")], *name].concat())
+            .collect();
         let other = [&[0, 43][..], &counted(&[2, 3, 4])].concat();
         let alpn = [&[0, 16][..], &counted(&counted(&names))].concat();
         let extensions = counted(&[other, alpn].concat());

@@ -28,7 +28,9 @@ use crate::node::certs::{CertError, Facts, is_signed_by};
 
 /// The other end is not who the token speaks of.
 #[derive(thiserror::Error)]
-#[error("the CA that it shows is not the one in the token: it belongs to another mesh, or somebody is in between")]
+#[error(
+    "the CA that it shows is not the one in the token: it belongs to another mesh, or somebody is in between"
+)]
 struct OtherCa;
 
 /// `rustls` prints reasons of ours by `Debug`, so this is what the operator reads.
