@@ -300,7 +300,8 @@ async fn accept_all(inner: Arc<Inner>) {
             let outcome = timeout(limits::HANDSHAKE_DEADLINE, inner.greet_incoming(incoming)).await;
             drop(slot);
             match outcome {
-                Ok(Ok(Arrival::Link((peer, reader, hello)))) => {
+                Ok(Ok(Arrival::Link(greeted))) => {
+                    let (peer, reader, hello) = *greeted;
                     inner.run_link(peer, reader, hello, address, None).await;
                 }
                 Ok(Ok(Arrival::Join(connection, door))) => door.serve(connection, address).await,
@@ -373,7 +374,7 @@ type Greeted = (Arc<Peer>, FrameReader, Hello);
 
 /// What an accepted connection turned out to be.
 enum Arrival {
-    Link(Greeted),
+    Link(Box<Greeted>),
     /// Somebody wants a certificate: nothing of the mesh is ever spoken there.
     Join(Connection, Arc<Door>),
 }
@@ -445,7 +446,9 @@ impl Inner {
             return Err(DialFailure::new(format!("{node} has too many connections already")));
         }
         self.say_hello(&control)?;
-        self.peer_of(connection, node, control, reader, hello).await.map(Arrival::Link)
+        self.peer_of(connection, node, control, reader, hello)
+            .await
+            .map(|greeted| Arrival::Link(Box::new(greeted)))
     }
 
     async fn greet(&self, address: SocketAddr, expected: Option<&NodeId>) -> Result<Greeted, DialFailure> {
