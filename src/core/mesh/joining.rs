@@ -39,6 +39,12 @@ impl Mesh {
         }
     }
 
+    /// Discovery has found other addresses than before; they are called when seeds are looked at next.
+    pub(super) fn on_seeds(&mut self, mut addresses: Vec<String>) {
+        addresses.retain(|address| !self.card.addresses.contains(address));
+        self.links.set_found_seeds(addresses);
+    }
+
     /// Opens a link to a known node, unless one is there or on its way.
     pub(super) fn dial(&mut self, key: &NodeKey) {
         if self.links.proven(key).is_some() || !matches!(self.phase, Phase::Running) {

@@ -150,7 +150,13 @@ fn cluster(sources: &mut Sources<'_>, flags: &Flags) -> ClusterConfig {
             advertised(text, bind_addr.port())
         })
         .or_default_to(Vec::new());
-    let start = start_mode(sources, flags);
+    let discover = sources
+        .list(&flags::DISCOVER, &flags.discover, limits::DISCOVERIES_MAX, values::discover)
+        .or_default_to(Vec::new());
+    let start = match start_mode(sources, flags) {
+        StartMode::Resume if !discover.is_empty() => StartMode::Discover,
+        start => start,
+    };
     let profile = sources
         .in_file("coordination.cluster.profile", |text| {
             let choices = [
@@ -172,6 +178,7 @@ fn cluster(sources: &mut Sources<'_>, flags: &Flags) -> ClusterConfig {
         bind_addr,
         advertise_addrs: without_repetitions(advertise_addrs),
         start,
+        discover: BTreeSet::from_iter(discover).into_iter().collect(),
         profile,
         gossip_interval: gossip_interval.into_value(),
         gossip_fanout: gossip_fanout.into_value(),
