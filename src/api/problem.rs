@@ -73,6 +73,7 @@ impl From<SendError> for Problem {
             SendError::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
             SendError::AgentFailed { .. } | SendError::LinkLost { .. } => StatusCode::BAD_GATEWAY,
             SendError::NodeDown { .. }
+            | SendError::TooFar { .. }
             | SendError::NotRunning { .. }
             | SendError::Joining { .. }
             | SendError::Stopping { .. } => StatusCode::SERVICE_UNAVAILABLE,

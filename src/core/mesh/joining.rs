@@ -211,6 +211,9 @@ impl Mesh {
 
     /// `key` has answered a check: whoever else claims its id is refused. An answer of anybody else is none.
     pub(super) fn on_check_answer(&mut self, key: NodeKey, nonce: u64) {
+        if self.hinted.get(&key) == Some(&nonce) {
+            self.hinted.remove(&key);
+        }
         let decided = self.probations.iter().find(|(_, (n, _))| *n == nonce).map(|(id, _)| *id);
         if let Some(id) = decided.filter(|id| self.links.get(*id).is_some_and(|link| link.key == key)) {
             self.refuse_duplicate(id);
@@ -316,8 +319,23 @@ impl Mesh {
         }
     }
 
+    /// A datagram to a link's peer was not taken: ask it over the link, and suspect it if it stays silent.
+    pub(super) fn on_hint(&mut self, id: LinkId, sign: &str) {
+        let key = self.links.get(id).map(|link| link.key);
+        let Some(key) = key.filter(|key| self.links.proven(key) == Some(id) && self.is_reachable(key)) else {
+            return;
+        };
+        if !self.hinted.contains_key(&key) {
+            tracing::debug!(link = ?id, sign, "a peer that was not reached is asked whether it lives");
+            let nonce = self.next_number();
+            self.hinted.insert(key, nonce);
+            self.output(Output::Control { link: id, frame: Control::Check { nonce } });
+            self.set_timer(HINT_GRACE, Timer::Hint(key));
+        }
+    }
+
     pub(super) fn on_hint_over(&mut self, key: NodeKey) {
-        if self.links.proven(&key).is_none() {
+        if self.hinted.remove(&key).is_some() || self.links.proven(&key).is_none() {
             self.membership.suspect(key);
         }
     }

@@ -97,6 +97,12 @@ impl Peer {
         &self.node
     }
 
+    /// Where the other end is now; it may move.
+    #[must_use]
+    pub fn remote_address(&self) -> std::net::SocketAddr {
+        self.connection.remote_address()
+    }
+
     /// The smoothed round trip time that QUIC measures.
     #[must_use]
     pub fn rtt(&self) -> Duration {
