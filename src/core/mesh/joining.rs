@@ -68,10 +68,11 @@ impl Mesh {
                 DialTarget::Node(node) => node.to_string(),
                 DialTarget::Seed(address) => address.clone(),
             };
-            match refused {
+            if refused == Refused::Version {
                 // The transport knows both sides' versions and has them in its sentence.
-                Refused::Version => self.on_unspoken(peer, reason.to_owned()),
-                refused => self.on_refused(peer, refused),
+                self.on_unspoken(peer, reason.to_owned());
+            } else {
+                self.on_refused(peer, refused);
             }
         }
         match target {

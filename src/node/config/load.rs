@@ -53,7 +53,7 @@ impl Config {
         let (node, unplaced) = node(&mut sources, flags, is_root);
         let cluster = cluster(&mut sources, flags, unplaced);
         let tls = tls(&mut sources, flags);
-        let enrolment = enrolment::read(&mut sources, flags, &cluster.start);
+        let enrolment = enrolment::read(&mut sources, flags, &cluster);
         let transport = transport(&mut sources);
         let api = api(&mut sources, flags);
         let log = log(&mut sources, flags);

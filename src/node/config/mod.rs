@@ -131,6 +131,23 @@ pub struct SuspicionTimings {
     pub max: Duration,
 }
 
+impl ClusterConfig {
+    /// Where nodes of the mesh may be that can be asked for something before this node has its place: the
+    /// seeds, and the names that discovery resolves.
+    #[must_use]
+    pub fn askable(&self) -> Vec<&HostPort> {
+        let seeds = match &self.start {
+            StartMode::Join(seeds) => &seeds[..],
+            StartMode::Bootstrap | StartMode::Discover | StartMode::Resume => &[],
+        };
+        let names = self.discover.iter().filter_map(|way| match way {
+            Discover::Dns(name) => Some(name),
+            Discover::Mdns => None,
+        });
+        seeds.iter().chain(names).collect()
+    }
+}
+
 /// How peers are probed: `probe_interval` and `probe_timeout`, which are set together because each
 /// bounds the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
