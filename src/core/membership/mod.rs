@@ -486,6 +486,10 @@ impl Membership {
         if before.is_none() {
             self.prober.add(key);
         }
+        let lived = before.is_some_and(|b| b.incarnation.start() == now.incarnation.start());
+        if lived && before.is_some_and(|b| b.status == MemberStatus::Failed) && status.is_reachable() {
+            self.suspicions.note_flap(key, self.now);
+        }
         self.follow_suspicion(key, before, now);
         if before.is_none_or(|b| (b.incarnation, b.status) != (now.incarnation, now.status)) {
             self.effects.push_back(MemberEffect::Changed { key, before, now });
