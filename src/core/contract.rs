@@ -69,6 +69,12 @@ pub enum Input {
         /// One sentence that names both sides' versions.
         reason: String,
     },
+    /// What discovery finds at present: these addresses are seeds from now on, and those that it found before
+    /// and does not any more are none. Seeds that were given at the start stay.
+    Seeds {
+        /// `host:port` texts, at most [`SEEDS_MAX`](super::limits::SEEDS_MAX) of which are called.
+        addresses: Vec<String>,
+    },
     /// A SWIM packet came in.
     Swim {
         /// The link it came over.
@@ -376,9 +382,9 @@ pub enum StartMode {
         /// Freshly drawn.
         mesh_id: MeshId,
     },
-    /// Ask these seeds, `host:port`, for ever.
+    /// Ask these seeds, `host:port`, for ever, and those that discovery finds.
     Join {
-        /// At least one.
+        /// None where only discovery finds them.
         seeds: Vec<String>,
     },
     /// Go back to the mesh that is remembered.

@@ -236,8 +236,11 @@ pub const CONFIG_DEPTH_MAX: usize = 16;
 pub const CONFIG_VALUE_BYTES_MAX: usize = 32 << 10;
 /// Errors of a configuration that are listed; the rest is counted.
 pub const CONFIG_ERRORS_MAX: usize = 100;
-/// Seeds of one node. More: refused at start.
+/// Seeds of one node. More: refused at start. As many again may be found by discovery at one time; the rest
+/// of those is not called.
 pub const SEEDS_MAX: usize = 64;
+/// Ways of discovery of one node. More: refused at start.
+pub const DISCOVERIES_MAX: usize = 4;
 /// The shortest and the longest time between two rounds of gossip that may be configured.
 pub const GOSSIP_INTERVAL_MIN: Duration = Duration::from_millis(20);
 /// See [`GOSSIP_INTERVAL_MIN`].

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use super::clock::Clock;
+use super::discovery::Discovery;
 use super::dispatch::{Dispatcher, Instance, Routes, Way};
 use super::events::Events;
 use super::runtime::Runtime;
@@ -98,6 +99,7 @@ pub(super) struct Driver {
     pub(super) transport: Transport,
     pub(super) runtime: Runtime,
     pub(super) dispatcher: Dispatcher,
+    pub(super) discovery: Discovery,
     pub(super) shared: Arc<Shared>,
     /// What the core wanted when it was made.
     pub(super) first: VecDeque<Effect>,
@@ -264,7 +266,7 @@ impl Driver {
 
     async fn shut_down(mut self) -> End {
         self.publish();
-        self.transport.shut_down(Refused::Stopping).await;
+        tokio::join!(self.transport.shut_down(Refused::Stopping), self.discovery.stop());
         let end = self.end.take().unwrap_or(End::Stopped);
         // The store's thread reports through `inputs`; closed, it cannot wait for this task.
         self.inputs.close();

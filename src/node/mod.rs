@@ -7,6 +7,7 @@
 pub mod certs;
 pub mod clock;
 pub mod config;
+pub mod discovery;
 pub mod dispatch;
 mod driver;
 pub mod enrol;
@@ -29,7 +30,8 @@ use tokio::time::Instant;
 
 use self::certs::{Authority, CertError};
 use self::clock::Clock;
-use self::config::{Config, CongestionControl};
+use self::config::{Config, CongestionControl, Discover};
+use self::discovery::{Discovery, DiscoveryError, Itself, Way};
 use self::dispatch::Dispatcher;
 use self::driver::{Driver, End, Shared};
 use self::events::{Events, Subscription};
@@ -40,7 +42,7 @@ use self::transport::tls::{NodeIdentity, TlsError};
 use self::transport::{Congestion, Transport, TransportConfig, TransportError};
 use crate::core::contract::{Boot, Effect, Input, Output, StartMode, View};
 use crate::core::error::{Refusal, SendError};
-use crate::core::ids::{LinkId, MeshId, NodeId, ProcessId};
+use crate::core::ids::{LinkId, MeshId, MeshName, NodeId, ProcessId};
 use crate::core::limits;
 use crate::core::mesh::Mesh;
 use crate::core::model::{Answer, Message, NodeCard, Overrides};
@@ -79,9 +81,12 @@ pub enum StartError {
     /// The UDP port.
     #[error(transparent)]
     Transport(#[from] TransportError),
+    /// Discovery.
+    #[error(transparent)]
+    Discovery(#[from] DiscoveryError),
     /// Neither told nor remembered.
     #[error(
-        "{data_dir} remembers no mesh, and neither --bootstrap nor --join was given: bootstrap the first node of a mesh, and join the others to it"
+        "{data_dir} remembers no mesh, and neither --bootstrap nor --join nor --discover was given: bootstrap the first node of a mesh, and join the others to it"
     )]
     NoMesh {
         /// The data directory.
@@ -151,8 +156,11 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
     // first hello is that of a node without addresses, and nobody is greeted before the core has its own.
     let socket = transport::bind(config.cluster.bind_addr)?;
     let port = socket.local_addr().map_or(config.cluster.bind_addr.port(), |a| a.port());
-    let mut mesh = Mesh::new(boot(addresses(config, port)), clock.now());
+    let advertised = addresses(config, port);
+    let mut mesh = Mesh::new(boot(advertised.clone()), clock.now());
     let outputs: Vec<_> = std::iter::from_fn(|| mesh.poll_output()).collect();
+    let shared = Arc::new(Shared::new(mesh.view()));
+    let discovery = start_discovery(config, mesh_name.clone(), advertised, &core, &shared)?;
     let transport = Transport::open(
         transport_config(config, &keys, identity, door),
         socket,
@@ -160,7 +168,6 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
         core.clone(),
         Arc::new(dispatcher.clone()),
     )?;
-    let shared = Arc::new(Shared::new(mesh.view()));
     let driver = Driver {
         mesh,
         clock,
@@ -170,6 +177,7 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
         transport: transport.clone(),
         runtime,
         dispatcher: dispatcher.clone(),
+        discovery,
         shared: Arc::clone(&shared),
         first: outputs.into(),
         held: std::collections::BTreeMap::new(),
@@ -235,8 +243,31 @@ fn start_mode(start: &config::StartMode) -> StartMode {
         config::StartMode::Join(seeds) => {
             StartMode::Join { seeds: seeds.iter().map(ToString::to_string).collect() }
         }
+        config::StartMode::Discover => StartMode::Join { seeds: Vec::new() },
         config::StartMode::Resume => StartMode::Resume,
     }
+}
+
+fn start_discovery(
+    config: &Config,
+    mesh: MeshName,
+    addresses: Vec<String>,
+    core: &mpsc::Sender<Input>,
+    shared: &Arc<Shared>,
+) -> Result<Discovery, DiscoveryError> {
+    let way = |discover: &Discover| match discover {
+        Discover::Dns(name) => Way::Dns(name.to_string()),
+        Discover::Mdns => Way::Mdns,
+    };
+    let ways: Vec<_> = config.cluster.discover.iter().map(way).collect();
+    let is_ipv6 = config.cluster.bind_addr.is_ipv6();
+    let itself = Itself { node: config.node.id.clone(), mesh, addresses, is_ipv6 };
+    let shared = Arc::clone(shared);
+    let is_alone = move || {
+        let view = shared.view.load();
+        !view.members.iter().any(|(m, _)| m.card.node_id != view.own && m.status.is_reachable())
+    };
+    Discovery::start(&ways, &itself, core.clone(), is_alone)
 }
 
 fn overrides(config: &Config) -> Overrides {

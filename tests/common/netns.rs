@@ -74,6 +74,14 @@ impl Net {
         fs::write(etc.join("resolv.conf"), "").expect("writes");
     }
 
+    /// What machine `n` asks for names: `/etc/hosts` and `/etc/resolv.conf` there, from now on, also for
+    /// processes that run.
+    pub fn set_resolver(&self, n: usize, hosts: &str, resolv: &str) {
+        let etc = Path::new("/etc/netns").join(self.space(n));
+        fs::write(etc.join("hosts"), hosts).expect("writes");
+        fs::write(etc.join("resolv.conf"), resolv).expect("writes");
+    }
+
     /// Takes machine `n` off the network, or puts it back.
     pub fn set_link(&self, n: usize, state: &str) {
         ip(&["-n", &self.switch(), "link", "set", &format!("p{n}"), state]);
@@ -133,6 +141,13 @@ impl Net {
         command
     }
 
+    /// Any program on machine `n`, not started yet.
+    pub fn program(&self, n: usize, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.space(n), program]);
+        command
+    }
+
     /// Runs `shoal ARGS` on machine `n` to its end.
     pub fn shoal(&self, n: usize, args: &[&str]) -> Output {
         self.command(n, args).output().expect("runs")
@@ -170,7 +185,8 @@ impl Drop for Net {
     }
 }
 
-fn address(n: usize) -> String {
+/// Where machine `n` is.
+pub fn address(n: usize) -> String {
     format!("10.91.0.{n}")
 }
 

@@ -41,6 +41,12 @@ impl Mesh {
         }
     }
 
+    /// Discovery has found other addresses than before; they are called when seeds are looked at next.
+    pub(super) fn on_seeds(&mut self, mut addresses: Vec<String>) {
+        addresses.retain(|address| !self.card.addresses.contains(address));
+        self.links.set_found_seeds(addresses);
+    }
+
     /// Opens a link to a known node, unless one is there or on its way.
     pub(super) fn dial(&mut self, key: &NodeKey) {
         if self.links.proven(key).is_some() || !matches!(self.phase, Phase::Running) {
@@ -62,10 +68,11 @@ impl Mesh {
                 DialTarget::Node(node) => node.to_string(),
                 DialTarget::Seed(address) => address.clone(),
             };
-            match refused {
+            if refused == Refused::Version {
                 // The transport knows both sides' versions and has them in its sentence.
-                Refused::Version => self.on_unspoken(peer, reason.to_owned()),
-                refused => self.on_refused(peer, refused),
+                self.on_unspoken(peer, reason.to_owned());
+            } else {
+                self.on_refused(peer, refused);
             }
         }
         match target {

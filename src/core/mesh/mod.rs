@@ -208,6 +208,7 @@ impl Mesh {
             Input::LinkDown { link, reason } => self.on_link_down(link, reason),
             Input::Hint { link, sign } => self.on_hint(link, sign),
             Input::DialFailed { target, reason, refused } => self.on_dial_failed(&target, &reason, refused),
+            Input::Seeds { addresses } => self.on_seeds(addresses),
             Input::Unspoken { peer, reason } => self.on_unspoken(peer, reason),
             Input::Swim { link, packet } => self.on_swim(link, &packet),
             Input::Control { link, frame } => self.on_control(link, frame),

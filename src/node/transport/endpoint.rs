@@ -11,25 +11,26 @@ use bytes::Bytes;
 use futures_util::future::{FutureExt, select_ok};
 use quinn::congestion::{BbrConfig, CubicConfig};
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{Connection, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, VarInt};
+use quinn::{Connection, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
 use tokio::net::lookup_host;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use super::framing::{FrameReader, ReadError};
+use super::framing::FrameReader;
+use super::hello::{self, DialFailure};
 use super::join::{self, Door};
-use super::peer::{Peer, link_end};
+use super::peer::Peer;
 use super::signs::{DialSigns, HintPace};
 use super::socket::{Socket, Unreached, canonical};
 use super::tls::{self, NodeIdentity};
 use super::{DataHandler, Inbox, LogPace};
-use crate::core::contract::{DialTarget, Input, LinkEnd};
+use crate::core::contract::{DialTarget, Input};
 use crate::core::error::Refused;
 use crate::core::ids::{LinkId, MeshName, NodeId};
 use crate::core::limits;
 use crate::core::model::Hello;
-use crate::core::wire::{self, Control, FrameKind, VersionRange, WireError};
+use crate::core::wire::{Control, VersionRange};
 
 /// Wait before the next address of a node is tried beside the one that has not answered.
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(200);
@@ -343,33 +344,6 @@ impl Drop for HandshakeSlot {
     }
 }
 
-/// Why a dial or a handshake came to nothing.
-#[derive(Debug)]
-struct DialFailure {
-    reason: String,
-    refused: Option<Refused>,
-}
-
-impl DialFailure {
-    fn new(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), refused: None }
-    }
-}
-
-impl From<ConnectionError> for DialFailure {
-    fn from(error: ConnectionError) -> Self {
-        let refused = match link_end(&error) {
-            LinkEnd::Refused(refused) => Some(refused),
-            LinkEnd::Idle | LinkEnd::Closed { .. } | LinkEnd::Local => None,
-        };
-        // The peer's own words may be among them.
-        let words = error.to_string();
-        let reason = words.chars().take(limits::PEER_ERROR_CHARS_MAX);
-        let reason = reason.map(|c| if c.is_control() { ' ' } else { c }).collect();
-        Self { reason, refused }
-    }
-}
-
 type Greeted = (Arc<Peer>, FrameReader, Hello);
 
 /// What an accepted connection turned out to be.
@@ -502,41 +476,8 @@ impl Inner {
         reader: &mut FrameReader,
         node: &NodeId,
     ) -> Result<Hello, DialFailure> {
-        let refuse = |refused: Refused, reason: String| {
-            connection.close(VarInt::from_u32(refused.code()), refused.as_str().as_bytes());
-            Err(DialFailure { reason, refused: None })
-        };
-        let refuse_version = |speaks: &str| {
-            let reason = wire::no_common_version(node, speaks, &self.hello.load().card.node_id);
-            connection.close(VarInt::from_u32(Refused::Version.code()), reason.as_bytes());
-            Err(DialFailure { reason, refused: Some(Refused::Version) })
-        };
-        let frame = match reader.next().await {
-            Ok(Some(frame)) => frame,
-            Ok(None) | Err(ReadError::CutShort) => return refuse(Refused::Malformed, "no hello came".into()),
-            Err(ReadError::Wire(error)) => return refuse(Refused::Malformed, error.to_string()),
-            Err(ReadError::Gone(_)) => return Err(connection.closed().await.into()),
-        };
-        // Whatever else a hello of another version says, it says which versions its sender speaks.
-        if let Some(theirs) = wire::versions_of_hello(&frame)
-            && VersionRange::OWN.common(theirs).is_none()
-        {
-            return refuse_version(&theirs.to_string());
-        }
-        let hello = match wire::split(&frame) {
-            Ok(Some((FrameKind::Hello, body))) => wire::decode::<Hello>(body),
-            Ok(_) => return refuse(Refused::Malformed, "the first frame was not a hello".into()),
-            Err(WireError::Version(version)) => return refuse_version(&format!("version {version}")),
-            Err(error) => return refuse(Refused::Malformed, error.to_string()),
-        };
-        match hello {
-            Ok(hello) if hello.card.node_id != *node || hello.mesh_name != self.mesh => {
-                let (id, mesh) = (&hello.card.node_id, &hello.mesh_name);
-                refuse(Refused::Name, format!("the certificate says {node}, the hello {id} of mesh {mesh}"))
-            }
-            Ok(hello) => Ok(hello),
-            Err(error) => refuse(Refused::Malformed, error.to_string()),
-        }
+        let own = self.hello.load().card.node_id.clone();
+        hello::read(connection, reader, node, &self.mesh, &own).await
     }
 
     async fn peer_of(

@@ -10,6 +10,7 @@
 
 mod endpoint;
 mod framing;
+mod hello;
 pub mod join;
 mod peer;
 mod signs;
