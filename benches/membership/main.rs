@@ -136,6 +136,10 @@ fn run(jobs: &[Job]) -> Results {
     let work = || {
         while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
             let figures = job.run();
+            // Long runs show that they go on.
+            if figures.wall_seconds > 10.0 {
+                eprintln!("{job:?} took {:.0} s", figures.wall_seconds);
+            }
             let mut results = results.lock().expect("no worker panics with the lock");
             *results.entry(job.cell).or_default() += figures;
         }
