@@ -10,7 +10,7 @@ use crate::core::ids::{LinkId, MeshId, NodeId, NodeKey};
 use crate::core::limits;
 use crate::core::links::{Keep, Link, Links};
 use crate::core::model::{Event, Hello, NodeCard};
-use crate::core::wire::{Control, MemberEntry, MemberEntryState};
+use crate::core::wire::{Control, MemberEntry, MemberEntryState, VersionRange, no_common_version};
 
 /// How often seeds are looked at; each has its own, growing pause.
 const SEEDS_INTERVAL: Duration = Duration::from_millis(250);
@@ -60,7 +60,11 @@ impl Mesh {
                 DialTarget::Node(node) => node.to_string(),
                 DialTarget::Seed(address) => address.clone(),
             };
-            self.on_refused(peer, refused);
+            match refused {
+                // The transport knows both sides' versions and has them in its sentence.
+                Refused::Version => self.on_unspoken(peer, reason.to_owned()),
+                refused => self.on_refused(peer, refused),
+            }
         }
         match target {
             DialTarget::Node(node) => tracing::debug!(%node, reason, "dial failed"),
@@ -92,6 +96,9 @@ impl Mesh {
         if let Some(reason) = self.hello().refusal(&hello) {
             return self.refuse(link, &hello, address, reason);
         }
+        let Some(version) = VersionRange::OWN.common(hello.versions()) else {
+            return self.refuse(link, &hello, address, Refused::Version);
+        };
         if self.links.card(&key).is_none() && self.links.cards().count() >= limits::PEERS_MAX {
             return self.refuse(link, &hello, address, Refused::Full);
         }
@@ -103,6 +110,7 @@ impl Mesh {
             dialled: dialled.is_some(),
             address,
             mesh_id: hello.mesh_id,
+            version,
             doubted: false,
         };
         let by_seed = matches!(dialled, Some(DialTarget::Seed(_)));
@@ -197,6 +205,9 @@ impl Mesh {
 
     /// `key` has answered a check: whoever else claims its id is refused. An answer of anybody else is none.
     pub(super) fn on_check_answer(&mut self, key: NodeKey, nonce: u64) {
+        if self.hinted.get(&key) == Some(&nonce) {
+            self.hinted.remove(&key);
+        }
         let decided = self.probations.iter().find(|(_, (n, _))| *n == nonce).map(|(id, _)| *id);
         if let Some(id) = decided.filter(|id| self.links.get(*id).is_some_and(|link| link.key == key)) {
             self.refuse_duplicate(id);
@@ -302,8 +313,23 @@ impl Mesh {
         }
     }
 
+    /// A datagram to a link's peer was not taken: ask it over the link, and suspect it if it stays silent.
+    pub(super) fn on_hint(&mut self, id: LinkId, sign: &str) {
+        let key = self.links.get(id).map(|link| link.key);
+        let Some(key) = key.filter(|key| self.links.proven(key) == Some(id) && self.is_reachable(key)) else {
+            return;
+        };
+        if !self.hinted.contains_key(&key) {
+            tracing::debug!(link = ?id, sign, "a peer that was not reached is asked whether it lives");
+            let nonce = self.next_number();
+            self.hinted.insert(key, nonce);
+            self.output(Output::Control { link: id, frame: Control::Check { nonce } });
+            self.set_timer(HINT_GRACE, Timer::Hint(key));
+        }
+    }
+
     pub(super) fn on_hint_over(&mut self, key: NodeKey) {
-        if self.links.proven(&key).is_none() {
+        if self.hinted.remove(&key).is_some() || self.links.proven(&key).is_none() {
             self.membership.suspect(key);
         }
     }
@@ -329,7 +355,7 @@ impl Mesh {
     }
 
     /// Tells of a refusal once, however often it is tried again.
-    fn tell_refusal(&mut self, peer: String, code: u32, reason: String) {
+    pub(super) fn tell_refusal(&mut self, peer: String, code: u32, reason: String) {
         if self.told_refused.len() >= TOLD_REFUSED_MAX {
             self.told_refused.clear();
         }
@@ -351,6 +377,11 @@ impl Mesh {
         if reason == Refused::Duplicate {
             let node = hello.card.node_id.clone();
             return self.event(Event::DuplicateNode { node, address });
+        }
+        if reason == Refused::Version {
+            let node = &hello.card.node_id;
+            let why = no_common_version(node, hello.versions(), &self.own);
+            return self.on_unspoken(node.to_string(), why);
         }
         self.on_refused(format!("{} ({address})", hello.card.node_id), reason);
     }
