@@ -64,16 +64,25 @@ fn a_machine_joins_with_a_token_and_starts_again_without_needing_it() {
     fs::write(&file, &token).expect("written");
     let source = format!("@{}", file.display());
     let flags = ["--join", seed.as_str(), "--join-token", &source];
-    let checked = Told::of(bare(&place, "n2", &[&flags[..], &["--check-config"]].concat()).output().expect("ran"));
+    let checked =
+        Told::of(bare(&place, "n2", &[&flags[..], &["--check-config"]].concat()).output().expect("ran"));
     assert_eq!(checked.code, Some(0), "{checked:?}");
     assert!(!place.data_dir("n2").exists(), "a check asks nobody");
 
     let second = Running::start(bare(&place, "n2", &flags), place.data_dir("n2"));
     first.until("/v1/cluster/members", |answer| {
-        answer.json().as_array().expect("a list").iter().any(|m| m["node_id"] == "n2" && m["status"] == "alive")
+        answer
+            .json()
+            .as_array()
+            .expect("a list")
+            .iter()
+            .any(|m| m["node_id"] == "n2" && m["status"] == "alive")
     });
     let shown = json(&place, "cert show @/n2/certs --ca @/ca -o json");
-    assert_eq!((&shown[0]["node_id"], &shown[0]["days_left"], &shown[0]["revoked"]), (&"n2".into(), &8.into(), &false.into()));
+    assert_eq!(
+        (&shown[0]["node_id"], &shown[0]["days_left"], &shown[0]["revoked"]),
+        (&"n2".into(), &8.into(), &false.into())
+    );
     let key = fs::metadata(place.data_dir("n2").join("certs/node.key")).expect("there");
     assert_eq!(key.permissions().mode() & 0o7777, 0o600);
 
@@ -120,12 +129,17 @@ fn a_start_with_a_token_that_cannot_work_says_why() {
     assert!(usage(&["--join-token", token]).contains("--join"));
     assert!(usage(&["--bootstrap", "--join-token", token]).contains("shoal cert issue"));
     assert!(usage(&["--join", nobody, "--join-token", "hush"]).contains("no join token"));
-    assert!(fails("n2", &["--join", nobody, "--join-token", "@/nowhere/at-all"], 1).contains("/nowhere/at-all"));
+    assert!(
+        fails("n2", &["--join", nobody, "--join-token", "@/nowhere/at-all"], 1).contains("/nowhere/at-all")
+    );
     assert!(fails("n2", &["--join", nobody, "--join-token", &token[..60]], 1).contains("whole line"));
     assert!(fails("n3", &["--join", nobody, "--join-token", token], 1).contains("for node n2"));
     let error = fails("n2", &["--join", nobody, "--join-token", token], 1);
     assert!(error.contains("no node has given a certificate in 3 rounds: 127.0.0.1:9: "), "{error}");
-    assert!(fails("n4", &["--bootstrap", "--ca", "/nowhere/at-all"], 1).contains("cert issue"), "its own comes first");
+    assert!(
+        fails("n4", &["--bootstrap", "--ca", "/nowhere/at-all"], 1).contains("cert issue"),
+        "its own comes first"
+    );
 }
 
 #[test]
@@ -186,7 +200,10 @@ fn what_is_revoked_is_told_and_shown_and_written_into_the_list() {
         items.cloned().collect::<Vec<_>>()
     };
     assert_eq!((of("ca").len(), of("crl").len(), of("issued").len()), (1, 1, 3));
-    assert_eq!((&of("crl")[0]["number"], of("crl")[0]["serials"].as_array().expect("a list").len()), (&1.into(), 2));
+    assert_eq!(
+        (&of("crl")[0]["number"], of("crl")[0]["serials"].as_array().expect("a list").len()),
+        (&1.into(), 2)
+    );
     assert_eq!(of("crl")[0]["issuer_fingerprint"], of("ca")[0]["fingerprint"]);
     let reasons: Vec<Value> = of("issued").iter().map(|one| one["revoked_reason"].clone()).collect();
     assert_eq!(reasons, ["key-compromise".into(), "key-compromise".into(), Value::Null]);
@@ -200,7 +217,8 @@ fn what_is_revoked_is_told_and_shown_and_written_into_the_list() {
         assert!(table.contains(text), "{text} is not in {table}");
     }
     assert!(done(&place, "cert show @/ca/ca.crl").contains("next update"));
-    let serial = json(&place, "cert show @/n3/node.crt -o json")[0]["serial"].as_str().expect("text").to_owned();
+    let serial =
+        json(&place, "cert show @/n3/node.crt -o json")[0]["serial"].as_str().expect("text").to_owned();
     done(&place, &format!("cert revoke --ca @/ca --serial {serial}"));
     let text = done(&place, "cert crl --ca @/ca");
     assert!(text.starts_with("Made the list of revoked certificates with number 3:\n"), "{text}");
@@ -214,11 +232,15 @@ fn mode(path: &Path) -> u32 {
 #[test]
 fn what_cannot_be_revoked_or_published_is_one_sentence_with_its_exit_code() {
     let place = Place::new();
-    assert!(fails(&place, "cert revoke --ca @/ca --node-id n9", 1).contains("knows no certificate of node n9"));
+    assert!(
+        fails(&place, "cert revoke --ca @/ca --node-id n9", 1).contains("knows no certificate of node n9")
+    );
     assert!(fails(&place, "cert revoke --ca @/ca --serial 0a", 1).contains("serial number 0a"));
     assert!(fails(&place, "cert revoke --ca @/nowhere --node-id n9", 1).contains("nowhere/ca.crt"));
     assert!(fails(&place, "cert revoke --ca @/ca --cert @/nowhere", 1).contains("nowhere"));
-    assert!(fails(&place, "cert revoke --ca @/ca --node-id n9 --api http://127.0.0.1:1", 2).contains("--publish"));
+    assert!(
+        fails(&place, "cert revoke --ca @/ca --node-id n9 --api http://127.0.0.1:1", 2).contains("--publish")
+    );
     assert!(!place.path().join("ca/ca.crl").exists());
     done(&place, "cert issue --ca @/ca --node-id n2 --out @/n2 --days 7");
     let nobody = TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("bound");

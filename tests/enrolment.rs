@@ -149,7 +149,8 @@ async fn a_machine_with_a_token_gets_its_certificate_and_joins() {
     let (first, seed) = place.bootstrap(true).await;
     let config = place.joiner("node-2", &[seed], &text(&place.token("node-2")));
     enrol::first_certificate(&config).await.expect("granted");
-    let mode = |name| fs::metadata(place.certs("node-2").join(name)).expect("there").permissions().mode() & 0o7777;
+    let mode =
+        |name| fs::metadata(place.certs("node-2").join(name)).expect("there").permissions().mode() & 0o7777;
     assert_eq!((mode("node.key"), mode("node.crt")), (0o600, 0o644));
     let second = start(&config).await;
     until(|| first.handle().view().members.len() == 1 && second.handle().view().members.len() == 1).await;
@@ -231,7 +232,8 @@ async fn a_node_whose_certificate_the_ca_did_not_sign_does_not_start_with_it() {
     place.certify("node-1");
     let flags = Flags { bootstrap: true, ca: Some(other.ca_dir()), ..Flags::default() };
     let keeper = PathBuf::from(env!("CARGO_BIN_EXE_shoal"));
-    let error = shoal::node::start(&place.config("node-1", flags), keeper).await.expect_err("another CA").to_string();
+    let error =
+        shoal::node::start(&place.config("node-1", flags), keeper).await.expect_err("another CA").to_string();
     assert!(error.contains("--ca") && error.contains("not signed by this CA"), "{error}");
 }
 
@@ -243,8 +245,13 @@ async fn a_node_renews_its_certificate_over_the_mesh_and_nobody_else_does() {
     let read = |path: &Path| fs::read_to_string(path).expect("read");
     let file = |node: &str, name: &str| read(&place.certs(node).join(name));
     let identity = |node: &str| {
-        NodeIdentity::from_pem(&file(node, "ca.crt"), &file(node, "node.crt"), &file(node, "node.key"), SystemTime::now())
-            .expect("loads")
+        NodeIdentity::from_pem(
+            &file(node, "ca.crt"),
+            &file(node, "node.crt"),
+            &file(node, "node.key"),
+            SystemTime::now(),
+        )
+        .expect("loads")
     };
     let (own, seeds) = (identity("node-2"), [seed.to_string()]);
     let (cert_pem, key_pem) = (file("node-2", "node.crt"), file("node-2", "node.key"));
@@ -252,20 +259,29 @@ async fn a_node_renews_its_certificate_over_the_mesh_and_nobody_else_does() {
     let granted = join::ask(&seeds, &asker, &id("node-2"), &request_pem()).await.expect("granted");
     let certificate = certs::parse_certificates(&granted.cert_pem).expect("PEM").remove(0);
     let facts = certs::Facts::read(&certificate).expect("readable");
-    assert_eq!((facts.uris, place.issued_by(Way::Renewal)), (vec!["spiffe://prod/node/node-2".to_owned()], 1));
+    assert_eq!(
+        (facts.uris, place.issued_by(Way::Renewal)),
+        (vec!["spiffe://prod/node/node-2".to_owned()], 1)
+    );
     // With another's certificate, and without its key.
     place.certify("node-3");
     let theirs = file("node-3", "node.crt");
     let asker = Asker::Node { identity: &own, cert_pem: &theirs, key_pem: &key_pem };
-    let error = join::ask(&seeds, &asker, &id("node-3"), &request_pem()).await.expect_err("not its key").to_string();
+    let error =
+        join::ask(&seeds, &asker, &id("node-3"), &request_pem()).await.expect_err("not its key").to_string();
     assert!(error.contains("not signed with"), "{error}");
     // For another name.
     let asker = Asker::Node { identity: &own, cert_pem: &cert_pem, key_pem: &key_pem };
-    let error = join::ask(&seeds, &asker, &id("node-3"), &request_pem()).await.expect_err("another name").to_string();
+    let error =
+        join::ask(&seeds, &asker, &id("node-3"), &request_pem()).await.expect_err("another name").to_string();
     assert!(error.contains("names node node-2"), "{error}");
     // Revoked.
-    place.authority().revoke(&certs::Which::Node(id("node-2")), "superseded", SystemTime::now()).expect("revoked");
-    let error = join::ask(&seeds, &asker, &id("node-2"), &request_pem()).await.expect_err("revoked").to_string();
+    place
+        .authority()
+        .revoke(&certs::Which::Node(id("node-2")), "superseded", SystemTime::now())
+        .expect("revoked");
+    let error =
+        join::ask(&seeds, &asker, &id("node-2"), &request_pem()).await.expect_err("revoked").to_string();
     assert!(error.contains("has been revoked"), "{error}");
     assert_eq!(place.issued_by(Way::Renewal), 1);
     stop(first).await;
@@ -367,7 +383,8 @@ async fn without_a_certificate_nobody_gets_a_connection_of_the_mesh() {
     let place = Place::of("prod");
     let (first, address) = place.bootstrap(true).await;
     let required = TransportErrorCode::crypto(AlertDescription::CertificateRequired.into());
-    for protocols in [&[&b"shoal/1"[..]][..], &[b"shoal/1", b"shoal-join/1"], &[b"shoal-join/1", b"shoal/1"]] {
+    for protocols in [&[&b"shoal/1"[..]][..], &[b"shoal/1", b"shoal-join/1"], &[b"shoal-join/1", b"shoal/1"]]
+    {
         // The dialler's handshake is complete before the node has missed its certificate.
         let Ok(stranger) = Stranger::dial(address, protocols).await else { continue };
         stranger.says(&hello(&first)).await;
@@ -449,9 +466,7 @@ async fn a_request_that_is_not_signed_on_its_own_connection_is_refused() {
     let place = Place::of("prod");
     let (first, address) = place.bootstrap(true).await;
     let token = place.token("node-2");
-    let request = |shown: Value, proof: &str| {
-        json!({"node_id": "node-2", "request_pem": request_pem(), "right": {"token": shown}, "proof": proof})
-    };
+    let request = |shown: Value, proof: &str| json!({"node_id": "node-2", "request_pem": request_pem(), "right": {"token": shown}, "proof": proof});
     let shown = serde_json::to_value(token.shown()).expect("JSON");
     let proof = base64_url(&token.prove(b"made for another connection").expect("signed"));
     let mut changed = shown.clone();
@@ -469,7 +484,9 @@ async fn a_request_that_is_not_signed_on_its_own_connection_is_refused() {
         assert!(why.contains(says), "{what}: {why}");
     }
     assert_eq!(place.issued_by(Way::Token), 0);
-    enrol::first_certificate(&place.joiner("node-2", &[address], &text(&token))).await.expect("as good as before");
+    enrol::first_certificate(&place.joiner("node-2", &[address], &text(&token)))
+        .await
+        .expect("as good as before");
     stop(first).await;
 }
 

@@ -55,7 +55,15 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("api", &["GROUND", "node"]),
     (
         "cli::cert",
-        &["GROUND", "cli", "node::certs", "node::clock", "node::config", "node::transport::join", "node::transport::tls"],
+        &[
+            "GROUND",
+            "cli",
+            "node::certs",
+            "node::clock",
+            "node::config",
+            "node::transport::join",
+            "node::transport::tls",
+        ],
     ),
     ("cli::keeper", &["GROUND", "node::runtime"]),
     ("cli::sample", &[]),
