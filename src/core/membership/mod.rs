@@ -395,6 +395,7 @@ impl Membership {
         self.left.remove(&key);
         self.prober.forget(&key);
         self.outbox.modern.remove(&key);
+        self.outbox.places.remove(&key);
         self.round_trips.forget(&key);
         self.suspicions.forget(&key);
         self.departures.retain(|(gone, _, _)| *gone != key);
@@ -484,6 +485,10 @@ impl Membership {
         let before = self.known.insert(key, now);
         if before.is_none() {
             self.prober.add(key);
+        }
+        let lived = before.is_some_and(|b| b.incarnation.start() == now.incarnation.start());
+        if lived && before.is_some_and(|b| b.status == MemberStatus::Failed) && status.is_reachable() {
+            self.suspicions.note_flap(key, self.now);
         }
         self.follow_suspicion(key, before, now);
         if before.is_none_or(|b| (b.incarnation, b.status) != (now.incarnation, now.status)) {

@@ -24,6 +24,9 @@ const CALL_LOST_AT_ONCE: std::ops::RangeInclusive<usize> = 3..=16;
 const CALL_LOST_ROUNDS: usize = 15;
 /// How often a random peer's summary is compared with ours.
 const SYNC_INTERVAL: Duration = Duration::from_secs(2);
+/// So many quick restarts of a member are told in so long.
+const RESTARTS_TOLD_MAX: u32 = 3;
+const RESTARTS_TOLD_PER: Duration = Duration::from_secs(60);
 /// A wait before asking who a member is: its card is often on its way.
 const ASK_CARDS_AFTER: Duration = Duration::from_millis(100);
 
@@ -40,7 +43,7 @@ impl Mesh {
                     self.send_control(&key, Control::HeldForFailed { incarnation });
                 }
                 MemberEffect::Forgotten { key } => self.forget_node(&key),
-                MemberEffect::RoundTrip { .. } => {}
+                MemberEffect::RoundTrip { key, took } => self.on_round_trip(key, took),
                 MemberEffect::Found { key, evidence } => self.on_evidence(key, evidence),
             }
         }
@@ -173,6 +176,9 @@ impl Mesh {
         let restarted = before.is_some_and(|b| b.incarnation.start() < now.incarnation.start());
         let was_reachable = was.is_some_and(MemberStatus::is_reachable);
         if restarted && was_reachable && now.status.is_reachable() {
+            if self.restarts_too_often(key) {
+                return;
+            }
             self.member_event(key, MemberStatus::Failed, "its process ended");
             self.member_event(key, MemberStatus::Alive, "it was started again");
             if now.status == MemberStatus::Suspect {
@@ -194,6 +200,20 @@ impl Mesh {
             (MemberStatus::Left, _) => "it said good-bye",
         };
         self.member_event(key, now.status, reason);
+    }
+
+    /// A process that is started again and again is told of a few times, and then once a minute.
+    fn restarts_too_often(&mut self, key: NodeKey) -> bool {
+        let now = self.now;
+        let (count, since) = self.restarts_told.entry(key).or_insert((0, now));
+        if now.since(*since) >= RESTARTS_TOLD_PER {
+            (*count, *since) = (0, now);
+        }
+        *count += 1;
+        if *count == RESTARTS_TOLD_MAX + 1 {
+            tracing::warn!(node = ?self.links.card(&key).map(|card| &card.node_id), "it is started again and again: told once a minute from now on");
+        }
+        *count > RESTARTS_TOLD_MAX
     }
 
     fn member_event(&mut self, key: NodeKey, status: MemberStatus, reason: &str) {
@@ -430,6 +450,7 @@ impl Mesh {
     fn forget_node(&mut self, key: &NodeKey) {
         self.view_changed = true;
         self.nameless.remove(key);
+        self.restarts_told.remove(key);
         self.processes.remove(key);
         if let Some(node) = self.links.card(key).map(|card| card.node_id.clone()) {
             self.links.forget(key);
