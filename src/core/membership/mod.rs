@@ -20,6 +20,7 @@
 //! Source of the protocol: Das, Gupta, Motivala, "SWIM", DSN 2002.
 
 mod claims;
+mod expulsion;
 mod identity;
 mod lists;
 mod packet;
@@ -114,6 +115,8 @@ pub(crate) struct Membership {
     suspicions: Suspicions,
     profile: Profile,
     overrides: Overrides,
+    /// Whose certificate is good no more: see [`expulsion`].
+    expelled: BTreeSet<NodeKey>,
     leaving: bool,
     dropped_claims: u64,
 }
@@ -146,6 +149,7 @@ impl Membership {
             suspicions: Suspicions::default(),
             profile,
             overrides,
+            expelled: BTreeSet::new(),
             leaving: false,
             dropped_claims: 0,
         }

@@ -7,6 +7,7 @@
 //! - `gossip`: what membership wants, lists, calling the lost
 //! - `agents`: deploy, stop, the runtime's reports, what is published
 //! - `requests`: what nodes ask of each other
+//! - `trust`: revocation lists, expelled nodes, links of a former certificate
 //! - `view`: what readers outside see
 
 mod agents;
@@ -14,6 +15,7 @@ mod gossip;
 mod joining;
 mod requests;
 mod timers;
+mod trust;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -33,6 +35,7 @@ use super::model::{AgentSpec, Event, Hello, NodeCard};
 use super::registry::Registry;
 use super::supervision::Supervision;
 use super::time::Instant;
+use super::trust::Trust;
 use super::wire::PROTOCOL_VERSION;
 
 /// Agents have this long to stop before the node goes without them, beyond what they may take to drain.
@@ -86,6 +89,7 @@ pub struct Mesh {
     links: Links,
     registry: Registry,
     supervision: Supervision,
+    trust: Trust,
     /// The last process seen under each node id.
     processes: BTreeMap<NodeKey, ProcessId>,
     /// Doubted links, by the nonce of the check that decides about them.
@@ -132,6 +136,7 @@ impl Mesh {
             links: Links::default(),
             registry: Registry::new(own.clone(), remembered.start),
             supervision: Supervision::default(),
+            trust: Trust::default(),
             processes: BTreeMap::new(),
             probations: BTreeMap::new(),
             told_refused: BTreeSet::new(),
@@ -192,6 +197,11 @@ impl Mesh {
             Input::RuntimeAnswer { question, answer } => self.on_runtime_answer(question, answer),
             Input::Load(load) => self.on_load(&load),
             Input::WantLink { node } => self.want_link(&node),
+            Input::Expelled { node, reason } => self.on_expelled(&node, reason),
+            Input::CrlAccepted { issuer, number, der } => self.on_crl_accepted(issuer, number, der),
+            Input::CertificatesChanged { trusted, renewed } => {
+                self.on_certificates_changed(&trusted, renewed)
+            }
             Input::Stop => self.become_stopping(false, STOP_DRAIN, vec![]),
             Input::Committed(no) => self.on_committed(no),
             Input::CommitFailed { no, reason } => self.on_commit_failed(no, &reason),
@@ -219,6 +229,7 @@ impl Mesh {
                     let effects = self.supervision.handle_restart(&agent, run);
                     self.run_agent_effects(effects);
                 }
+                Timer::Renew(after) => self.replace_outdated(after),
                 Timer::StopDeadline => self.become_stopped(),
             }
             self.settle();

@@ -25,6 +25,7 @@ use x509_parser::revocation_list::CertificateRevocationList;
 
 use super::inspect::{self, system_time};
 use super::{Ca, CertError, Facts, Validity};
+use crate::core::ids::CaKeyId;
 use crate::core::limits;
 
 /// What a file in PEM format calls a CRL.
@@ -87,11 +88,6 @@ impl FromStr for Serial {
     }
 }
 
-/// Names the key of a CA: SHA-256 over its public key (SubjectPublicKeyInfo). A CA that is issued again for its
-/// old key has the same.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CaKeyId(pub [u8; 32]);
-
 impl CaKeyId {
     /// The name of the key in a certificate in DER format.
     ///
@@ -99,19 +95,6 @@ impl CaKeyId {
     /// [`CertError::Malformed`] when the certificate cannot be read.
     pub fn of(certificate: &[u8]) -> Result<Self, CertError> {
         Ok(Self(Sha256::digest(inspect::parse(certificate)?.public_key().raw).into()))
-    }
-}
-
-/// The first eight bytes: enough to tell the few CAs of a mesh apart in a log.
-impl fmt::Display for CaKeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0[..8].iter().try_for_each(|octet| write!(f, "{octet:02x}"))
-    }
-}
-
-impl fmt::Debug for CaKeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CaKeyId({self})")
     }
 }
 

@@ -17,7 +17,7 @@ mod inspect;
 mod issue;
 mod name;
 
-pub use crl::{CaKeyId, Crl, Revoked, Serial, make_crl, parse_crls};
+pub use crl::{Crl, Revoked, Serial, make_crl, parse_crls};
 pub use files::{
     CA_CERT, CA_CRL, CA_KEY, Existing, NODE_CERT, NODE_KEY, NodeFiles, read_certificates, read_crls,
     read_text, write_ca, write_crl, write_node,
