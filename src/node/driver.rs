@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep_until};
 use super::clock::Clock;
 use super::dispatch::{Dispatcher, Instance, Routes, Way};
 use super::events::Events;
+use super::identity::KeeperHandle;
 use super::runtime::Runtime;
 use super::store::Store;
 use super::transport::Transport;
@@ -96,6 +97,7 @@ pub(super) struct Driver {
     pub(super) store: Store,
     pub(super) transport: Transport,
     pub(super) runtime: Runtime,
+    pub(super) identity: KeeperHandle,
     pub(super) dispatcher: Dispatcher,
     pub(super) shared: Arc<Shared>,
     /// What the core wanted when it was made.
@@ -212,6 +214,7 @@ impl Driver {
                     let _ = reply.send(result);
                 }
             }
+            Output::CheckCrl { from, der } => self.identity.check(from, der),
             Output::Event(event) => {
                 log_event(&event);
                 self.shared.events.push(event);
@@ -291,6 +294,7 @@ fn publish_metrics(view: &View) {
     metrics::counter!("shoal_gossip_claims_dropped_total").absolute(counters.claims_dropped);
     metrics::counter!("shoal_gossip_records_dropped_total").absolute(counters.records_dropped);
     metrics::counter!("shoal_gossip_renewals_total").absolute(counters.renewals);
+    metrics::counter!("shoal_gossip_crls_dropped_total").absolute(counters.crls_dropped);
 }
 
 fn log_event(event: &Event) {

@@ -12,6 +12,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::SystemTime;
 
+use base64::Engine as _;
 use rcgen::{CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
@@ -172,6 +173,20 @@ impl Crl {
         &self.der
     }
 
+    /// The list in PEM format.
+    #[must_use]
+    pub fn to_pem(&self) -> String {
+        /// Characters of a line (RFC 7468).
+        const LINE: usize = 64;
+        let text = base64::engine::general_purpose::STANDARD.encode(&self.der);
+        let mut pem = "-----BEGIN X509 CRL-----\n".to_owned();
+        for line in text.as_bytes().chunks(LINE) {
+            pem.extend(line.iter().copied().map(char::from));
+            pem.push('\n');
+        }
+        pem + "-----END X509 CRL-----\n"
+    }
+
     /// Whether it lists that certificate of its issuer.
     #[must_use]
     pub fn lists(&self, serial: &Serial) -> bool {
@@ -313,6 +328,7 @@ mod tests {
         assert_eq!(crl.this_update, now() - limits::CERT_BACKDATE);
         assert_eq!(crl.serials().iter().map(ToString::to_string).collect::<Vec<_>>(), ["01:02", "7f", "ff"]);
         assert_eq!(crl.issuer, CaKeyId::of(&certificates(&ca)[0]).expect("readable"));
+        assert_eq!(der(&crl.to_pem()), *crl.der());
     }
 
     #[test]

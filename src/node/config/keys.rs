@@ -53,6 +53,7 @@ pub(super) const KEYS: &[(&str, Shape)] = &[
     ("security.cluster.mtls.ca_cert", Shape::One),
     ("security.cluster.mtls.node_cert", Shape::One),
     ("security.cluster.mtls.node_key", Shape::One),
+    ("security.cluster.mtls.crl", Shape::OneOrNull),
     ("transport", Shape::Section),
     ("transport.type", Shape::One),
     ("transport.congestion_control", Shape::One),
@@ -77,7 +78,6 @@ const NOT_OFFERED: &[&str] = &[
     "coordination.partition",
     "node.roles",
     "partition",
-    "security.cluster.mtls.crl",
 ];
 
 /// A value of the file, as text with its variables expanded.

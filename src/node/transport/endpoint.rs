@@ -6,16 +6,20 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use futures_util::future::{FutureExt, select_ok};
 use quinn::congestion::{BbrConfig, CubicConfig};
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{Connection, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, VarInt};
+use quinn::{
+    Connection, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TransportErrorCode,
+    VarInt,
+};
 use quinn_proto::HashedConnectionIdGenerator;
+use rustls::AlertDescription;
 use tokio::net::lookup_host;
 use tokio::time::{sleep, timeout};
 
+use self::credentials::Credentials;
 use super::framing::{FrameReader, ReadError};
 use super::peer::{Peer, link_end};
 use super::tls::{self, NodeIdentity};
@@ -26,11 +30,18 @@ use crate::core::ids::{LinkId, MeshName, NodeId};
 use crate::core::limits;
 use crate::core::model::Hello;
 use crate::core::wire::{self, Control, FrameKind};
+use crate::node::clock;
+
+mod credentials;
+
+pub use self::credentials::PeerCertificate;
 
 /// Wait before the next address of a node is tried beside the one that has not answered.
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(200);
 /// How long a link that another one replaces may still deliver what is on its way.
 const SUPERSEDED_GRACE: Duration = Duration::from_secs(2);
+/// How often such a link is asked whether an answer is still awaited over it.
+const LINGER_POLL: Duration = Duration::from_millis(100);
 /// How long peers may take to acknowledge the last frames, and then the close.
 const SHUT_DOWN_GRACE: Duration = Duration::from_secs(1);
 /// Guess of a round trip before any was measured; it sets when a lost first packet is sent again.
@@ -103,7 +114,13 @@ pub struct Transport {
 #[derive(Debug)]
 struct Inner {
     endpoint: Endpoint,
-    client: quinn::ClientConfig,
+    /// What handshakes are made with from now on; replaced as a whole.
+    credentials: ArcSwap<Credentials>,
+    /// With everything but the certificates as it stays: the key of address tokens among it.
+    server: ServerConfig,
+    quic: Arc<quinn::TransportConfig>,
+    /// Why nothing is dialled now, if nothing is.
+    held: ArcSwapOption<(Refused, String)>,
     mesh: MeshName,
     hello: ArcSwap<Hello>,
     inbox: Inbox,
@@ -126,26 +143,25 @@ impl Transport {
         core: tokio::sync::mpsc::Sender<Input>,
         data: Arc<dyn DataHandler>,
     ) -> Result<Self, TransportError> {
-        let tls_error = |e: quinn::crypto::rustls::NoInitialCipherSuite| TransportError::Tls(e.to_string());
-        let transport = Arc::new(quic_config(&config));
-        let server = QuicServerConfig::try_from(config.identity.server_config()).map_err(tls_error)?;
-        let mut server = ServerConfig::with_crypto(Arc::new(server));
-        server.transport_config(Arc::clone(&transport));
+        let quic = Arc::new(quic_config(&config));
+        let credentials = Credentials::new(config.identity, &quic)?;
+        let mut server = ServerConfig::with_crypto(Arc::clone(&credentials.server));
+        server.transport_config(Arc::clone(&quic));
         server.max_incoming(limits::INCOMING_MAX);
-        let client = QuicClientConfig::try_from(config.identity.client_config()).map_err(tls_error)?;
-        let mut client = quinn::ClientConfig::new(Arc::new(client));
-        client.transport_config(transport);
 
         let reset_key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &config.reset_key);
         let mut endpoint = EndpointConfig::new(Arc::new(reset_key));
         let id_key = config.connection_id_key;
         endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(id_key)));
-        let endpoint = Endpoint::new(endpoint, Some(server), socket, Arc::new(quinn::TokioRuntime))
+        let endpoint = Endpoint::new(endpoint, Some(server.clone()), socket, Arc::new(quinn::TokioRuntime))
             .map_err(TransportError::Socket)?;
         let inner = Arc::new(Inner {
             endpoint,
-            client,
-            mesh: config.identity.mesh.clone(),
+            mesh: credentials.identity.mesh.clone(),
+            credentials: ArcSwap::from_pointee(credentials),
+            server,
+            quic,
+            held: ArcSwapOption::empty(),
             hello: ArcSwap::from_pointee(hello),
             inbox: Inbox { core, data },
             peers: Mutex::new(HashMap::new()),
@@ -191,7 +207,8 @@ impl Transport {
         }
     }
 
-    /// Closes a link. One that gives way to another delivers what is on its way first.
+    /// Closes a link. One that gives way to another stays until what is on its way has arrived and nobody waits for
+    /// an answer over it any more, at most [`limits::LINK_LINGER_MAX`].
     pub fn close(&self, link: LinkId, reason: Refused) {
         let Some(peer) = self.peer(link) else {
             return;
@@ -201,6 +218,13 @@ impl Transport {
         }
         tokio::spawn(async move {
             sleep(SUPERSEDED_GRACE).await;
+            let all_answered = async {
+                while peer.is_awaited() && !peer.is_gone() {
+                    sleep(LINGER_POLL).await;
+                }
+                peer.flush().await;
+            };
+            let _ = timeout(limits::LINK_LINGER_MAX, all_answered).await;
             peer.close(reason);
         });
     }
@@ -209,9 +233,13 @@ impl Transport {
     pub fn dial(&self, target: DialTarget, addresses: Vec<String>) {
         let inner = Arc::clone(&self.inner);
         tokio::spawn(async move {
-            let outcome = match &target {
-                DialTarget::Node(node) => inner.dial_node(node, &addresses).await,
-                DialTarget::Seed(_) => inner.dial_seed(&target, &addresses).await,
+            let held = inner.held.load_full();
+            let outcome = match (held.as_deref(), &target) {
+                (Some((refused, reason)), _) => {
+                    Err(DialFailure { reason: reason.clone(), refused: Some(*refused) })
+                }
+                (None, DialTarget::Node(node)) => inner.dial_node(node, &addresses).await,
+                (None, DialTarget::Seed(_)) => inner.dial_seed(&target, &addresses).await,
             };
             if let Err(failure) = outcome {
                 let DialFailure { reason, refused } = failure;
@@ -322,12 +350,34 @@ impl DialFailure {
 
 impl From<ConnectionError> for DialFailure {
     fn from(error: ConnectionError) -> Self {
+        if let Some((refused, whose)) = certificate_refusal(&error) {
+            return Self { reason: format!("{whose}: {error}"), refused: Some(refused) };
+        }
         let refused = match link_end(&error) {
             LinkEnd::Refused(refused) => Some(refused),
             LinkEnd::Idle | LinkEnd::Closed { .. } | LinkEnd::Local => None,
         };
         Self { reason: error.to_string(), refused }
     }
+}
+
+/// Whether a handshake ended over a certificate, and over whose.
+fn certificate_refusal(error: &ConnectionError) -> Option<(Refused, &'static str)> {
+    let (code, whose) = if let ConnectionError::TransportError(error) = error {
+        (error.code, "this node refuses the certificate that the other shows")
+    } else if let ConnectionError::ConnectionClosed(close) = error {
+        (close.error_code, "the other node refuses this node's certificate")
+    } else {
+        return None;
+    };
+    let reasons = [
+        (AlertDescription::CertificateRevoked, Refused::Revoked),
+        // Also for one that is not valid yet.
+        (AlertDescription::CertificateExpired, Refused::Expired),
+        (AlertDescription::UnknownCA, Refused::Untrusted),
+    ];
+    let found = reasons.into_iter().find(|(alert, _)| TransportErrorCode::crypto(u8::from(*alert)) == code);
+    found.map(|(_, refused)| (refused, whose))
 }
 
 type Greeted = (Arc<Peer>, FrameReader, Hello);
@@ -365,7 +415,8 @@ impl Inner {
 
     async fn greet_incoming(&self, incoming: quinn::Incoming) -> Result<Greeted, DialFailure> {
         let connection = incoming.await?;
-        let node = self.peer_name(&connection)?;
+        let peer = self.peer_identity(&connection)?;
+        let node = peer.node_id.clone();
         let (send, recv) = connection.accept_bi().await?;
         let control = Peer::control_writer(send);
         let mut reader = FrameReader::new(recv, limits::HELLO_BYTES_MAX);
@@ -374,17 +425,18 @@ impl Inner {
             connection.close(VarInt::from_u32(Refused::Full.code()), Refused::Full.as_str().as_bytes());
             return Err(DialFailure::new(format!("{node} has too many connections already")));
         }
-        self.say_hello(&control)?;
-        self.peer_of(connection, node, control, reader, hello).await
+        self.say_hello(&connection, &control)?;
+        self.peer_of(connection, peer, control, reader, hello).await
     }
 
     async fn greet(&self, address: SocketAddr, expected: Option<&NodeId>) -> Result<Greeted, DialFailure> {
         let connecting = self
             .endpoint
-            .connect_with(self.client.clone(), address, tls::SERVER_NAME)
+            .connect_with(self.credentials.load().client.clone(), address, tls::SERVER_NAME)
             .map_err(|e| DialFailure::new(e.to_string()))?;
         let connection = connecting.await?;
-        let node = self.peer_name(&connection)?;
+        let peer = self.peer_identity(&connection)?;
+        let node = peer.node_id.clone();
         if let Some(expected) = expected.filter(|expected| **expected != node) {
             connection.close(VarInt::from_u32(Refused::Name.code()), b"another node was expected here");
             return Err(DialFailure::new(format!("{address} is {node}, not {expected}")));
@@ -392,17 +444,25 @@ impl Inner {
         let (send, recv) = connection.open_bi().await?;
         let control = Peer::control_writer(send);
         let mut reader = FrameReader::new(recv, limits::HELLO_BYTES_MAX);
-        self.say_hello(&control)?;
+        self.say_hello(&connection, &control)?;
         let hello = self.read_hello(&connection, &mut reader, &node).await?;
-        self.peer_of(connection, node, control, reader, hello).await
+        self.peer_of(connection, peer, control, reader, hello).await
     }
 
-    fn peer_name(&self, connection: &Connection) -> Result<NodeId, DialFailure> {
-        tls::peer_identity(connection, &self.mesh).map_err(|e| DialFailure::new(e.to_string()))
+    fn peer_identity(&self, connection: &Connection) -> Result<tls::Peer, DialFailure> {
+        tls::peer(connection, &self.mesh).map_err(|e| DialFailure::new(e.to_string()))
     }
 
-    fn say_hello(&self, control: &Arc<super::framing::FrameWriter>) -> Result<(), DialFailure> {
-        control.send(&**self.hello.load()).map_err(|e| DialFailure::new(e.to_string()))
+    fn say_hello(
+        &self,
+        connection: &Connection,
+        control: &Arc<super::framing::FrameWriter>,
+    ) -> Result<(), DialFailure> {
+        control.send(&**self.hello.load()).map_err(|error| match connection.close_reason() {
+            // The other side may have refused our certificate meanwhile, which says more.
+            Some(end) => end.into(),
+            None => DialFailure::new(error.to_string()),
+        })
     }
 
     async fn read_hello(
@@ -439,13 +499,13 @@ impl Inner {
     async fn peer_of(
         &self,
         connection: Connection,
-        node: NodeId,
+        identity: tls::Peer,
         control: Arc<super::framing::FrameWriter>,
         reader: FrameReader,
         hello: Hello,
     ) -> Result<Greeted, DialFailure> {
         let link = LinkId(self.links.fetch_add(1, Ordering::Relaxed) + 1);
-        let peer = Peer::new(link, node, connection, control).await?;
+        let peer = Peer::new(link, identity, connection, control).await?;
         Ok((Arc::new(peer), reader, hello))
     }
 
@@ -462,6 +522,10 @@ impl Inner {
         self.peers().insert(link, Arc::clone(&peer));
         let up = Input::LinkUp { link, hello, address: address.to_string(), dialled };
         if self.inbox.core.send(up).await.is_ok() {
+            // The trust may have changed between the handshake and now, unnoticed by whoever looked at all links.
+            if let Some((node, reason)) = self.close_if_bad(&peer, clock::wall_clock()) {
+                let _ = self.inbox.core.send(Input::Expelled { node, reason }).await;
+            }
             let reason = peer.run(reader, self.inbox.clone()).await;
             tracing::debug!(node = %peer.node(), ?link, ?reason, "link down");
             let _ = self.inbox.core.send(Input::LinkDown { link, reason }).await;

@@ -40,7 +40,7 @@ const BAD_FILES: &[(&str, &str, &str)] = &[
     ("coordination: {cluster: {cross_region: {}}}", "2: coordination.cluster.cross_region: ", "not offered"),
     ("coordination: {cluster: {suspicion_min: 1s}}", "2: coordination.cluster.suspicion_min: ", "not offered"),
     ("coordination: {cluster: {suspicion_max: 1s}}", "2: coordination.cluster.suspicion_max: ", "not offered"),
-    ("security: {cluster: {mtls: {crl: x}}}", "2: security.cluster.mtls.crl: ", "not offered"),
+    ("security: {cluster: {mtls: {crl: [x]}}}", "2: security.cluster.mtls.crl: ", "one value is expected"),
     // Shapes.
     ("node: n", "2: node: ", "indented below it"),
     ("log:\n- level", "2: log: ", "indented below it"),
