@@ -43,9 +43,9 @@ pub(super) async fn show(State(api): State<Arc<Api>>) -> Body<Certificates> {
 /// All of the lists are taken in, or none.
 pub(super) async fn offer(
     State(api): State<Arc<Api>>,
-    Json(OfferedLists { pem }): Json<OfferedLists>,
+    Json(OfferedLists { crl_pem }): Json<OfferedLists>,
 ) -> Result<Body<TakenLists>, Problem> {
-    let lists = api.node.offer_crls(pem).await?;
+    let lists = api.node.offer_crls(crl_pem).await?;
     let taken = |Offered { issuer, number, revoked, new }| TakenList {
         issuer: issuer.to_string(),
         number,

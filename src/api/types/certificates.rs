@@ -74,7 +74,7 @@ pub struct PeerCertificate {
 #[serde(deny_unknown_fields)]
 pub struct OfferedLists {
     /// Revocation lists in PEM format, as `ca.crl` holds them.
-    pub pem: String,
+    pub crl_pem: String,
 }
 
 /// The answer to [`OfferedLists`].

@@ -1,15 +1,23 @@
 //! foca's runtime: an outbox. Whatever foca wants sent, scheduled or told is kept in order and handed
-//! to the mesh; nothing is dropped, and every delay is ours to set.
+//! to the mesh, and every delay is ours to set; of its timers only those of its own probing are dropped.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use foca::{Notification, Timer};
+use foca::{Header, Message, Notification, Timer};
 
 use super::identity::Identity;
-use super::packet::{self, Note};
+use super::packet::{self, Form, Note};
 use super::timings::Timings;
 use crate::core::ids::NodeKey;
+
+/// How much of the gossip to one place is sent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Crossing {
+    pub(super) share: f64,
+    /// What has gathered since the last packet.
+    pub(super) due: f64,
+}
 
 /// What foca asked for, in order.
 #[derive(Debug)]
@@ -18,16 +26,18 @@ pub(super) struct Outbox {
     pub(super) timers: Vec<(Duration, Timer<Identity>)>,
     /// Members whose state may have changed.
     pub(super) touched: BTreeSet<NodeKey>,
-    /// Members that failed this node's own probe.
-    pub(super) accused: BTreeSet<NodeKey>,
     /// foca took a new identity.
     pub(super) renewed: bool,
     /// foca gave up on its identity: nothing more will come of it until it gets another.
     pub(super) defunct: bool,
-    /// The member that is being probed.
-    pub(super) probed: Option<NodeKey>,
     pub(super) note: Note,
     pub(super) timings: Timings,
+    /// Members that are known to read packets of the compact form.
+    pub(super) modern: BTreeSet<NodeKey>,
+    /// Where members are; 0 where nothing is known.
+    pub(super) places: BTreeMap<NodeKey, u64>,
+    /// Of the gossip that chance sends to other places, which share is kept.
+    pub(super) crossings: BTreeMap<u64, Crossing>,
 }
 
 impl Outbox {
@@ -36,13 +46,36 @@ impl Outbox {
             packets: Vec::new(),
             timers: Vec::new(),
             touched: BTreeSet::new(),
-            accused: BTreeSet::new(),
             renewed: false,
             defunct: false,
-            probed: None,
             note: Note::default(),
             timings,
+            modern: BTreeSet::new(),
+            places: BTreeMap::new(),
+            crossings: BTreeMap::new(),
         }
+    }
+
+    /// Whether a packet for a member goes out: all do, but for a share of the gossip to other places.
+    fn crosses(&mut self, to: &NodeKey, data: &[u8]) -> bool {
+        let place = self.places.get(to).copied().unwrap_or(0);
+        let Some(crossing) = self.crossings.get_mut(&place) else {
+            return true;
+        };
+        let header = postcard::take_from_bytes::<Header<Identity>>(data);
+        if !header.is_ok_and(|(header, _)| header.message == Message::Gossip) {
+            return true;
+        }
+        // The share is kept evenly, without a draw.
+        crossing.due += crossing.share;
+        let goes = crossing.due >= 1.0;
+        crossing.due -= if goes { 1.0 } else { 0.0 };
+        goes
+    }
+
+    /// The form of packets that a member reads.
+    pub(super) fn form_for(&self, to: &NodeKey) -> Form {
+        if self.modern.contains(to) { Form::Compact } else { Form::Full }
     }
 }
 
@@ -62,21 +95,20 @@ impl foca::Runtime<Identity> for Outbox {
     }
 
     fn send_to(&mut self, to: Identity, data: &[u8]) {
-        self.packets.push((to.key, packet::seal(&self.note, data)));
+        if !self.crosses(&to.key, data) {
+            return;
+        }
+        let packet = packet::seal(self.form_for(&to.key), &self.note, data);
+        self.packets.push((to.key, packet));
     }
 
-    /// Replaces foca's delay by ours, which follow the size of the mesh; foca's own are fixed for life.
+    /// Replaces foca's delays by ours, which follow the size of the mesh; foca's own are fixed for life.
     fn submit_after(&mut self, timer: Timer<Identity>, asked: Duration) {
         let after = match &timer {
-            Timer::ProbeRandomMember(_) => self.timings.probe_period,
-            Timer::SendIndirectProbe { probed_id, .. } => {
-                self.probed = Some(probed_id.key);
-                self.timings.probe_timeout
-            }
+            // The room probes by itself, and times suspicions itself.
+            Timer::ProbeRandomMember(_) | Timer::SendIndirectProbe { .. } => return,
             Timer::ChangeSuspectToDown { member_id, .. } => {
-                // The room times suspicions itself.
                 self.touched.insert(member_id.key);
-                self.accused.insert(member_id.key);
                 return;
             }
             Timer::PeriodicGossip(_) => self.timings.gossip_interval,

@@ -28,8 +28,8 @@ pub const NODE_CERT: &str = "node.crt";
 pub const NODE_KEY: &str = "node.key";
 
 const CERT_MODE: u32 = 0o644;
-const KEY_MODE: u32 = 0o600;
-const DIR_MODE: u32 = 0o700;
+pub(super) const KEY_MODE: u32 = 0o600;
+pub(super) const DIR_MODE: u32 = 0o700;
 
 /// What happens to a file that is in the way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +82,33 @@ pub fn write_node(dir: &Path, node: &NodeFiles<'_>, existing: Existing) -> Resul
     write_all(dir, &files, existing)
 }
 
+/// Writes certificates or revocation lists to `path`, in one step.
+///
+/// # Errors
+/// As [`write_ca`].
+pub fn write_certificate(path: &Path, text: &str, existing: Existing) -> Result<(), CertError> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        let source = std::io::Error::from(ErrorKind::InvalidFilename);
+        return Err(CertError::io("write it")(source).at(path));
+    };
+    // The parent of a bare name is empty, and means the directory that the process is in.
+    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+    write_all(dir, &[NewFile::certificate(name, text)], existing).map(|_| ())
+}
+
+/// Whether a node's files could be written to `dir` without replacing any: to know before a certificate is issued.
+///
+/// # Errors
+/// [`CertError::Exists`] for the first that is in the way.
+pub fn check_free(dir: &Path, with_key: bool) -> Result<(), CertError> {
+    let names: &[&str] = if with_key { &[NODE_KEY, NODE_CERT] } else { &[NODE_CERT] };
+    let paths = names.iter().map(|name| dir.join(name));
+    match paths.into_iter().find(|path| path.symlink_metadata().is_ok()) {
+        Some(path) => Err(CertError::Exists { path }),
+        None => Ok(()),
+    }
+}
+
 /// Writes revocation lists to `dir` as `ca.crl`, in one step; an older one is replaced.
 ///
 /// # Errors
@@ -130,18 +157,18 @@ pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Ce
 }
 
 struct NewFile<'a> {
-    name: &'static str,
+    name: &'a Path,
     text: &'a str,
     mode: u32,
 }
 
 impl<'a> NewFile<'a> {
-    fn certificate(name: &'static str, text: &'a str) -> Self {
-        Self { name, text, mode: CERT_MODE }
+    fn certificate(name: &'a (impl AsRef<Path> + ?Sized), text: &'a str) -> Self {
+        Self { name: name.as_ref(), text, mode: CERT_MODE }
     }
 
-    fn key(name: &'static str, text: &'a str) -> Self {
-        Self { name, text, mode: KEY_MODE }
+    fn key(name: &'a (impl AsRef<Path> + ?Sized), text: &'a str) -> Self {
+        Self { name: name.as_ref(), text, mode: KEY_MODE }
     }
 }
 

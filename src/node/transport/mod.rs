@@ -10,7 +10,10 @@
 
 mod endpoint;
 mod framing;
+pub mod join;
 mod peer;
+mod signs;
+mod socket;
 pub mod tls;
 
 use std::sync::Arc;

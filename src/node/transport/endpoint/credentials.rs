@@ -8,13 +8,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
+use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig};
 
 use super::{Inner, Transport, TransportError};
 use crate::core::error::Refused;
 use crate::core::ids::{CaKeyId, LinkId, NodeId};
 use crate::node::certs::Serial;
 use crate::node::transport::Peer;
+use crate::node::transport::join::{self, Door};
 use crate::node::transport::tls::NodeIdentity;
 
 /// An identity and the settings that follow from it.
@@ -33,14 +34,15 @@ impl fmt::Debug for Credentials {
 impl Credentials {
     pub(super) fn new(
         identity: NodeIdentity,
+        door: Option<&Door>,
         quic: &Arc<quinn::TransportConfig>,
     ) -> Result<Self, TransportError> {
         let tls_error = |error: NoInitialCipherSuite| TransportError::Tls(error.to_string());
-        let server = QuicServerConfig::try_from(identity.server_config()).map_err(tls_error)?;
+        let server = join::server_crypto(&identity, door)?;
         let client = QuicClientConfig::try_from(identity.client_config()).map_err(tls_error)?;
         let mut client = quinn::ClientConfig::new(Arc::new(client));
         client.transport_config(Arc::clone(quic));
-        Ok(Self { identity, client, server: Arc::new(server) })
+        Ok(Self { identity, client, server })
     }
 }
 
@@ -65,7 +67,7 @@ impl Transport {
     /// # Errors
     /// [`TransportError::Tls`]; nothing changed.
     pub fn set_identity(&self, identity: NodeIdentity) -> Result<(), TransportError> {
-        let credentials = Credentials::new(identity, &self.inner.quic)?;
+        let credentials = Credentials::new(identity, self.inner.door.as_deref(), &self.inner.quic)?;
         let mut server = self.inner.server.clone();
         server.crypto = Arc::clone(&credentials.server);
         self.inner.credentials.store(Arc::new(credentials));

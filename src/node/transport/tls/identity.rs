@@ -135,7 +135,8 @@ impl NodeIdentity {
     /// # Errors
     /// [`Refusal`].
     pub fn check(&self, certificate: &CertificateDer<'_>, now: SystemTime) -> Result<Verified, Refusal> {
-        self.trust.check(certificate, UnixTime::since_unix_epoch(since_epoch(now).unwrap_or_default()))
+        let malformed = || Refusal::Malformed { why: "the clock of this machine is before 1970".to_owned() };
+        self.trust.check(certificate, UnixTime::since_unix_epoch(since_epoch(now).ok_or_else(malformed)?))
     }
 
     /// The node's own certificate.
@@ -165,6 +166,14 @@ impl NodeIdentity {
     pub fn valid_cas(&self, now: SystemTime) -> Vec<bool> {
         let now = UnixTime::since_unix_epoch(since_epoch(now).unwrap_or_default());
         self.trust.roots.iter().map(|root| root.is_valid(now)).collect()
+    }
+
+    pub(super) fn trust(&self) -> Arc<Trust> {
+        Arc::clone(&self.trust)
+    }
+
+    pub(super) fn certified(&self) -> &CertifiedKey {
+        &self.certified
     }
 
     /// The settings with which the node accepts connections. An expired CA or peer is noticed at each handshake, so
