@@ -51,7 +51,7 @@ pub(super) async fn status(State(api): State<Arc<Api>>) -> Body<Status> {
     Body(Status {
         node_id: view.own.clone(),
         mesh_id: view.mesh_id,
-        status: status_of(&view).to_owned(),
+        status: status_of(&api.node).to_owned(),
         nodes: NodeCounts {
             alive: count(MemberStatus::Alive),
             suspect: count(MemberStatus::Suspect),

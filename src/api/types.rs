@@ -2,6 +2,8 @@
 //! that it does not know. Requests are strict: a field that is not known is an error, because it would be
 //! ignored otherwise.
 
+mod certificates;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +13,10 @@ use crate::core::ids::{AgentName, MeshId, NodeId};
 use crate::core::model::{self, AgentSource, Performative, ProcessProtocol};
 use crate::core::wire::AgentStats;
 use crate::node::events::Numbered;
+
+pub use self::certificates::{
+    Certificate, Certificates, OfferedLists, PeerCertificate, RevocationList, TakenList, TakenLists,
+};
 
 /// One node: an element of `GET /v1/cluster/members`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -52,7 +58,8 @@ pub struct Status {
     pub node_id: NodeId,
     /// Its mesh; null until it belongs to one.
     pub mesh_id: Option<MeshId>,
-    /// `joining`, `healthy` or `stopping`: of the asked node.
+    /// `joining`, `healthy` or `stopping`: of the asked node; `certificate_expired` or `certificate_revoked` where that
+    /// is why its peers refuse it.
     pub status: String,
     /// Nodes by status, the asked one included.
     pub nodes: NodeCounts,

@@ -308,5 +308,20 @@ pub const CLIENT_HELLO_BYTES_MAX: usize = 16 << 10;
 pub const CRL_BYTES_MAX: usize = 128 << 10;
 /// Revocation lists that a node keeps, one for each CA it trusts. More: the file or the frame is refused.
 pub const CRLS_MAX: usize = CERTS_PER_FILE_MAX;
+/// Revocation lists that a peer may send in one second. One more: dropped and counted.
+pub const CRLS_PER_SECOND_MAX: u32 = 2 * CRLS_MAX as u32;
+/// Revocation lists of peers that wait to be verified. One more: dropped and counted.
+pub const CRL_CHECKS_MAX: usize = 64;
 /// Bytes of a file with revocation lists in PEM format. More: refused before it is read.
 pub const CRL_FILE_BYTES_MAX: u64 = 3 * (CRLS_MAX as u64) * (CRL_BYTES_MAX as u64) / 2;
+/// How often the files of certificates are looked at. A change counts once they have stayed the same for as long.
+pub const IDENTITY_POLL: Duration = Duration::from_millis(500);
+/// A node whose certificate was refused, by either side, is not dialled again for this long.
+pub const CERTIFICATE_REDIAL_PAUSE: Duration = Duration::from_secs(15);
+/// Links that are replaced at once after the node's certificate was renewed; the others wait their turn.
+pub const RENEWED_LINKS_AT_ONCE: usize = 8;
+/// How long a link that another one replaces may stay for the sake of answers that are still awaited over it. It is
+/// the longest deadline of a message, so that none is lost to it.
+pub const LINK_LINGER_MAX: Duration = DEADLINE_MAX;
+/// Certificates, CAs and revocation lists that end within this time are warned of.
+pub const EXPIRY_WARNING: Duration = Duration::from_secs(30 * 86_400);

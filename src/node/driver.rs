@@ -17,6 +17,7 @@ use super::clock::Clock;
 use super::discovery::Discovery;
 use super::dispatch::{Dispatcher, Instance, Routes, Way};
 use super::events::Events;
+use super::identity::KeeperHandle;
 use super::runtime::Runtime;
 use super::store::Store;
 use super::transport::Transport;
@@ -98,6 +99,7 @@ pub(super) struct Driver {
     pub(super) store: Store,
     pub(super) transport: Transport,
     pub(super) runtime: Runtime,
+    pub(super) identity: KeeperHandle,
     pub(super) dispatcher: Dispatcher,
     pub(super) discovery: Discovery,
     pub(super) shared: Arc<Shared>,
@@ -218,6 +220,7 @@ impl Driver {
                     let _ = reply.send(result);
                 }
             }
+            Output::CheckCrl { from, der } => self.identity.check(from, der),
             Output::Event(event) => {
                 log_event(&event);
                 self.shared.events.push(event);
@@ -321,6 +324,7 @@ fn publish_metrics(view: &View) {
     metrics::counter!("shoal_gossip_claims_dropped_total").absolute(counters.claims_dropped);
     metrics::counter!("shoal_gossip_records_dropped_total").absolute(counters.records_dropped);
     metrics::counter!("shoal_gossip_renewals_total").absolute(counters.renewals);
+    metrics::counter!("shoal_gossip_crls_dropped_total").absolute(counters.crls_dropped);
     metrics::counter!("shoal_gossip_round_trips_refused_total").absolute(counters.round_trips_refused);
     metrics::counter!("shoal_gossip_coordinates_refused_total").absolute(counters.coordinates_refused);
     metrics::counter!("shoal_gossip_coordinate_resets_total").absolute(counters.coordinate_resets);

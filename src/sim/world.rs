@@ -450,7 +450,8 @@ impl World {
             Output::StartAgent { spec, run } => self.start_agent(machine, spec, run),
             Output::StopAgent { agent, run, .. } => self.stop_agent(machine, &agent, run),
             // The simulated runtime keeps nothing of an agent that is gone.
-            Output::ForgetAgent { .. } => {}
+            // There are no certificates here, and so no lists that anybody could send.
+            Output::ForgetAgent { .. } | Output::CheckCrl { .. } => {}
             Output::AskRuntime { question, agent, query } => {
                 self.ask_runtime(machine, question, &agent, &query);
             }

@@ -170,7 +170,7 @@ impl Mesh {
         }
     }
 
-    fn is_full_mesh(&self) -> bool {
+    pub(super) fn is_full_mesh(&self) -> bool {
         self.membership.live_count() < limits::FULL_MESH_NODES_MAX
     }
 
@@ -202,6 +202,7 @@ impl Mesh {
             (MemberStatus::Failed, _) => "others say that it failed",
             (MemberStatus::Left, _) => "it said good-bye",
         };
+        let reason = self.expulsion_of(&key, now).unwrap_or(reason);
         self.member_event(key, now.status, reason);
     }
 
@@ -302,7 +303,8 @@ impl Mesh {
     pub(super) fn send_summary(&mut self, link: LinkId) {
         let members = self.membership.entries_hash();
         let owned = self.registry.digest_hash();
-        self.output(Output::Control { link, frame: Control::Summary { members, owned } });
+        let crls = Some(self.trust.hash());
+        self.output(Output::Control { link, frame: Control::Summary { members, owned, crls } });
     }
 
     fn send_digest(&mut self, link: LinkId, reply: bool) {
@@ -330,7 +332,8 @@ impl Mesh {
             self.on_accepted(mesh_id);
         }
         match frame {
-            Control::Summary { members, owned } => {
+            Control::Summary { members, owned, crls } => {
+                self.compare_lists(link, crls);
                 if members != self.membership.entries_hash() {
                     self.send_members(link, true);
                 }
@@ -368,6 +371,9 @@ impl Mesh {
             }
             Control::Request { id, body } => self.on_remote_request(key, &node, id, body),
             Control::Response { id, result } => self.on_response(&node, id, result),
+            Control::CrlDigest { have, reply, afresh } => self.on_list_digest(link, &have, reply, afresh),
+            Control::Crl { der } => self.on_list(link, node, der),
+            Control::Redial => self.on_redial(link),
             Control::KeepAlive => {}
         }
     }
@@ -420,6 +426,14 @@ impl Mesh {
         let links: Vec<_> = self.links.all_proven().map(|(_, link)| link).collect();
         for link in links {
             self.output(Output::Control { link, frame: Control::Owned { batches: vec![delta.clone()] } });
+        }
+    }
+
+    /// Leaves so many of `links`, picked at random.
+    pub(super) fn choose(&mut self, links: &mut Vec<LinkId>, count: usize) {
+        while links.len() > count {
+            let at = self.rng.random_range(0..links.len());
+            links.swap_remove(at);
         }
     }
 

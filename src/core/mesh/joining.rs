@@ -68,11 +68,17 @@ impl Mesh {
                 DialTarget::Node(node) => node.to_string(),
                 DialTarget::Seed(address) => address.clone(),
             };
-            if refused == Refused::Version {
+            match refused {
                 // The transport knows both sides' versions and has them in its sentence.
-                self.on_unspoken(peer, reason.to_owned());
-            } else {
-                self.on_refused(peer, refused);
+                Refused::Version => self.on_unspoken(peer, reason.to_owned()),
+                refused if refused.is_about_certificate() => {
+                    if let DialTarget::Node(node) = target {
+                        self.links.pause(node.key(), self.now + limits::CERTIFICATE_REDIAL_PAUSE);
+                    }
+                    // Which of the two was refused is in the reason.
+                    self.tell_refusal(peer, refused.code(), reason.to_owned());
+                }
+                refused => self.on_refused(peer, refused),
             }
         }
         match target {
@@ -123,6 +129,7 @@ impl Mesh {
             doubted: false,
         };
         let by_seed = matches!(dialled, Some(DialTarget::Seed(_)));
+        self.readmit(key);
         self.admit(link, new, &hello, by_seed);
     }
 
@@ -289,12 +296,16 @@ impl Mesh {
 
     pub(super) fn on_link_down(&mut self, id: LinkId, reason: LinkEnd) {
         self.probations.remove(&id);
+        self.trust.link_gone(id);
         let Some((link, was_proven)) = self.links.remove(id) else {
             return;
         };
         if let LinkEnd::Refused(refused) = &reason {
             self.links.seed_refused(&link.key, *refused == Refused::NoMesh, self.now);
             self.on_refused(format!("{} ({})", link.node, link.address), *refused);
+            if refused.is_about_certificate() {
+                self.links.pause(link.key, self.now + limits::CERTIFICATE_REDIAL_PAUSE);
+            }
         }
         if !was_proven {
             return;
@@ -359,7 +370,10 @@ impl Mesh {
             | Refused::Duplicate
             | Refused::Name
             | Refused::Malformed
-            | Refused::Full => self.tell_refusal(peer, refused.code(), refused.as_str().to_owned()),
+            | Refused::Full
+            | Refused::Revoked
+            | Refused::Expired
+            | Refused::Untrusted => self.tell_refusal(peer, refused.code(), refused.as_str().to_owned()),
         }
     }
 

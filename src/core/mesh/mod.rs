@@ -8,6 +8,7 @@
 //! - `agents`: deploy, stop, the runtime's reports, what is published
 //! - `regions`: how far the others are, and which of them this node talks to when it may choose
 //! - `requests`: what nodes ask of each other
+//! - `trust`: revocation lists, expelled nodes, links of a former certificate
 //! - `versions`: what is not said to a node of an earlier version
 //! - `view`: what readers outside see
 
@@ -17,6 +18,7 @@ mod joining;
 mod regions;
 mod requests;
 mod timers;
+mod trust;
 mod versions;
 mod view;
 
@@ -40,6 +42,7 @@ use super::model::{AgentSpec, CrossRegion, Event, Hello, NodeCard};
 use super::registry::Registry;
 use super::supervision::Supervision;
 use super::time::Instant;
+use super::trust::Trust;
 use super::wire::VersionRange;
 
 /// Agents have this long to stop before the node goes without them, beyond what they may take to drain.
@@ -93,6 +96,7 @@ pub struct Mesh {
     links: Links,
     registry: Registry,
     supervision: Supervision,
+    trust: Trust,
     coordinates: Coordinates,
     regions: Regions,
     cross_region: CrossRegion,
@@ -146,6 +150,7 @@ impl Mesh {
             links: Links::default(),
             registry: Registry::new(own.clone(), remembered.start),
             supervision: Supervision::default(),
+            trust: Trust::default(),
             coordinates: Coordinates::new(key),
             regions: Regions::default(),
             cross_region,
@@ -217,6 +222,11 @@ impl Mesh {
             Input::RuntimeAnswer { question, answer } => self.on_runtime_answer(question, answer),
             Input::Load(load) => self.on_load(&load),
             Input::WantLink { node } => self.want_link(&node),
+            Input::Expelled { node, reason } => self.on_expelled(&node, reason),
+            Input::CrlAccepted { issuer, number, der } => self.on_crl_accepted(issuer, number, der),
+            Input::CertificatesChanged { trusted, renewed } => {
+                self.on_certificates_changed(&trusted, renewed)
+            }
             Input::Stop => self.become_stopping(false, STOP_DRAIN, vec![]),
             Input::Committed(no) => self.on_committed(no),
             Input::CommitFailed { no, reason } => self.on_commit_failed(no, &reason),
@@ -244,6 +254,7 @@ impl Mesh {
                     let effects = self.supervision.handle_restart(&agent, run);
                     self.run_agent_effects(effects);
                 }
+                Timer::Renew(after) => self.replace_outdated(after),
                 Timer::StopDeadline => self.become_stopped(),
             }
             self.settle();

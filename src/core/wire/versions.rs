@@ -95,6 +95,7 @@ impl Control {
             | Self::Check { .. }
             | Self::CheckAnswer { .. }
             | Self::KeepAlive => 1,
+            Self::CrlDigest { .. } | Self::Crl { .. } | Self::Redial => 2,
             Self::Request { body, .. } => body.since_version(),
             Self::Response { result: Ok(body), .. } => body.since_version(),
             Self::Response { result: Err(refusal), .. } => refusal.since_version(),

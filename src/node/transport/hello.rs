@@ -1,7 +1,8 @@
 //! The first frame of a connection: read, checked against the certificate, and refused with the reason that
 //! both sides are told. What the core makes of a good one is not known here.
 
-use quinn::{Connection, ConnectionError, VarInt};
+use quinn::{Connection, ConnectionError, TransportErrorCode, VarInt};
+use rustls::AlertDescription;
 
 use super::framing::{FrameReader, ReadError};
 use super::peer::link_end;
@@ -28,6 +29,9 @@ impl DialFailure {
 
 impl From<ConnectionError> for DialFailure {
     fn from(error: ConnectionError) -> Self {
+        if let Some((refused, whose)) = certificate_refusal(&error) {
+            return Self { reason: format!("{whose}: {error}"), refused: Some(refused) };
+        }
         let refused = match link_end(&error) {
             LinkEnd::Refused(refused) => Some(refused),
             LinkEnd::Idle | LinkEnd::Closed { .. } | LinkEnd::Local => None,
@@ -38,6 +42,25 @@ impl From<ConnectionError> for DialFailure {
         let reason = reason.map(|c| if c.is_control() { ' ' } else { c }).collect();
         Self { reason, refused }
     }
+}
+
+/// Whether a handshake ended over a certificate, and over whose.
+fn certificate_refusal(error: &ConnectionError) -> Option<(Refused, &'static str)> {
+    let (code, whose) = if let ConnectionError::TransportError(error) = error {
+        (error.code, "this node refuses the certificate that the other shows")
+    } else if let ConnectionError::ConnectionClosed(close) = error {
+        (close.error_code, "the other node refuses this node's certificate")
+    } else {
+        return None;
+    };
+    let reasons = [
+        (AlertDescription::CertificateRevoked, Refused::Revoked),
+        // Also for one that is not valid yet.
+        (AlertDescription::CertificateExpired, Refused::Expired),
+        (AlertDescription::UnknownCA, Refused::Untrusted),
+    ];
+    let found = reasons.into_iter().find(|(alert, _)| TransportErrorCode::crypto(u8::from(*alert)) == code);
+    found.map(|(_, refused)| (refused, whose))
 }
 
 /// Reads the hello of `node`, whose certificate was checked, to `own`. A peer that says anything else is told

@@ -26,9 +26,9 @@ use crate::core::contract::Input;
 use crate::core::ids::LinkId;
 use crate::core::wire::Data;
 
-pub use self::endpoint::{Congestion, Transport, TransportConfig, TransportError, bind};
+pub use self::endpoint::{Congestion, PeerCertificate, Transport, TransportConfig, TransportError, bind};
 pub use self::framing::SendFailure;
-pub use self::peer::Peer;
+pub use self::peer::{Awaited, Peer};
 
 /// Takes data frames where they are read. Neither call may block.
 pub trait DataHandler: Send + Sync + 'static {
