@@ -16,8 +16,14 @@ use super::ids::{AgentName, Incarnation, NodeId, NodeKey};
 use super::limits;
 use super::model::{AgentSpec, Answer, Hello, Message};
 
+mod facts;
+mod history;
 mod shape;
 
+pub use facts::{
+    ArrivalFacts, CaFacts, CertificateFacts, DiskFacts, LinkFacts, MemberFacts, NodeFacts, QueueFacts,
+};
+pub use history::{HistoryEntry, HistoryPage, HistoryQuery, Recorded};
 pub use shape::check;
 
 /// The protocol version that this build speaks.
@@ -248,6 +254,30 @@ pub enum RequestBody {
         /// How long agents may take to finish what they have.
         drain_ms: u64,
     },
+    /// What the node measures of itself and of its links.
+    Facts,
+    /// A part of the node's history.
+    History {
+        /// Which part.
+        query: HistoryQuery,
+    },
+}
+
+impl RequestBody {
+    /// The protocol version since which a peer understands it. One that speaks a lower version cannot
+    /// decode it, and so must not be sent it.
+    #[must_use]
+    pub fn since_version(&self) -> u8 {
+        match self {
+            Self::Ping
+            | Self::Deploy { .. }
+            | Self::StopAgent { .. }
+            | Self::AgentInfo { .. }
+            | Self::AgentLogs { .. }
+            | Self::Leave { .. } => 1,
+            Self::Facts | Self::History { .. } => 2,
+        }
+    }
 }
 
 /// What a request brings.
@@ -268,6 +298,10 @@ pub enum ResponseBody {
         /// The lines, without newlines.
         lines: Vec<String>,
     },
+    /// What the node measures.
+    Facts(Box<NodeFacts>),
+    /// A part of the node's history.
+    History(HistoryPage),
 }
 
 /// What the runtime measures of one agent.
@@ -351,6 +385,8 @@ impl Body for Control {
             Self::DuplicateSeen { address } if address.len() > limits::ADDRESS_BYTES_MAX => {
                 Err("the address is too long")
             }
+            Self::Response { result: Ok(ResponseBody::Facts(facts)), .. } => facts.check(),
+            Self::Response { result: Ok(ResponseBody::History(page)), .. } => page.check(),
             Self::Members { .. }
             | Self::Summary { .. }
             | Self::OwnedDigest { .. }

@@ -18,6 +18,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod alarm;
+mod answers;
 mod checkers;
 mod faults;
 mod machine;

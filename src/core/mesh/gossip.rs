@@ -12,7 +12,7 @@ use crate::core::error::Refused;
 use crate::core::ids::{Incarnation, LinkId, NodeKey};
 use crate::core::limits;
 use crate::core::membership::{Known, MemberEffect};
-use crate::core::model::{Event, Load, MemberStatus};
+use crate::core::model::{Event, Found, Load, MemberStatus};
 use crate::core::registry::Applied;
 use crate::core::wire::{Control, OwnedBatch};
 
@@ -135,6 +135,7 @@ impl Mesh {
         let restarted = before.is_some_and(|b| b.incarnation.start() < now.incarnation.start());
         let was_reachable = was.is_some_and(MemberStatus::is_reachable);
         if restarted && was_reachable && now.status.is_reachable() {
+            self.found(&key, Found::Restarted);
             self.member_event(key, MemberStatus::Failed, "its process ended");
             self.member_event(key, MemberStatus::Alive, "it was started again");
             return;
@@ -152,6 +153,17 @@ impl Mesh {
             (MemberStatus::Failed, _) => "others say that it failed",
             (MemberStatus::Left, _) => "it said good-bye",
         };
+        match (now.status, was) {
+            (MemberStatus::Alive, Some(MemberStatus::Suspect)) | (MemberStatus::Suspect, _) => {}
+            (MemberStatus::Alive, _) if restarted => self.found(&key, Found::Restarted),
+            (MemberStatus::Alive, _) => self.found(&key, Found::Alive),
+            (MemberStatus::Left, _) => self.found(&key, Found::Left),
+            (MemberStatus::Failed, Some(MemberStatus::Suspect)) => {}
+            // By hearsay alone: no suspicion stood here, and none was confirmed.
+            (MemberStatus::Failed, _) => {
+                self.found(&key, Found::Failed { by: None, suspected_ms: 0, confirmations: 0 });
+            }
+        }
         self.member_event(key, now.status, reason);
     }
 
