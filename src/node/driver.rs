@@ -13,8 +13,9 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-use super::clock::Clock;
+use super::clock::{self, Clock};
 use super::dispatch::{Dispatcher, Instance, Routes, Way};
+use super::facts::Witness;
 use super::events::Events;
 use super::runtime::Runtime;
 use super::store::Store;
@@ -25,7 +26,7 @@ use crate::core::error::Refused;
 use crate::core::ids::{AgentName, NodeId, PersistNo, RequestId};
 use crate::core::mesh::Mesh;
 use crate::core::model::{AgentView, Event, MemberStatus};
-use crate::core::wire::{RequestBody, ResponseBody};
+use crate::core::wire::{Recorded, RequestBody, ResponseBody};
 
 /// Inputs taken before timers and effects get their turn.
 const BATCH: usize = 64;
@@ -94,6 +95,7 @@ pub(super) struct Driver {
     /// What the runtime reports; unbounded, because there are only so many agents and each says little.
     pub(super) reports: mpsc::UnboundedReceiver<Input>,
     pub(super) store: Store,
+    pub(super) witness: Witness,
     pub(super) transport: Transport,
     pub(super) runtime: Runtime,
     pub(super) dispatcher: Dispatcher,
@@ -158,6 +160,7 @@ impl Driver {
             return;
         };
         let late = now.since(at);
+        self.witness.lateness.note(late);
         if late > LATE {
             metrics::counter!("shoal_loop_late_total").increment(1);
             tracing::warn!(
@@ -202,6 +205,7 @@ impl Driver {
                 let answer = self.ask_runtime(&agent, &query);
                 self.answers.push_back(Input::RuntimeAnswer { question, answer });
             }
+            Output::AskNode { question, query } => self.witness.answer(question, query),
             Output::Reply { request, result } => {
                 // Whoever is told that an agent runs may ask it at once.
                 if self.dirty {
@@ -214,9 +218,13 @@ impl Driver {
             }
             Output::Event(event) => {
                 log_event(&event);
+                self.witness.history.record(clock::unix_ms(), Recorded::Event(event.clone()));
                 self.shared.events.push(event);
             }
-            Output::Found(finding) => tracing::debug!(?finding, "found"),
+            Output::Found(finding) => {
+                tracing::debug!(?finding, "found");
+                self.witness.history.record(clock::unix_ms(), Recorded::Finding(finding));
+            }
             Output::ViewChanged => self.dirty = true,
             Output::HelloChanged(hello) => self.transport.set_hello(hello),
             Output::Fatal { reason } => self.end = Some(End::Fatal(reason)),

@@ -10,6 +10,7 @@ pub mod config;
 pub mod dispatch;
 mod driver;
 pub mod events;
+mod facts;
 mod load;
 pub mod runtime;
 pub mod store;
@@ -31,10 +32,11 @@ use self::config::{Config, CongestionControl};
 use self::dispatch::Dispatcher;
 use self::driver::{Driver, End, Shared};
 use self::events::{Events, Subscription};
+use self::facts::{Lateness, Witness};
 use self::runtime::{Runtime, RuntimeConfig};
 use self::store::{NodeKeys, Opened, Store, StoreError};
 use self::transport::tls::{NodeIdentity, TlsError};
-use self::transport::{Congestion, Transport, TransportConfig, TransportError};
+use self::transport::{Congestion, Peer, Transport, TransportConfig, TransportError};
 use crate::core::contract::{Boot, Effect, Input, Output, StartMode, View};
 use crate::core::error::{Refusal, SendError};
 use crate::core::ids::{LinkId, MeshId, NodeId, ProcessId};
@@ -153,12 +155,23 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
         Arc::new(dispatcher.clone()),
     )?;
     let shared = Arc::new(Shared::new(mesh.view()));
+    let witness = Witness {
+        core: core.downgrade(),
+        shared: Arc::clone(&shared),
+        transport: transport.clone(),
+        history: store.history(),
+        lateness: Arc::new(Lateness::default()),
+        profile: config.cluster.profile,
+        seeds: seeds(&config.cluster.start),
+        started: std::time::Instant::now(),
+    };
     let driver = Driver {
         mesh,
         clock,
         inputs,
         reports,
         store,
+        witness,
         transport: transport.clone(),
         runtime,
         dispatcher: dispatcher.clone(),
@@ -226,6 +239,13 @@ fn start_mode(start: &config::StartMode) -> StartMode {
             StartMode::Join { seeds: seeds.iter().map(ToString::to_string).collect() }
         }
         config::StartMode::Resume => StartMode::Resume,
+    }
+}
+
+fn seeds(start: &config::StartMode) -> u32 {
+    match start {
+        config::StartMode::Join(seeds) => u32::try_from(seeds.len()).unwrap_or(u32::MAX),
+        config::StartMode::Bootstrap | config::StartMode::Resume => 0,
     }
 }
 
@@ -320,6 +340,12 @@ impl Handle {
     #[must_use]
     pub fn rtt(&self, link: LinkId) -> Option<std::time::Duration> {
         self.transport.peer(link).map(|peer| peer.rtt())
+    }
+
+    /// The link to a peer, as QUIC measures it.
+    #[must_use]
+    pub fn peer(&self, link: LinkId) -> Option<Arc<Peer>> {
+        self.transport.peer(link)
     }
 
     /// Where the node listens (UDP).

@@ -22,7 +22,7 @@ pub(super) const SCHEMA: &[&str] = &["
     CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID;
     CREATE TABLE peers (node_id TEXT PRIMARY KEY, card BLOB NOT NULL) STRICT;
     CREATE TABLE agents (name TEXT PRIMARY KEY, spec BLOB NOT NULL) STRICT;
-"];
+", super::history::TABLE];
 
 /// The number of the last process start, or one less than the least number for the next.
 const START: &str = "start";

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use quinn_proto::HashedConnectionIdGenerator;
 use tokio::net::lookup_host;
 use tokio::time::{sleep, timeout};
 
+use super::facts::{FailedArrivals, was_unanswered};
 use super::framing::{FrameReader, ReadError};
 use super::peer::{Peer, link_end};
 use super::tls::{self, NodeIdentity};
@@ -25,7 +26,7 @@ use crate::core::error::Refused;
 use crate::core::ids::{LinkId, MeshName, NodeId};
 use crate::core::limits;
 use crate::core::model::Hello;
-use crate::core::wire::{self, Control, FrameKind};
+use crate::core::wire::{self, ArrivalFacts, Control, FrameKind};
 
 /// Wait before the next address of a node is tried beside the one that has not answered.
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(200);
@@ -111,7 +112,9 @@ struct Inner {
     links: AtomicU64,
     handshakes: AtomicUsize,
     arrivals: Mutex<HashMap<IpAddr, (Instant, u32)>>,
-    failed_arrivals: Mutex<LogPace>,
+    complaints: Mutex<LogPace>,
+    failed_arrivals: Mutex<FailedArrivals>,
+    identity: NodeIdentity,
 }
 
 impl Transport {
@@ -152,7 +155,9 @@ impl Transport {
             links: AtomicU64::new(0),
             handshakes: AtomicUsize::new(0),
             arrivals: Mutex::new(HashMap::new()),
+            complaints: Mutex::default(),
             failed_arrivals: Mutex::default(),
+            identity: config.identity,
         });
         tokio::spawn(accept_all(Arc::clone(&inner)));
         Ok(Self { inner })
@@ -169,6 +174,19 @@ impl Transport {
     /// The hello that new links begin with.
     pub fn set_hello(&self, hello: Hello) {
         self.inner.hello.store(Arc::new(hello));
+    }
+
+    /// Whom new connections show this node to be, and whom it trusts.
+    pub(super) fn identity(&self) -> NodeIdentity {
+        self.inner.identity.clone()
+    }
+
+    pub(super) fn peers(&self) -> Vec<Arc<Peer>> {
+        self.inner.peers().values().cloned().collect()
+    }
+
+    pub(super) fn arrivals_kept(&self) -> Vec<ArrivalFacts> {
+        self.inner.failed_arrivals.lock().unwrap_or_else(PoisonError::into_inner).facts()
     }
 
     /// The peer at the other end of a link, while it lasts.
@@ -214,7 +232,7 @@ impl Transport {
                 DialTarget::Seed(_) => inner.dial_seed(&target, &addresses).await,
             };
             if let Err(failure) = outcome {
-                let DialFailure { reason, refused } = failure;
+                let DialFailure { reason, refused, .. } = failure;
                 let _ = inner.inbox.core.send(Input::DialFailed { target, reason, refused }).await;
             }
         });
@@ -280,12 +298,17 @@ async fn accept_all(inner: Arc<Inner>) {
         let slot = HandshakeSlot::take(&inner);
         tokio::spawn(async move {
             let address = incoming.remote_address();
-            let outcome = timeout(limits::HANDSHAKE_DEADLINE, inner.greet_incoming(incoming)).await;
+            let heard = AtomicBool::new(false);
+            let greeting = inner.greet_incoming(incoming, &heard);
+            let outcome = timeout(limits::HANDSHAKE_DEADLINE, greeting).await;
             drop(slot);
             match outcome {
                 Ok(Ok((peer, reader, hello))) => inner.run_link(peer, reader, hello, address, None).await,
-                Ok(Err(failure)) => inner.note_failed_arrival(address, &failure.reason),
-                Err(_) => inner.note_failed_arrival(address, "the handshake took too long"),
+                Ok(Err(failure)) => inner.note_failed_arrival(address, &failure.reason, failure.unanswered),
+                Err(_) => {
+                    let unanswered = !heard.load(Ordering::Relaxed);
+                    inner.note_failed_arrival(address, "the handshake took too long", unanswered);
+                }
             }
         });
     }
@@ -312,11 +335,13 @@ impl Drop for HandshakeSlot {
 struct DialFailure {
     reason: String,
     refused: Option<Refused>,
+    /// Whether the other side seems not to hear this one; known of arrivals only.
+    unanswered: bool,
 }
 
 impl DialFailure {
     fn new(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), refused: None }
+        Self { reason: reason.into(), refused: None, unanswered: false }
     }
 }
 
@@ -326,7 +351,7 @@ impl From<ConnectionError> for DialFailure {
             LinkEnd::Refused(refused) => Some(refused),
             LinkEnd::Idle | LinkEnd::Closed { .. } | LinkEnd::Local => None,
         };
-        Self { reason: error.to_string(), refused }
+        Self { reason: error.to_string(), refused, unanswered: false }
     }
 }
 
@@ -338,9 +363,12 @@ impl Inner {
     }
 
     /// Counts every failed arrival and logs at most one a second: outsiders must not fill the log.
-    fn note_failed_arrival(&self, address: SocketAddr, reason: &str) {
+    fn note_failed_arrival(&self, address: SocketAddr, reason: &str, unanswered: bool) {
         metrics::counter!("shoal_transport_handshakes_failed_total").increment(1);
-        if let Some(untold) = self.failed_arrivals.lock().unwrap_or_else(PoisonError::into_inner).tell() {
+        let mut kept = self.failed_arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.note(address, reason, unanswered);
+        drop(kept);
+        if let Some(untold) = self.complaints.lock().unwrap_or_else(PoisonError::into_inner).tell() {
             tracing::warn!(%address, reason, untold, "a connection was refused");
         }
     }
@@ -363,8 +391,17 @@ impl Inner {
         *count > limits::HANDSHAKES_PER_SECOND_MAX
     }
 
-    async fn greet_incoming(&self, incoming: quinn::Incoming) -> Result<Greeted, DialFailure> {
-        let connection = incoming.await?;
+    /// `heard` is set once the other side is known to hear this one.
+    async fn greet_incoming(
+        &self,
+        incoming: quinn::Incoming,
+        heard: &AtomicBool,
+    ) -> Result<Greeted, DialFailure> {
+        let connection = incoming.await.map_err(|error| {
+            let unanswered = was_unanswered(&error);
+            DialFailure { unanswered, ..DialFailure::from(error) }
+        })?;
+        heard.store(true, Ordering::Relaxed);
         let node = self.peer_name(&connection)?;
         let (send, recv) = connection.accept_bi().await?;
         let control = Peer::control_writer(send);
@@ -413,7 +450,7 @@ impl Inner {
     ) -> Result<Hello, DialFailure> {
         let refuse = |refused: Refused, reason: String| {
             connection.close(VarInt::from_u32(refused.code()), refused.as_str().as_bytes());
-            Err(DialFailure { reason, refused: None })
+            Err(DialFailure::new(reason))
         };
         let frame = match reader.next().await {
             Ok(Some(frame)) => frame,

@@ -9,6 +9,7 @@
 //! so only the hello settles that it was accepted.
 
 mod endpoint;
+mod facts;
 mod framing;
 mod peer;
 pub mod tls;
@@ -23,6 +24,7 @@ use crate::core::ids::LinkId;
 use crate::core::wire::Data;
 
 pub use self::endpoint::{Congestion, Transport, TransportConfig, TransportError, bind};
+pub use self::facts::TransportFacts;
 pub use self::framing::SendFailure;
 pub use self::peer::Peer;
 

@@ -1,6 +1,7 @@
 //! One connection to a peer after the hellos: its streams, and the tasks that read them.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -33,6 +34,7 @@ pub struct Peer {
     link: LinkId,
     node: NodeId,
     connection: Connection,
+    since: Instant,
     control: Arc<FrameWriter>,
     data: Vec<Arc<FrameWriter>>,
     /// Whether the core has said anything over this link: it does so only once it has accepted the peer,
@@ -68,6 +70,7 @@ impl Peer {
             link,
             node,
             connection,
+            since: Instant::now(),
             control,
             data,
             accepted: AtomicBool::new(false),
@@ -98,6 +101,22 @@ impl Peer {
     #[must_use]
     pub fn rtt(&self) -> Duration {
         self.connection.rtt()
+    }
+
+    /// This side's address, where the system tells.
+    #[must_use]
+    pub fn local_ip(&self) -> Option<IpAddr> {
+        self.connection.local_ip().map(|ip| ip.to_canonical())
+    }
+
+    /// How long the connection has been there.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     /// What QUIC counts of this connection.

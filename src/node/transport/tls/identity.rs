@@ -108,6 +108,17 @@ impl NodeIdentity {
         })
     }
 
+    /// The node's certificate.
+    #[must_use]
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        self.certified.cert.first().expect("an identity was made from exactly one certificate")
+    }
+
+    /// The certificates of the CAs that the node trusts.
+    pub fn trusted(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
+        self.trust.roots.iter().map(|root| &root.certificate)
+    }
+
     /// The settings with which the node accepts connections. An expired CA or peer is noticed at each handshake, so
     /// they can be kept as long as the files do not change.
     #[must_use]
@@ -194,6 +205,7 @@ impl Parts<'_> {
                 .ok_or_else(|| malformed("a date is before 1970".to_owned()))
         };
         Ok(Root {
+            certificate: certificate.clone().into_owned(),
             anchor: anchor.to_owned(),
             not_before: unix(facts.not_before)?,
             not_after: unix(facts.not_after)?,
