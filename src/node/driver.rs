@@ -15,8 +15,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::clock::{self, Clock};
 use super::dispatch::{Dispatcher, Instance, Routes, Way};
-use super::facts::Witness;
 use super::events::Events;
+use super::facts::Witness;
 use super::runtime::Runtime;
 use super::store::Store;
 use super::transport::Transport;

@@ -1,15 +1,29 @@
-//! `shoal cluster`: the mesh as one node sees it.
+//! `shoal cluster`: the mesh as one node sees it, and what its nodes measure.
+//!
+//! - `reach` and `trouble` conclude from the nodes' reports, as pure functions; `reports` fetches those
+//! - `doctor`, `health`, `auth`, `analyze`, `info` show different parts of it
+
+mod analyze;
+mod auth;
+mod doctor;
+mod health;
+mod info;
+mod members;
+mod ping;
+mod reach;
+mod reports;
+mod trouble;
+mod watch;
 
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::client::{ANSWER_DEADLINE, Client, Connection};
-use super::print::{self, Table};
-use super::{Failure, Output, Shown, client_of};
-use crate::api::types::{Event, Gap, Leave, Member, NodeLeft, NumberedEvent, Ping, Pinged, Status};
+use super::client::{ANSWER_DEADLINE, Connection};
+use super::print;
+use super::{Failure, Shown, client_of};
+use crate::api::types::{Leave, NodeLeft, Status};
 use crate::core::ids::NodeId;
-use crate::core::limits;
 
 /// The subcommands of `shoal cluster`.
 #[derive(Debug, Subcommand)]
@@ -18,7 +32,7 @@ pub(crate) enum ClusterCommand {
     #[command(after_help = "Examples:
   shoal cluster members
   shoal cluster members --where region=us-east --where gpu=yes -o json")]
-    Members(MembersArgs),
+    Members(members::MembersArgs),
     /// Show the state of a node and of its mesh
     #[command(after_help = "Example: shoal cluster status -o json")]
     Status(StatusArgs),
@@ -26,10 +40,33 @@ pub(crate) enum ClusterCommand {
     #[command(after_help = "Examples:
   shoal cluster watch
   shoal cluster watch --after 0 -o json     (all events that the node keeps, then new ones)")]
-    Watch(WatchArgs),
-    /// Measure round trips between the asked node and another
+    Watch(watch::WatchArgs),
+    /// Measure round trips between the asked node and another, and the path that they take; exits 1 when none
+    /// comes back
     #[command(after_help = "Example: shoal cluster ping node-2 --count 10")]
-    Ping(PingArgs),
+    Ping(ping::PingArgs),
+    /// Show all about one node: what it says of itself, its link, its certificate, its clock
+    #[command(after_help = "Examples:
+  shoal cluster info node-2
+  shoal cluster info node-2 -o json")]
+    Info(info::InfoArgs),
+    /// Show one line a node with what matters; exits 1 when something is wrong
+    #[command(after_help = "Examples:
+  shoal cluster health
+  shoal cluster health --watch                 (every 2 seconds, until interrupted)")]
+    Health(health::HealthArgs),
+    /// Ask all nodes what they measure and find out who does not reach whom and what else is wrong; exits 1
+    /// when there is a problem
+    #[command(after_help = "Examples:
+  shoal cluster doctor
+  shoal cluster doctor -o json")]
+    Doctor(doctor::DoctorArgs),
+    /// Advise what to change, from measurements alone; silent where there is nothing to change
+    #[command(after_help = "Example: shoal cluster analyze")]
+    Analyze(analyze::AnalyzeArgs),
+    /// Check the certificates, the CAs and the clocks of all nodes; exits 1 when something is wrong
+    #[command(after_help = "Example: shoal cluster verify-auth")]
+    VerifyAuth(auth::AuthArgs),
     /// Let a node leave the mesh for good: its agents end, it forgets the mesh and stops
     #[command(after_help = "Examples:
   shoal cluster leave                          (the node that is asked)
@@ -37,47 +74,9 @@ pub(crate) enum ClusterCommand {
     Leave(LeaveArgs),
 }
 
-/// Arguments of `shoal cluster members`.
-#[derive(Debug, Args)]
-pub(crate) struct MembersArgs {
-    /// Only nodes with this label, or with this node_id, status, region, zone or version; may be repeated
-    #[arg(long = "where", value_name = "NAME=VALUE", value_parser = condition)]
-    conditions: Vec<(String, String)>,
-    #[command(flatten)]
-    shown: Shown,
-    #[command(flatten)]
-    connection: Connection,
-}
-
 /// Arguments of `shoal cluster status`.
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
-    #[command(flatten)]
-    shown: Shown,
-    #[command(flatten)]
-    connection: Connection,
-}
-
-/// Arguments of `shoal cluster watch`.
-#[derive(Debug, Args)]
-pub(crate) struct WatchArgs {
-    /// Begin after the event with this number instead of with the next one
-    #[arg(long, value_name = "NUMBER")]
-    after: Option<u64>,
-    #[command(flatten)]
-    shown: Shown,
-    #[command(flatten)]
-    connection: Connection,
-}
-
-/// Arguments of `shoal cluster ping`.
-#[derive(Debug, Args)]
-pub(crate) struct PingArgs {
-    /// The other node
-    node: NodeId,
-    /// How many round trips
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=i64::from(limits::API_PINGS_MAX)))]
-    count: u32,
     #[command(flatten)]
     shown: Shown,
     #[command(flatten)]
@@ -99,63 +98,20 @@ pub(crate) struct LeaveArgs {
     connection: Connection,
 }
 
-fn condition(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        Some(_) | None => Err("give NAME=VALUE, as in region=us-east".to_owned()),
-    }
-}
-
 /// Does what the subcommand asks.
 pub(super) async fn run(command: ClusterCommand) -> Result<(), Failure> {
     match command {
-        ClusterCommand::Members(args) => members(&args).await,
+        ClusterCommand::Members(args) => members::run(&args).await,
         ClusterCommand::Status(args) => status(&args).await,
-        ClusterCommand::Watch(args) => watch(&args).await,
-        ClusterCommand::Ping(args) => ping(args).await,
+        ClusterCommand::Watch(args) => watch::run(&args).await,
+        ClusterCommand::Ping(args) => ping::run(args).await,
+        ClusterCommand::Info(args) => info::run(&args).await,
+        ClusterCommand::Health(args) => health::run(&args).await,
+        ClusterCommand::Doctor(args) => doctor::run(&args).await,
+        ClusterCommand::Analyze(args) => analyze::run(&args).await,
+        ClusterCommand::VerifyAuth(args) => auth::run(&args).await,
         ClusterCommand::Leave(args) => leave(args).await,
     }
-}
-
-async fn members(args: &MembersArgs) -> Result<(), Failure> {
-    let mut members: Vec<Member> = client_of(&args.connection)?.get("/v1/cluster/members").await?;
-    members.retain(|member| args.conditions.iter().all(|(name, value)| fits(member, name, value)));
-    print::show(args.shown.output, &members, |members| member_table(members))
-}
-
-fn fits(member: &Member, name: &str, value: &str) -> bool {
-    match name {
-        "node_id" => member.node_id.as_str() == value,
-        "status" => member.status == value,
-        "region" => member.region == value,
-        "zone" => member.zone == value,
-        "version" => member.version == value,
-        label => member.labels.get(label).is_some_and(|own| own == value),
-    }
-}
-
-fn member_table(members: &[Member]) -> String {
-    let has_regions = members.iter().any(|member| !member.region.is_empty());
-    let mut heads = vec!["NODE-ID", "STATUS", "ADDRESS", "AGENTS", "CPU", "MEMORY"];
-    if has_regions {
-        heads.push("REGION");
-    }
-    let mut table = Table::new(&heads);
-    for member in members {
-        let mut cells = vec![
-            member.node_id.to_string(),
-            member.status.clone(),
-            print::or_nothing(member.address.clone(), |address| address),
-            member.agents.to_string(),
-            print::or_nothing(member.cpu_percent, |percent| format!("{percent:.0}%")),
-            print::or_nothing(member.memory_bytes, print::bytes),
-        ];
-        if has_regions {
-            cells.push(print::or_dash(&member.region));
-        }
-        table.row(cells);
-    }
-    table.text()
 }
 
 async fn status(args: &StatusArgs) -> Result<(), Failure> {
@@ -182,74 +138,6 @@ async fn status(args: &StatusArgs) -> Result<(), Failure> {
             ("Version", status.version.clone()),
         ])
     })
-}
-
-async fn watch(args: &WatchArgs) -> Result<(), Failure> {
-    let client = client_of(&args.connection)?;
-    let path = match args.after {
-        Some(after) => format!("/v1/cluster/events?after={after}"),
-        None => "/v1/cluster/events".to_owned(),
-    };
-    let mut events = client.events(&path).await?;
-    loop {
-        let sent = events.next().await?;
-        let line = match args.shown.output {
-            Output::Json => sent.data,
-            Output::Table => event_line(&sent.name, &sent.data)?,
-        };
-        print::write_out(format!("{line}\n").as_bytes())?;
-    }
-}
-
-fn event_line(name: &str, data: &str) -> Result<String, Failure> {
-    let bad = |error| {
-        Failure::Refused(format!("the node sent an event that this version does not understand: {error}"))
-    };
-    if name == "gap" {
-        let Gap { after } = serde_json::from_str(data).map_err(bad)?;
-        let after = print::or_nothing(after, |after| after.to_string());
-        return Ok(format!("events after number {after} are no longer kept; it goes on with younger ones"));
-    }
-    let numbered: NumberedEvent = serde_json::from_str(data).map_err(bad)?;
-    let told = match numbered.event {
-        Event::Joined { mesh_id } => format!("joined  mesh {mesh_id}"),
-        Event::Member { node, status, reason } => format!("member  {node}  {status}  {reason}"),
-        Event::Agent { agent, node, state, reason } => {
-            format!("agent   {agent}@{node}  {state}  {}", reason.unwrap_or_default())
-        }
-        Event::DuplicateNode { node, address } => {
-            format!("duplicate  a second process claims to be {node}, from {address}")
-        }
-        Event::Refused { peer, reason } => format!("refused  {peer}  {reason}"),
-        Event::Unknown => data.to_owned(),
-    };
-    Ok(print::visible(&format!("{}  {}  {told}", print::time(numbered.unix_ms), numbered.sequence))
-        .trim_end()
-        .to_owned())
-}
-
-async fn ping(args: PingArgs) -> Result<(), Failure> {
-    let client = client_of(&args.connection)?;
-    let Pinged { node, seconds } = round_trips(&client, args.node, args.count).await?;
-    let pinged = Pinged { node, seconds };
-    print::show(args.shown.output, &pinged, |Pinged { node, seconds }| {
-        let lines = seconds.iter().map(|took| format!("answer from {node} in {}\n", print::seconds(*took)));
-        let (least, most) = seconds.iter().fold((f64::MAX, 0.0_f64), |(l, m), s| (l.min(*s), m.max(*s)));
-        let mean = seconds.iter().sum::<f64>() / seconds.len() as f64;
-        let [least, mean, most] = [least, mean, most].map(print::seconds);
-        lines.chain([format!("round trips: least {least}, mean {mean}, most {most}\n")]).collect()
-    })
-}
-
-/// Each round trip is a request of its own, so that none has to wait for the time of all.
-async fn round_trips(client: &Client, node: NodeId, count: u32) -> Result<Pinged, Failure> {
-    let mut seconds = Vec::new();
-    for _ in 0..count {
-        let ping = Ping { node: node.clone(), count: 1 };
-        let pinged: Pinged = client.post("/v1/cluster/ping", &ping, ANSWER_DEADLINE).await?;
-        seconds.extend(pinged.seconds);
-    }
-    Ok(Pinged { node, seconds })
 }
 
 async fn leave(args: LeaveArgs) -> Result<(), Failure> {

@@ -182,11 +182,8 @@ mod tests {
     /// As large as facts can be.
     fn largest() -> NodeFacts {
         let text = |bytes: usize| "x".repeat(bytes);
-        let certificate = CertificateFacts {
-            serial: text(59),
-            not_after: u64::MAX,
-            signed_by: Some(text(95)),
-        };
+        let certificate =
+            CertificateFacts { serial: text(59), not_after: u64::MAX, signed_by: Some(text(95)) };
         let node = |n: usize| {
             NodeId::new(&format!("{n:0>width$}", width = limits::NODE_ID_BYTES_MAX)).expect("valid")
         };
@@ -237,7 +234,8 @@ mod tests {
     fn facts_that_break_a_bound_are_refused() {
         let mut many = largest();
         many.links.push(many.links[0].clone());
-        let mut long = NodeFacts { version: "x".repeat(limits::FACT_TEXT_BYTES_MAX + 1), ..NodeFacts::default() };
+        let mut long =
+            NodeFacts { version: "x".repeat(limits::FACT_TEXT_BYTES_MAX + 1), ..NodeFacts::default() };
         for facts in [many, long.clone()] {
             let mut bytes = Vec::new();
             encode(&response(facts), &mut bytes).expect("it fits into a frame");

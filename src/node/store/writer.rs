@@ -118,9 +118,9 @@ impl<F: Fn(PersistNo, Result<(), String>)> Writer<F> {
 
     /// Whether the entries were written. Those that were not are gone: they are not worth a second try.
     fn keep_history(&mut self, rows: &[Row]) -> bool {
-        let written = self
-            .sound_database()
-            .and_then(|database| database.write_unsynchronised(|transaction| history::write(transaction, rows)));
+        let written = self.sound_database().and_then(|database| {
+            database.write_unsynchronised(|transaction| history::write(transaction, rows))
+        });
         let Err(error) = written else {
             return true;
         };
