@@ -291,3 +291,9 @@ fn on_number(reports: &[NodeReport]) -> Option<Advice> {
 fn names(nodes: &[&NodeId]) -> String {
     nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
+
+/// Each advice in one sentence, for tests.
+#[cfg(test)]
+pub(super) fn sentences(reports: &[NodeReport]) -> Vec<String> {
+    advise(reports).into_iter().map(|a| format!("{} ({}): {}", a.what, a.figure, a.advice)).collect()
+}

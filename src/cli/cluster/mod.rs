@@ -12,6 +12,8 @@ mod members;
 mod ping;
 mod reach;
 mod reports;
+#[cfg(test)]
+mod tests;
 mod trouble;
 mod watch;
 
