@@ -28,7 +28,11 @@ pub const LABEL_BYTES_MAX: usize = 128;
 /// handshake, before the path's MTU is known.
 pub const SWIM_PACKET_BYTES_MAX: usize = 1150;
 /// Bytes of our trailer in a SWIM packet, set aside from the packet's budget.
-pub const SWIM_TRAILER_BYTES_MAX: usize = 64;
+pub const SWIM_TRAILER_BYTES_MAX: usize = 176;
+/// Probes under way at once, and pleas of others to reach somebody. One more: not begun, not answered.
+pub const PROBES_OPEN_MAX: usize = 64;
+/// Accusations and verdicts that wait to be told; the oldest is dropped.
+pub const RUMOURS_MAX: usize = 256;
 /// Members in one packet or list. More: the packet is malformed.
 pub const MEMBERS_PER_FRAME_MAX: usize = 2 * PEERS_MAX;
 /// SWIM packets kept for a peer while its link is being dialled; the oldest is dropped.

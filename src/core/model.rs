@@ -555,6 +555,10 @@ pub struct Overrides {
     pub gossip_interval: Option<Duration>,
     /// Nodes told in each round.
     pub gossip_fanout: Option<u8>,
+    /// How long a suspect may take to refute when enough others confirm that it is gone.
+    pub suspicion_min: Option<Duration>,
+    /// How long it may take when nobody does.
+    pub suspicion_max: Option<Duration>,
 }
 
 /// The first thing either side of a connection says, before anything else is read.

@@ -256,6 +256,8 @@ fn overrides(config: &Config) -> Overrides {
         probe_timeout: probe.map(|p| p.timeout),
         gossip_interval: config.cluster.gossip_interval,
         gossip_fanout: config.cluster.gossip_fanout,
+        suspicion_min: None,
+        suspicion_max: None,
     }
 }
 

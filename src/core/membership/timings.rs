@@ -17,8 +17,10 @@ pub(crate) struct Timings {
     pub(crate) gossip_interval: Duration,
     /// Nodes told in each round.
     pub(crate) gossip_fanout: u8,
-    /// How long a suspect may take to refute.
-    pub(crate) suspicion: Duration,
+    /// How long a suspect may take to refute when enough others confirm that it is gone.
+    pub(crate) suspicion_min: Duration,
+    /// How long it may take when nobody does.
+    pub(crate) suspicion_max: Duration,
     /// How often one piece of news is told by one node.
     pub(crate) transmissions: u8,
 }
@@ -29,26 +31,30 @@ impl Timings {
     pub(crate) fn of(profile: Profile, overrides: &Overrides, live: usize) -> Self {
         let size = live + 1;
         let ms = Duration::from_millis;
-        let row = |period, timeout, gossip, fanout, suspicion| Self {
+        let row = |period, timeout, gossip, fanout, (min, max)| Self {
             probe_period: ms(period),
             probe_timeout: ms(timeout),
             indirect_probes: 4,
             gossip_interval: ms(gossip),
             gossip_fanout: fanout,
-            suspicion: ms(suspicion),
+            suspicion_min: ms(min),
+            suspicion_max: ms(max),
             transmissions: transmissions(size),
         };
         let mut timings = match (profile, size) {
-            (Profile::Local, _) => row(250, 100, 50, 3, 1_000),
-            (Profile::Auto, 0..10) => row(400, 150, 100, 3, 1_600),
-            (Profile::Auto, 10..=50) => row(500, 150, 150, 4, 2_500),
-            (Profile::Auto, _) | (Profile::Lan, _) => row(500, 200, 200, 5, 4_000),
-            (Profile::Wan, _) => row(2_000, 800, 300, 4, 10_000),
+            (Profile::Local, _) => row(250, 100, 50, 3, (400, 2_000)),
+            (Profile::Auto, 0..10) => row(500, 150, 100, 3, (600, 3_000)),
+            (Profile::Auto, 10..=50) => row(500, 150, 150, 4, (800, 5_000)),
+            (Profile::Auto, _) | (Profile::Lan, _) => row(500, 200, 200, 5, (1_200, 8_000)),
+            (Profile::Wan, _) => row(1_500, 600, 300, 4, (3_000, 15_000)),
         };
         timings.probe_period = overrides.probe_interval.unwrap_or(timings.probe_period);
         timings.probe_timeout = overrides.probe_timeout.unwrap_or(timings.probe_timeout);
         timings.gossip_interval = overrides.gossip_interval.unwrap_or(timings.gossip_interval);
         timings.gossip_fanout = overrides.gossip_fanout.unwrap_or(timings.gossip_fanout).max(1);
+        timings.suspicion_min = overrides.suspicion_min.unwrap_or(timings.suspicion_min);
+        timings.suspicion_max = overrides.suspicion_max.unwrap_or(timings.suspicion_max);
+        timings.suspicion_max = timings.suspicion_max.max(timings.suspicion_min);
         // A probe whose timeout does not end before its period could never ask others.
         timings.probe_timeout = timings.probe_timeout.min(timings.probe_period / 2);
         timings
@@ -69,8 +75,8 @@ mod tests {
     #[test]
     fn auto_follows_the_size_and_explicit_settings_win() {
         let none = Overrides::default();
-        assert_eq!(Timings::of(Profile::Auto, &none, 2).probe_period, Duration::from_millis(400));
-        assert_eq!(Timings::of(Profile::Auto, &none, 9).probe_period, Duration::from_millis(500));
+        assert_eq!(Timings::of(Profile::Auto, &none, 2).gossip_interval, Duration::from_millis(100));
+        assert_eq!(Timings::of(Profile::Auto, &none, 9).gossip_interval, Duration::from_millis(150));
         assert_eq!(Timings::of(Profile::Auto, &none, 60).gossip_fanout, 5);
         let set = Overrides { probe_interval: Some(Duration::from_secs(3)), gossip_fanout: Some(9), ..none };
         let timings = Timings::of(Profile::Wan, &set, 2);

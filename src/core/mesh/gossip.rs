@@ -9,9 +9,9 @@ use super::{Mesh, Pending, Phase, Timer};
 use crate::core::contract::{Change, Output};
 use crate::core::error::Refusal;
 use crate::core::error::Refused;
-use crate::core::ids::{Incarnation, LinkId, NodeKey};
+use crate::core::ids::{Incarnation, LinkId, NodeId, NodeKey};
 use crate::core::limits;
-use crate::core::membership::{Known, MemberEffect};
+use crate::core::membership::{Evidence, Known, MemberEffect};
 use crate::core::model::{Event, Found, Load, MemberStatus};
 use crate::core::registry::Applied;
 use crate::core::wire::{Control, OwnedBatch};
@@ -38,8 +38,40 @@ impl Mesh {
                     self.send_control(&key, Control::HeldForFailed { incarnation });
                 }
                 MemberEffect::Forgotten { key } => self.forget_node(&key),
+                MemberEffect::RoundTrip { .. } => {}
+                MemberEffect::Found { key, evidence } => self.on_evidence(key, evidence),
             }
         }
+    }
+
+    fn on_evidence(&mut self, key: NodeKey, evidence: Evidence) {
+        let found = match evidence {
+            Evidence::Hint { sign } => Found::Hint { sign },
+            Evidence::ProbeMissed { waited_ms, helpers, nacks } => {
+                Found::ProbeMissed { waited_ms, helpers, nacks }
+            }
+            Evidence::Accused { by } => match self.name_of(&by) {
+                Some(by) => Found::Accused { by },
+                None => return,
+            },
+            Evidence::Confirmed { by, so_far, wanted } => match self.name_of(&by) {
+                Some(by) => Found::Confirmed { by, so_far, wanted },
+                None => return,
+            },
+            Evidence::Refuted => Found::Refuted,
+            Evidence::Failed { by, suspected_ms, confirmations } => {
+                let by = by.and_then(|by| self.name_of(&by));
+                Found::Failed { by, suspected_ms, confirmations }
+            }
+        };
+        self.found(&key, found);
+    }
+
+    fn name_of(&self, key: &NodeKey) -> Option<NodeId> {
+        if *key == self.key {
+            return Some(self.own.clone());
+        }
+        self.links.card(key).map(|card| card.node_id.clone())
     }
 
     fn send_swim(&mut self, to: NodeKey, packet: Bytes) {
@@ -158,11 +190,8 @@ impl Mesh {
             (MemberStatus::Alive, _) if restarted => self.found(&key, Found::Restarted),
             (MemberStatus::Alive, _) => self.found(&key, Found::Alive),
             (MemberStatus::Left, _) => self.found(&key, Found::Left),
-            (MemberStatus::Failed, Some(MemberStatus::Suspect)) => {}
-            // By hearsay alone: no suspicion stood here, and none was confirmed.
-            (MemberStatus::Failed, _) => {
-                self.found(&key, Found::Failed { by: None, suspected_ms: 0, confirmations: 0 });
-            }
+            // Membership tells of verdicts itself, with their origin.
+            (MemberStatus::Failed, _) => {}
         }
         self.member_event(key, now.status, reason);
     }

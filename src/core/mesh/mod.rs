@@ -149,6 +149,7 @@ impl Mesh {
             own,
             card,
         };
+        mesh.membership.set_now(now);
         mesh.begin(start, &remembered.peers, remembered.agents);
         mesh
     }
@@ -243,6 +244,7 @@ impl Mesh {
     fn advance(&mut self, now: Instant) {
         assert!(now >= self.now, "time never goes back: {now:?} after {:?}", self.now);
         self.now = now;
+        self.membership.set_now(now);
     }
 
     /// After each change: what membership wants, and one notice of a changed view.
