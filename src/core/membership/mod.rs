@@ -482,7 +482,7 @@ impl Membership {
         if before.is_none() {
             self.prober.add(key);
         }
-        self.follow_suspicion(key, now);
+        self.follow_suspicion(key, before, now);
         if before.is_none_or(|b| (b.incarnation, b.status) != (now.incarnation, now.status)) {
             self.effects.push_back(MemberEffect::Changed { key, before, now });
         }

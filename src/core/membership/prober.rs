@@ -201,14 +201,17 @@ impl Membership {
 
     /// How long this node waits for a member's own answer.
     pub(super) fn wait_for(&self, key: &NodeKey) -> Duration {
+        self.wait_in_health(key) * self.health.factor()
+    }
+
+    fn wait_in_health(&self, key: &NodeKey) -> Duration {
         let timings = &self.outbox.timings;
-        let wait = match self.round_trips.wait(key) {
+        match self.round_trips.wait(key) {
             // Set by hand: it wins over what was measured.
             _ if self.overrides.probe_timeout.is_some() => timings.probe_timeout,
             None => timings.probe_timeout,
             Some(wait) => wait.clamp(timings.probe_timeout / 2, WAIT_MAX),
-        };
-        wait * self.health.factor()
+        }
     }
 
     /// Asks a member whether it is there, unless that is under way already.
@@ -285,7 +288,9 @@ impl Membership {
         }
         self.ping(key, number);
         let farthest = helpers.iter().filter_map(|helper| self.round_trips.wait(helper)).max();
-        let after = self.wait_for(&key) + farthest.unwrap_or_default() * self.health.factor();
+        // Helpers may know less of its round trips, and wait as long as the profile says.
+        let helped = self.wait_in_health(&key).max(self.outbox.timings.probe_timeout);
+        let after = (helped + farthest.unwrap_or_default()) * self.health.factor();
         let modern = helpers.iter().copied().filter(|helper| self.outbox.modern.contains(helper)).collect();
         let probe = self.prober.open.get_mut(&number).expect("it was indexed above");
         probe.again = true;
@@ -328,7 +333,8 @@ impl Membership {
             return;
         };
         let silent = probe.helpers.len().saturating_sub(probe.nacks.len());
-        if probe.why == Why::Turn {
+        let is_alive = self.known.get(&probe.key).is_some_and(|k| k.status == MemberStatus::Alive);
+        if probe.why == Why::Turn && is_alive {
             // Helpers that say nothing at all may mean that this node hears nothing at all.
             self.health.worsen(silent as u8);
         }
@@ -348,7 +354,7 @@ impl Membership {
             return;
         }
         self.prober.duties.insert((asker, number), target);
-        let after = self.wait_for(&target) * HELP_SHARE.0 / HELP_SHARE.1;
+        let after = self.wait_in_health(&target) * HELP_SHARE.0 / HELP_SHARE.1;
         let timer = MemberTimer::Duty { asker, number };
         self.effects.push_back(MemberEffect::Timer { after, timer });
     }

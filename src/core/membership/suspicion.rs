@@ -130,11 +130,13 @@ impl Suspicions {
 
 impl Membership {
     /// A member's state was compared: a new suspicion begins, or one has ended.
-    pub(super) fn follow_suspicion(&mut self, key: NodeKey, now: Known) {
+    pub(super) fn follow_suspicion(&mut self, key: NodeKey, before: Option<Known>, now: Known) {
         if now.status != MemberStatus::Suspect {
             if let Some(ended) = self.suspicions.standing.remove(&key) {
                 self.tell_end(key, now, &ended);
-            } else if now.status == MemberStatus::Failed {
+            } else if now.status == MemberStatus::Failed
+                && before.is_some_and(|before| before.status.is_reachable())
+            {
                 let by = self.suspicions.judge(&key, now.incarnation);
                 let evidence = Evidence::Failed { by, suspected_ms: 0, confirmations: 0 };
                 self.effects.push_back(MemberEffect::Found { key, evidence });

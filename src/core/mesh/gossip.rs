@@ -170,6 +170,9 @@ impl Mesh {
             self.found(&key, Found::Restarted);
             self.member_event(key, MemberStatus::Failed, "its process ended");
             self.member_event(key, MemberStatus::Alive, "it was started again");
+            if now.status == MemberStatus::Suspect {
+                self.member_event(key, MemberStatus::Suspect, "it missed a probe");
+            }
             return;
         }
         // Whoever was never seen here has not gone from here.
