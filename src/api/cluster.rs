@@ -116,7 +116,6 @@ fn is_loss(refusal: &Refusal) -> bool {
         | Refusal::Overloaded { .. }
         | Refusal::BadRequest { .. }
         | Refusal::StoreFailed { .. }
-        | Refusal::NotUnderstood { .. }
         | Refusal::NoAnswer { .. }
         | Refusal::Joining { .. } => false,
     }

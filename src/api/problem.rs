@@ -101,7 +101,6 @@ impl From<Refusal> for Problem {
             Refusal::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
             Refusal::StoreFailed { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             Refusal::LinkLost { .. } | Refusal::NoAnswer { .. } => StatusCode::BAD_GATEWAY,
-            Refusal::NotUnderstood { .. } => StatusCode::NOT_IMPLEMENTED,
             Refusal::NodeDown { .. } | Refusal::Joining { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
         };

@@ -219,18 +219,6 @@ pub enum Refusal {
         /// What the store said.
         reason: String,
     },
-    /// The other node's software is older than the request.
-    #[error(
-        "{node} speaks protocol version {spoken} and this request exists since version {since}: upgrade that node"
-    )]
-    NotUnderstood {
-        /// The node asked.
-        node: NodeId,
-        /// The version that it speaks.
-        spoken: u8,
-        /// The first version with the request.
-        since: u8,
-    },
     /// The node could not find out what was asked.
     #[error("{node} could not answer: {reason}")]
     NoAnswer {
@@ -262,7 +250,6 @@ impl Refusal {
             Self::LinkLost { .. } => "link_lost",
             Self::BadRequest { .. } => "bad_request",
             Self::StoreFailed { .. } => "store_failed",
-            Self::NotUnderstood { .. } => "not_understood",
             Self::NoAnswer { .. } => "no_answer",
             Self::Joining { .. } => "joining",
         }

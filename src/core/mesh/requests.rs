@@ -47,10 +47,6 @@ impl Mesh {
             let what = format!("the list of open requests of {}", self.own);
             return self.answer(requester, Err(Refusal::Overloaded { what }));
         }
-        let (spoken, since) = (self.version_spoken_with(&key), body.since_version());
-        if spoken < since {
-            return self.answer(requester, Err(Refusal::NotUnderstood { node, spoken, since }));
-        }
         let deadline = match &body {
             RequestBody::Leave { drain_ms } => limits::REQUEST_DEADLINE + Duration::from_millis(*drain_ms),
             RequestBody::Ping
@@ -65,11 +61,6 @@ impl Mesh {
         self.requests.insert(id, Open { requester: request, node, deadline });
         self.set_timer(deadline, Timer::Request(id));
         self.send_control(&key, Control::Request { id, body });
-    }
-
-    /// The protocol version that the peer understands. Every peer of this build's mesh speaks what it speaks.
-    fn version_spoken_with(&self, _key: &NodeKey) -> u8 {
-        u8::MAX
     }
 
     pub(super) fn on_remote_request(&mut self, key: NodeKey, node: &NodeId, id: u64, body: RequestBody) {
