@@ -116,6 +116,8 @@ pub struct Link {
     pub dialled: bool,
     /// Since it was made.
     pub age_seconds: f64,
+    /// Since anything at all came from the peer; up to 5 s too little.
+    pub silent_seconds: f64,
     /// Smoothed round trip.
     pub rtt_seconds: f64,
     /// Packets sent.
@@ -211,6 +213,7 @@ impl From<wire::LinkFacts> for Link {
             in_use: facts.in_use,
             dialled: facts.dialled,
             age_seconds: seconds(facts.age_ms),
+            silent_seconds: seconds(facts.silent_ms),
             rtt_seconds: facts.rtt_us as f64 / 1e6,
             sent_packets: facts.sent_packets,
             lost_packets: facts.lost_packets,

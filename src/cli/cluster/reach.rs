@@ -8,12 +8,15 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use crate::api::types::{Facts, NodeReport};
+use crate::api::types::{Facts, Link, NodeReport};
 use crate::core::ids::NodeId;
 use crate::core::limits;
 
 /// A link that one side has and the other does not is on its way in or out for so long.
 const SETTLED_AFTER_SECONDS: f64 = 10.0;
+/// Nothing came over a link for so long, although the other side has heard this one within the second span.
+const SILENT_SECONDS: f64 = 15.0;
+const HEARD_SECONDS: f64 = 7.0;
 /// A node that has not run for so long may not have called everybody yet.
 const CALLED_ALL_AFTER_SECONDS: f64 = 15.0;
 
@@ -102,9 +105,15 @@ fn reach(from: &NodeReport, addresses: &BTreeSet<&str>, to: &NodeReport, is_full
         return Reach::Unknown;
     };
     if let Some(link) = facts.links.iter().find(|link| link.in_use && link.node == to.node_id) {
-        let theirs = to.facts.as_ref().map(|theirs| theirs.links.iter().any(|l| l.node == from.node_id));
-        let is_settled = link.age_seconds >= SETTLED_AFTER_SECONDS;
-        return if theirs == Some(false) && is_settled { Reach::OneWay { seen: 0 } } else { Reach::Ok };
+        let Some(theirs) = &to.facts else {
+            return Reach::Ok;
+        };
+        let mut back = theirs.links.iter().filter(|back| back.in_use && back.node == from.node_id);
+        return match () {
+            () if is_one_way(link, theirs, &from.node_id) => Reach::OneWay { seen: 0 },
+            () if back.any(|back| is_one_way(back, facts, &to.node_id)) => Reach::No,
+            () => Reach::Ok,
+        };
     }
     if let Some(seen) = to.facts.as_ref().and_then(|theirs| handshakes_without_echo(theirs, addresses)) {
         return Reach::OneWay { seen };
@@ -113,6 +122,16 @@ fn reach(from: &NodeReport, addresses: &BTreeSet<&str>, to: &NodeReport, is_full
     let is_new = facts.uptime_seconds < CALLED_ALL_AFTER_SECONDS
         || to.facts.as_ref().is_some_and(|theirs| theirs.uptime_seconds < CALLED_ALL_AFTER_SECONDS);
     if is_alive && (!is_full_mesh || is_new) { Reach::Idle } else { Reach::No }
+}
+
+/// Whether what is sent over the link arrives and nothing comes back. QUIC acknowledges whatever it receives, so a
+/// side that hears the other and is not heard itself has lost its way there.
+fn is_one_way(link: &Link, theirs: &Facts, from: &NodeId) -> bool {
+    let mut back = theirs.links.iter().filter(|back| back.node == *from).peekable();
+    if back.peek().is_none() {
+        return link.age_seconds >= SETTLED_AFTER_SECONDS;
+    }
+    link.silent_seconds >= SILENT_SECONDS && back.any(|back| back.silent_seconds <= HEARD_SECONDS)
 }
 
 /// Where a node is: what it says, and where others have a link to it.

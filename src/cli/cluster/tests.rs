@@ -33,6 +33,7 @@ fn link(to: usize) -> Link {
         in_use: true,
         dialled: true,
         age_seconds: 100.0,
+        silent_seconds: 0.3,
         rtt_seconds: 0.0004,
         sent_packets: 10_000,
         lost_packets: 0,
@@ -143,6 +144,19 @@ fn a_link_that_only_one_side_still_has_is_one_way_too() {
     assert_eq!(Matrix::of(&reports).reach(&node(2), &node(3)), Some(Reach::OneWay { seen: 0 }));
     facts(&mut reports, 2).links.iter_mut().for_each(|link| link.age_seconds = 1.0);
     assert_eq!(Matrix::of(&reports).reach(&node(2), &node(3)), Some(Reach::Ok), "it is on its way");
+}
+
+#[test]
+fn a_link_on_which_one_side_is_heard_and_does_not_hear_is_one_way() {
+    let mut reports = mesh(3);
+    facts(&mut reports, 2).links.iter_mut().find(|l| l.node == node(3)).expect("a link").silent_seconds =
+        20.0;
+    let matrix = Matrix::of(&reports);
+    assert_eq!(matrix.reach(&node(2), &node(3)), Some(Reach::OneWay { seen: 0 }));
+    assert_eq!(matrix.reach(&node(3), &node(2)), Some(Reach::No));
+    assert!(only(&reports).what.contains("packets from node-2 reach node-3, nothing from node-3"));
+    facts(&mut reports, 3).links.iter_mut().for_each(|link| link.silent_seconds = 20.0);
+    assert_eq!(found(&reports), [], "a quiet link is none that is broken");
 }
 
 #[test]

@@ -76,6 +76,9 @@ pub struct LinkFacts {
     pub dialled: bool,
     /// Since it was made.
     pub age_ms: u64,
+    /// Since anything at all came from the peer; looked at every 5 s, so up to so much too little.
+    #[serde(default)]
+    pub silent_ms: u64,
     /// Smoothed round trip, in microseconds.
     pub rtt_us: u64,
     /// Packets sent.
@@ -193,6 +196,7 @@ mod tests {
             in_use: true,
             dialled: true,
             age_ms: u64::MAX,
+            silent_ms: u64::MAX,
             rtt_us: u64::MAX,
             sent_packets: u64::MAX,
             lost_packets: u64::MAX,

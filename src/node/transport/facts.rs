@@ -88,6 +88,7 @@ impl Authorities {
             in_use: false,
             dialled: connection.side().is_client(),
             age_ms: micros(peer.age()) / 1000,
+            silent_ms: micros(peer.silence()) / 1000,
             rtt_us: micros(path.rtt),
             sent_packets: path.sent_packets,
             lost_packets: path.lost_packets,

@@ -35,6 +35,8 @@ pub struct Peer {
     node: NodeId,
     connection: Connection,
     since: Instant,
+    /// Datagrams received when it was last looked, and when their number had last grown.
+    heard: Mutex<(u64, Instant)>,
     control: Arc<FrameWriter>,
     data: Vec<Arc<FrameWriter>>,
     /// Whether the core has said anything over this link: it does so only once it has accepted the peer,
@@ -71,6 +73,7 @@ impl Peer {
             node,
             connection,
             since: Instant::now(),
+            heard: Mutex::new((0, Instant::now())),
             control,
             data,
             accepted: AtomicBool::new(false),
@@ -113,6 +116,17 @@ impl Peer {
     #[must_use]
     pub fn age(&self) -> Duration {
         self.since.elapsed()
+    }
+
+    /// For how long nothing at all has come from the peer, not even an acknowledgement. It is only as exact as
+    /// the calls of this are frequent.
+    pub fn silence(&self) -> Duration {
+        let received = self.connection.stats().udp_rx.datagrams;
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        if heard.0 != received {
+            *heard = (received, Instant::now());
+        }
+        heard.1.elapsed()
     }
 
     pub(super) fn connection(&self) -> &Connection {
