@@ -8,5 +8,6 @@
     reason = "each test program uses a part of it"
 )]
 
+pub mod ends;
 pub mod mesh;
 pub mod netns;

@@ -122,7 +122,7 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    fn start(mut command: Command, data_dir: PathBuf) -> Self {
+    pub(crate) fn start(mut command: Command, data_dir: PathBuf) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().expect("started");
         let stderr = BufReader::new(child.stderr.take().expect("piped"));
         let (lines, log) = channel();

@@ -153,6 +153,8 @@ pub(crate) struct Membership {
     suspicions: Suspicions,
     prober: Prober,
     round_trips: RoundTrips,
+    /// Half of the measured members answer within this; looked at once a turn.
+    round_trip_median: Option<Duration>,
     health: Health,
     /// The lowest number of refutations at which an accusation of this node is news to it.
     accused_from: u16,
@@ -180,7 +182,7 @@ impl Membership {
         mut rng: ChaCha8Rng,
     ) -> Self {
         let own_rng = ChaCha8Rng::from_seed(rng.random());
-        let timings = Timings::of(profile, &overrides, 0);
+        let timings = Timings::of(profile, &overrides, 0, None);
         let identity = Identity { key, incarnation, renewable: true };
         let mut membership = Self {
             foca: Foca::new(identity, foca_config(&timings), rng, SwimCodec),
@@ -194,6 +196,7 @@ impl Membership {
             suspicions: Suspicions::default(),
             prober: Prober::new(own_rng),
             round_trips: RoundTrips::default(),
+            round_trip_median: None,
             health: Health::default(),
             accused_from: 0,
             noted: 0,
@@ -392,6 +395,7 @@ impl Membership {
         self.left.remove(&key);
         self.prober.forget(&key);
         self.outbox.modern.remove(&key);
+        self.outbox.places.remove(&key);
         self.round_trips.forget(&key);
         self.suspicions.forget(&key);
         self.departures.retain(|(gone, _, _)| *gone != key);
@@ -482,6 +486,10 @@ impl Membership {
         if before.is_none() {
             self.prober.add(key);
         }
+        let lived = before.is_some_and(|b| b.incarnation.start() == now.incarnation.start());
+        if lived && before.is_some_and(|b| b.status == MemberStatus::Failed) && status.is_reachable() {
+            self.suspicions.note_flap(key, self.now);
+        }
         self.follow_suspicion(key, before, now);
         if before.is_none_or(|b| (b.incarnation, b.status) != (now.incarnation, now.status)) {
             self.effects.push_back(MemberEffect::Changed { key, before, now });
@@ -516,7 +524,8 @@ impl Membership {
     }
 
     fn follow_size(&mut self) {
-        let timings = Timings::of(self.profile, &self.overrides, self.foca.num_members());
+        let live = self.foca.num_members();
+        let timings = Timings::of(self.profile, &self.overrides, live, self.round_trip_median);
         if timings == self.outbox.timings {
             return;
         }

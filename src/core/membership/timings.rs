@@ -26,9 +26,15 @@ pub(crate) struct Timings {
 }
 
 impl Timings {
-    /// The timings of a mesh with `live` live members besides this node.
+    /// The timings of a mesh with `live` live members besides this node, of which half answer within
+    /// `round_trip`, as far as measured.
     #[must_use]
-    pub(crate) fn of(profile: Profile, overrides: &Overrides, live: usize) -> Self {
+    pub(crate) fn of(
+        profile: Profile,
+        overrides: &Overrides,
+        live: usize,
+        round_trip: Option<Duration>,
+    ) -> Self {
         let size = live + 1;
         let ms = Duration::from_millis;
         let row = |period, timeout, gossip, fanout, (min, max)| Self {
@@ -48,6 +54,11 @@ impl Timings {
             (Profile::Auto, _) | (Profile::Lan, _) => row(500, 200, 200, 5, (1_200, 8_000)),
             (Profile::Wan, _) => row(1_500, 600, 300, 4, (3_000, 15_000)),
         };
+        if profile == Profile::Auto
+            && let Some(band) = round_trip.and_then(far_band)
+        {
+            timings.stretch(band);
+        }
         timings.probe_period = overrides.probe_interval.unwrap_or(timings.probe_period);
         timings.probe_timeout = overrides.probe_timeout.unwrap_or(timings.probe_timeout);
         timings.gossip_interval = overrides.gossip_interval.unwrap_or(timings.gossip_interval);
@@ -58,6 +69,30 @@ impl Timings {
         // A probe whose timeout does not end before its period could never ask others.
         timings.probe_timeout = timings.probe_timeout.min(timings.probe_period / 2);
         timings
+    }
+}
+
+/// Round trips of a network that is no local one.
+const FAR: Duration = Duration::from_millis(30);
+
+/// Where round trips are long: the next of 30 ms, 60 ms, 120 ms and so on above one. Bands, so that the
+/// timings do not change with every sample.
+fn far_band(round_trip: Duration) -> Option<Duration> {
+    if round_trip < FAR {
+        return None;
+    }
+    let times = round_trip.as_millis() / FAR.as_millis() + 1;
+    Some(FAR * u32::try_from(times).unwrap_or(1 << 8).next_power_of_two().min(1 << 8))
+}
+
+impl Timings {
+    /// Gives answers and refutations the time that they need over long round trips.
+    fn stretch(&mut self, round_trip: Duration) {
+        self.probe_timeout = self.probe_timeout.max(round_trip * 2);
+        self.probe_period = self.probe_period.max(round_trip * 6);
+        self.gossip_interval = self.gossip_interval.max(round_trip / 2);
+        self.suspicion_min = self.suspicion_min.max(round_trip * 8);
+        self.suspicion_max = self.suspicion_max.max(round_trip * 32);
     }
 }
 
@@ -75,12 +110,26 @@ mod tests {
     #[test]
     fn auto_follows_the_size_and_explicit_settings_win() {
         let none = Overrides::default();
-        assert_eq!(Timings::of(Profile::Auto, &none, 2).gossip_interval, Duration::from_millis(100));
-        assert_eq!(Timings::of(Profile::Auto, &none, 9).gossip_interval, Duration::from_millis(150));
-        assert_eq!(Timings::of(Profile::Auto, &none, 60).gossip_fanout, 5);
+        assert_eq!(Timings::of(Profile::Auto, &none, 2, None).gossip_interval, Duration::from_millis(100));
+        assert_eq!(Timings::of(Profile::Auto, &none, 9, None).gossip_interval, Duration::from_millis(150));
+        assert_eq!(Timings::of(Profile::Auto, &none, 60, None).gossip_fanout, 5);
         let set = Overrides { probe_interval: Some(Duration::from_secs(3)), gossip_fanout: Some(9), ..none };
-        let timings = Timings::of(Profile::Wan, &set, 2);
+        let timings = Timings::of(Profile::Wan, &set, 2, None);
         assert_eq!((timings.probe_period, timings.gossip_fanout), (Duration::from_secs(3), 9));
+    }
+
+    #[test]
+    fn auto_follows_the_round_trips_in_bands() {
+        let of =
+            |ms: u64| Timings::of(Profile::Auto, &Overrides::default(), 2, Some(Duration::from_millis(ms)));
+        assert_eq!(of(1), of(29));
+        assert_eq!(of(70), of(110));
+        assert!(of(200).probe_timeout >= Duration::from_millis(400));
+        assert!(of(200).probe_period > of(200).probe_timeout * 2);
+        assert!(of(200).suspicion_min > of(1).suspicion_min);
+        let lan =
+            |ms: u64| Timings::of(Profile::Lan, &Overrides::default(), 2, Some(Duration::from_millis(ms)));
+        assert_eq!(lan(1), lan(300), "a profile by name stays as it is");
     }
 
     #[test]
@@ -90,7 +139,7 @@ mod tests {
             probe_timeout: Some(Duration::from_millis(100)),
             ..Overrides::default()
         };
-        let timings = Timings::of(Profile::Auto, &set, 2);
+        let timings = Timings::of(Profile::Auto, &set, 2, None);
         assert!(timings.probe_timeout < timings.probe_period);
     }
 }

@@ -19,9 +19,14 @@ use crate::core::wire::{Control, OwnedBatch};
 /// How often some of the lost are called again, and how many at once: the cost of waiting is bounded
 /// whatever the number of the lost.
 const CALL_LOST_INTERVAL: Duration = Duration::from_secs(2);
-const CALL_LOST_AT_ONCE: usize = 3;
+const CALL_LOST_AT_ONCE: std::ops::RangeInclusive<usize> = 3..=16;
+/// All of the lost are called within so many rounds, unless there are more than sixteen for each.
+const CALL_LOST_ROUNDS: usize = 15;
 /// How often a random peer's summary is compared with ours.
 const SYNC_INTERVAL: Duration = Duration::from_secs(2);
+/// So many quick restarts of a member are told in so long.
+const RESTARTS_TOLD_MAX: u32 = 3;
+const RESTARTS_TOLD_PER: Duration = Duration::from_secs(60);
 /// A wait before asking who a member is: its card is often on its way.
 const ASK_CARDS_AFTER: Duration = Duration::from_millis(100);
 
@@ -38,7 +43,7 @@ impl Mesh {
                     self.send_control(&key, Control::HeldForFailed { incarnation });
                 }
                 MemberEffect::Forgotten { key } => self.forget_node(&key),
-                MemberEffect::RoundTrip { .. } => {}
+                MemberEffect::RoundTrip { key, took } => self.on_round_trip(key, took),
                 MemberEffect::Found { key, evidence } => self.on_evidence(key, evidence),
             }
         }
@@ -167,6 +172,9 @@ impl Mesh {
         let restarted = before.is_some_and(|b| b.incarnation.start() < now.incarnation.start());
         let was_reachable = was.is_some_and(MemberStatus::is_reachable);
         if restarted && was_reachable && now.status.is_reachable() {
+            if self.restarts_too_often(key) {
+                return;
+            }
             self.found(&key, Found::Restarted);
             self.member_event(key, MemberStatus::Failed, "its process ended");
             self.member_event(key, MemberStatus::Alive, "it was started again");
@@ -199,6 +207,20 @@ impl Mesh {
         self.member_event(key, now.status, reason);
     }
 
+    /// A process that is started again and again is told of a few times, and then once a minute.
+    fn restarts_too_often(&mut self, key: NodeKey) -> bool {
+        let now = self.now;
+        let (count, since) = self.restarts_told.entry(key).or_insert((0, now));
+        if now.since(*since) >= RESTARTS_TOLD_PER {
+            (*count, *since) = (0, now);
+        }
+        *count += 1;
+        if *count == RESTARTS_TOLD_MAX + 1 {
+            tracing::warn!(node = ?self.links.card(&key).map(|card| &card.node_id), "it is started again and again: told once a minute from now on");
+        }
+        *count > RESTARTS_TOLD_MAX
+    }
+
     fn member_event(&mut self, key: NodeKey, status: MemberStatus, reason: &str) {
         if let Some(card) = self.links.card(&key) {
             let node = card.node_id.clone();
@@ -221,7 +243,7 @@ impl Mesh {
         if self.nameless.is_empty() {
             return;
         }
-        if let Some(link) = self.random_link() {
+        if let Some((_, link)) = self.random_link() {
             self.send_digest(link, false);
         }
         let pause = self.jittered(ASK_CARDS_AFTER * 5);
@@ -263,7 +285,9 @@ impl Mesh {
             None => true,
         };
         let mut lost: Vec<_> = self.links.cards().map(|(key, _)| *key).filter(is_lost).collect();
-        for _ in 0..CALL_LOST_AT_ONCE.min(lost.len()) {
+        let at_once = lost.len().div_ceil(CALL_LOST_ROUNDS);
+        let at_once = at_once.clamp(*CALL_LOST_AT_ONCE.start(), *CALL_LOST_AT_ONCE.end());
+        for _ in 0..at_once.min(lost.len()) {
             let key = lost.swap_remove(self.rng.random_range(0..lost.len()));
             self.dial(&key);
         }
@@ -272,16 +296,9 @@ impl Mesh {
     }
 
     pub(super) fn sync(&mut self) {
-        if let Some(link) = self.random_link() {
-            self.send_summary(link);
-        }
+        self.compare_with_a_peer();
         let pause = self.jittered(SYNC_INTERVAL);
         self.set_timer(pause, Timer::Sync);
-    }
-
-    fn random_link(&mut self) -> Option<LinkId> {
-        let links: Vec<_> = self.links.all_proven().map(|(_, link)| link).collect();
-        (!links.is_empty()).then(|| links[self.rng.random_range(0..links.len())])
     }
 
     pub(super) fn send_summary(&mut self, link: LinkId) {
@@ -347,7 +364,10 @@ impl Mesh {
             Control::Check { nonce } => {
                 self.output(Output::Control { link, frame: Control::CheckAnswer { nonce } });
             }
-            Control::CheckAnswer { nonce } => self.on_check_answer(key, nonce),
+            Control::CheckAnswer { nonce } => {
+                self.on_measured(key, nonce);
+                self.on_check_answer(key, nonce);
+            }
             Control::Request { id, body } => self.on_remote_request(key, &node, id, body),
             Control::Response { id, result } => self.on_response(&node, id, result),
             Control::KeepAlive => {}
@@ -370,6 +390,7 @@ impl Mesh {
                         self.learn_card(&card);
                     }
                     self.tell_agents(&batch.node, agents);
+                    self.take_coordinate(&batch);
                     self.relay(link, batch);
                 }
                 Err(error) => {
@@ -410,8 +431,7 @@ impl Mesh {
         let live = |(key, known): (&NodeKey, &Known)| known.status.is_reachable().then_some(*key);
         let mut live: Vec<_> = self.membership.all_known().filter_map(live).collect();
         live.retain(|key| Some(*key) != except);
-        for _ in 0..limits::RELAY_FANOUT.min(live.len()) {
-            let key = live.swap_remove(self.rng.random_range(0..live.len()));
+        for key in self.choose_peers(live, limits::RELAY_FANOUT) {
             self.send_control(&key, Control::Owned { batches: vec![delta.clone()] });
         }
     }
@@ -435,9 +455,11 @@ impl Mesh {
     fn forget_node(&mut self, key: &NodeKey) {
         self.view_changed = true;
         self.nameless.remove(key);
+        self.restarts_told.remove(key);
         self.processes.remove(key);
         if let Some(node) = self.links.card(key).map(|card| card.node_id.clone()) {
             self.links.forget(key);
+            self.forget_distance(&node);
             self.registry.forget(&node);
             self.persist(vec![Change::ForgetPeer(node)], Pending::Nothing);
         }

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use super::{Mesh, Pending, Phase, Timer};
-use crate::core::contract::{Change, DialTarget, LinkEnd, Output};
+use crate::core::contract::{Change, DialTarget, LinkEnd, Output, Sign};
 use crate::core::error::Refusal;
 use crate::core::error::Refused;
 use crate::core::ids::{LinkId, MeshId, NodeId, NodeKey};
 use crate::core::limits;
 use crate::core::links::{Keep, Link, Links};
 use crate::core::model::{Event, Found, Hello, NodeCard};
-use crate::core::wire::{Control, MemberEntry, MemberEntryState};
+use crate::core::wire::{Control, MemberEntry, MemberEntryState, VersionRange, no_common_version};
 
 /// How often seeds are looked at; each has its own, growing pause.
 const SEEDS_INTERVAL: Duration = Duration::from_millis(250);
@@ -22,6 +22,8 @@ const TOLD_REFUSED_MAX: usize = 256;
 const NEWCOMER_FOR: Duration = Duration::from_secs(60);
 /// Two nodes without a mesh are no news so soon after the start.
 const NO_MESH_GRACE: Duration = Duration::from_secs(3);
+/// The protocol version since which SWIM packets may leave out what the link says.
+const COMPACT_SINCE: u8 = 2;
 /// How long a peer may take to come back after its link was closed, before it is suspected.
 const HINT_GRACE: Duration = Duration::from_millis(400);
 
@@ -60,7 +62,11 @@ impl Mesh {
                 DialTarget::Node(node) => node.to_string(),
                 DialTarget::Seed(address) => address.clone(),
             };
-            self.on_refused(peer, refused);
+            match refused {
+                // The transport knows both sides' versions and has them in its sentence.
+                Refused::Version => self.on_unspoken(peer, reason.to_owned()),
+                refused => self.on_refused(peer, refused),
+            }
         }
         match target {
             DialTarget::Node(node) => tracing::debug!(%node, reason, "dial failed"),
@@ -92,6 +98,9 @@ impl Mesh {
         if let Some(reason) = self.hello().refusal(&hello) {
             return self.refuse(link, &hello, address, reason);
         }
+        let Some(version) = VersionRange::OWN.common(hello.versions()) else {
+            return self.refuse(link, &hello, address, Refused::Version);
+        };
         if self.links.card(&key).is_none() && self.links.cards().count() >= limits::PEERS_MAX {
             return self.refuse(link, &hello, address, Refused::Full);
         }
@@ -103,6 +112,7 @@ impl Mesh {
             dialled: dialled.is_some(),
             address,
             mesh_id: hello.mesh_id,
+            version,
             doubted: false,
         };
         let by_seed = matches!(dialled, Some(DialTarget::Seed(_)));
@@ -226,6 +236,7 @@ impl Mesh {
         self.links.seed_accepted(&key);
         self.processes.insert(key, link.process);
         let address = link.address.clone();
+        self.membership.set_modern(key, link.version >= COMPACT_SINCE);
         self.links.insert(id, link);
         self.learn_card(&hello.card);
         self.view_changed = true;
@@ -266,6 +277,7 @@ impl Mesh {
             return;
         }
         self.view_changed = true;
+        self.place(card);
         self.persist(vec![Change::Peer(card.clone())], Pending::Nothing);
         self.on_named(card.node_id.key());
     }
@@ -294,15 +306,30 @@ impl Mesh {
         }
         self.found(&link.key, Found::LinkLost { reason: told_end(&reason) });
         match reason {
-            LinkEnd::Closed { .. } if self.is_reachable(&link.key) => {
+            LinkEnd::Closed { reason } if self.is_reachable(&link.key) => {
                 // A hint, not a verdict: call it at once, and suspect it only if it does not come back.
-                self.found(&link.key, Found::Hint { sign: "its connection was closed".to_owned() });
+                self.membership.hint(link.key, &reason);
                 self.dial(&link.key);
                 self.set_timer(HINT_GRACE, Timer::Hint(link.key));
             }
             // It holds this node for failed, which is news to this node: let it say so in full.
             LinkEnd::Refused(Refused::Failed) => self.dial(&link.key),
             LinkEnd::Closed { .. } | LinkEnd::Refused(_) | LinkEnd::Idle | LinkEnd::Local => {}
+        }
+    }
+
+    /// A datagram to a link's peer was not taken: ask it over the link, and suspect it if it stays silent.
+
+    /// The network says something of a peer. That nobody listens at its port is as good as an accusation;
+    /// whatever else may be a router's mood leads to a check at once.
+    pub(super) fn on_hint(&mut self, id: LinkId, sign: Sign) {
+        let key = self.links.get(id).map(|link| link.key);
+        let Some(key) = key.filter(|key| self.links.proven(key) == Some(id)) else {
+            return;
+        };
+        match sign {
+            Sign::PortUnreachable => self.membership.port_refuses(key, sign.as_str()),
+            Sign::HostUnreachable | Sign::NetworkUnreachable => self.membership.check(key, sign.as_str()),
         }
     }
 
@@ -333,7 +360,7 @@ impl Mesh {
     }
 
     /// Tells of a refusal once, however often it is tried again.
-    fn tell_refusal(&mut self, peer: String, code: u32, reason: String) {
+    pub(super) fn tell_refusal(&mut self, peer: String, code: u32, reason: String) {
         if self.told_refused.len() >= TOLD_REFUSED_MAX {
             self.told_refused.clear();
         }
@@ -355,6 +382,11 @@ impl Mesh {
         if reason == Refused::Duplicate {
             let node = hello.card.node_id.clone();
             return self.event(Event::DuplicateNode { node, address });
+        }
+        if reason == Refused::Version {
+            let node = &hello.card.node_id;
+            let why = no_common_version(node, hello.versions(), &self.own);
+            return self.on_unspoken(node.to_string(), why);
         }
         self.on_refused(format!("{} ({address})", hello.card.node_id), reason);
     }

@@ -144,6 +144,21 @@ pub struct MemberFacts {
     pub status: MemberStatus,
 }
 
+/// What the runtime measures of one agent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentStats {
+    /// Operating-system process, where it has one.
+    pub pid: Option<u32>,
+    /// Seconds since it last became `running`.
+    pub uptime_seconds: u64,
+    /// Messages handled or failed since the node started.
+    pub requests: u64,
+    /// Messages that ended in an error.
+    pub errors: u64,
+    /// Messages waiting in its mailbox now.
+    pub waiting: u64,
+}
+
 impl NodeFacts {
     /// Checks the bounds that the facts of another node must keep.
     ///

@@ -3,22 +3,26 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::future::{FutureExt, select_ok};
 use quinn::congestion::{BbrConfig, CubicConfig};
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
 use tokio::net::lookup_host;
+use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use super::facts::{FailedArrivals, was_unanswered};
 use super::framing::{FrameReader, ReadError};
+use super::join::{self, Door};
 use super::peer::{Peer, link_end};
+use super::signs::{DialSigns, HintPace};
+use super::socket::{Socket, Unreached, canonical};
 use super::tls::{self, NodeIdentity};
 use super::{DataHandler, Inbox, LogPace};
 use crate::core::contract::{DialTarget, Input, LinkEnd};
@@ -26,7 +30,7 @@ use crate::core::error::Refused;
 use crate::core::ids::{LinkId, MeshName, NodeId};
 use crate::core::limits;
 use crate::core::model::Hello;
-use crate::core::wire::{self, ArrivalFacts, Control, FrameKind};
+use crate::core::wire::{self, ArrivalFacts, Control, FrameKind, VersionRange, WireError};
 
 /// Wait before the next address of a node is tried beside the one that has not answered.
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(200);
@@ -62,6 +66,8 @@ pub struct TransportConfig {
     pub connection_id_key: u64,
     /// Certificate, key and trusted CAs.
     pub identity: NodeIdentity,
+    /// Gives certificates to machines that may have one, where this node has the CA.
+    pub door: Option<Arc<Door>>,
 }
 
 /// Why the endpoint could not be opened.
@@ -81,6 +87,9 @@ pub enum TransportError {
     /// The TLS configuration has no cipher suite that QUIC can use.
     #[error("the TLS configuration cannot be used for QUIC: {0}")]
     Tls(String),
+    /// The CA that this node is to sign with.
+    #[error("this node cannot give certificates (--ca): {0}")]
+    Ca(String),
 }
 
 fn hint(error: &std::io::Error) -> &'static str {
@@ -105,10 +114,12 @@ pub struct Transport {
 struct Inner {
     endpoint: Endpoint,
     client: quinn::ClientConfig,
+    door: Option<Arc<Door>>,
     mesh: MeshName,
     hello: ArcSwap<Hello>,
     inbox: Inbox,
     peers: Mutex<HashMap<LinkId, Arc<Peer>>>,
+    dials: Arc<DialSigns>,
     links: AtomicU64,
     handshakes: AtomicUsize,
     arrivals: Mutex<HashMap<IpAddr, (Instant, u32)>>,
@@ -126,13 +137,13 @@ impl Transport {
         config: TransportConfig,
         socket: UdpSocket,
         hello: Hello,
-        core: tokio::sync::mpsc::Sender<Input>,
+        core: mpsc::Sender<Input>,
         data: Arc<dyn DataHandler>,
     ) -> Result<Self, TransportError> {
         let tls_error = |e: quinn::crypto::rustls::NoInitialCipherSuite| TransportError::Tls(e.to_string());
         let transport = Arc::new(quic_config(&config));
-        let server = QuicServerConfig::try_from(config.identity.server_config()).map_err(tls_error)?;
-        let mut server = ServerConfig::with_crypto(Arc::new(server));
+        let server = join::server_crypto(&config.identity, config.door.as_deref())?;
+        let mut server = ServerConfig::with_crypto(server);
         server.transport_config(Arc::clone(&transport));
         server.max_incoming(limits::INCOMING_MAX);
         let client = QuicClientConfig::try_from(config.identity.client_config()).map_err(tls_error)?;
@@ -143,15 +154,20 @@ impl Transport {
         let mut endpoint = EndpointConfig::new(Arc::new(reset_key));
         let id_key = config.connection_id_key;
         endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(id_key)));
-        let endpoint = Endpoint::new(endpoint, Some(server), socket, Arc::new(quinn::TokioRuntime))
+        let (unreached, signs) = mpsc::channel(limits::SIGNS_QUEUE_MAX);
+        let socket = Socket::open(socket, unreached).map_err(TransportError::Socket)?;
+        let runtime = Arc::new(quinn::TokioRuntime);
+        let endpoint = Endpoint::new_with_abstract_socket(endpoint, Some(server), Arc::new(socket), runtime)
             .map_err(TransportError::Socket)?;
         let inner = Arc::new(Inner {
             endpoint,
             client,
+            door: config.door,
             mesh: config.identity.mesh.clone(),
             hello: ArcSwap::from_pointee(hello),
             inbox: Inbox { core, data },
             peers: Mutex::new(HashMap::new()),
+            dials: Arc::default(),
             links: AtomicU64::new(0),
             handshakes: AtomicUsize::new(0),
             arrivals: Mutex::new(HashMap::new()),
@@ -160,6 +176,7 @@ impl Transport {
             identity: config.identity,
         });
         tokio::spawn(accept_all(Arc::clone(&inner)));
+        tokio::spawn(follow_signs(Arc::downgrade(&inner), signs));
         Ok(Self { inner })
     }
 
@@ -303,7 +320,10 @@ async fn accept_all(inner: Arc<Inner>) {
             let outcome = timeout(limits::HANDSHAKE_DEADLINE, greeting).await;
             drop(slot);
             match outcome {
-                Ok(Ok((peer, reader, hello))) => inner.run_link(peer, reader, hello, address, None).await,
+                Ok(Ok(Arrival::Link((peer, reader, hello)))) => {
+                    inner.run_link(peer, reader, hello, address, None).await;
+                }
+                Ok(Ok(Arrival::Join(connection, door))) => door.serve(connection, address).await,
                 Ok(Err(failure)) => inner.note_failed_arrival(address, &failure.reason, failure.unanswered),
                 Err(_) => {
                     let unanswered = !heard.load(Ordering::Relaxed);
@@ -311,6 +331,21 @@ async fn accept_all(inner: Arc<Inner>) {
                 }
             }
         });
+    }
+}
+
+/// Passes on what the network says of destinations, until the socket is gone.
+async fn follow_signs(inner: Weak<Inner>, mut signs: mpsc::Receiver<Unreached>) {
+    let mut pace = HintPace::default();
+    while let Some(found) = signs.recv().await {
+        metrics::counter!("shoal_transport_unreached_total", "sign" => found.sign.as_str()).increment(1);
+        let Some(inner) = inner.upgrade() else {
+            return;
+        };
+        inner.dials.tell(found);
+        if pace.permits(found.address, Instant::now()) {
+            inner.hint(found);
+        }
     }
 }
 
@@ -351,15 +386,38 @@ impl From<ConnectionError> for DialFailure {
             LinkEnd::Refused(refused) => Some(refused),
             LinkEnd::Idle | LinkEnd::Closed { .. } | LinkEnd::Local => None,
         };
-        Self { reason: error.to_string(), refused, unanswered: false }
+        // The peer's own words may be among them.
+        let words = error.to_string();
+        let reason = words.chars().take(limits::PEER_ERROR_CHARS_MAX);
+        let reason = reason.map(|c| if c.is_control() { ' ' } else { c }).collect();
+        Self { reason, refused, unanswered: false }
     }
 }
 
 type Greeted = (Arc<Peer>, FrameReader, Hello);
 
+/// What an accepted connection turned out to be.
+enum Arrival {
+    Link(Greeted),
+    /// Somebody wants a certificate: nothing of the mesh is ever spoken there.
+    Join(Connection, Arc<Door>),
+}
+
 impl Inner {
     fn peers(&self) -> std::sync::MutexGuard<'_, HashMap<LinkId, Arc<Peer>>> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the core of every link that ends at an address which was not reached.
+    fn hint(&self, found: Unreached) {
+        let ends_there = |peer: &&Arc<Peer>| canonical(peer.remote_address()) == found.address;
+        let links: Vec<_> = self.peers().values().filter(ends_there).map(|peer| peer.link()).collect();
+        for link in links {
+            tracing::debug!(?link, address = %found.address, sign = found.sign.as_str(), "a link's peer was not reached");
+            metrics::counter!("shoal_transport_hints_total").increment(1);
+            // A core that is behind hears the next one.
+            let _ = self.inbox.core.try_send(Input::Hint { link, sign: found.sign });
+        }
     }
 
     /// Counts every failed arrival and logs at most one a second: outsiders must not fill the log.
@@ -396,23 +454,35 @@ impl Inner {
         &self,
         incoming: quinn::Incoming,
         heard: &AtomicBool,
-    ) -> Result<Greeted, DialFailure> {
+    ) -> Result<Arrival, DialFailure> {
         let connection = incoming.await.map_err(|error| {
             let unanswered = was_unanswered(&error);
             DialFailure { unanswered, ..DialFailure::from(error) }
         })?;
         heard.store(true, Ordering::Relaxed);
+        if let Some(door) = self.door.as_ref().filter(|_| join::is_join(&connection)) {
+            return Ok(Arrival::Join(connection, Arc::clone(door)));
+        }
         let node = self.peer_name(&connection)?;
         let (send, recv) = connection.accept_bi().await?;
         let control = Peer::control_writer(send);
         let mut reader = FrameReader::new(recv, limits::HELLO_BYTES_MAX);
-        let hello = self.read_hello(&connection, &mut reader, &node).await?;
+        let hello = match self.read_hello(&connection, &mut reader, &node).await {
+            Ok(hello) => hello,
+            Err(failure) => {
+                if failure.refused == Some(Refused::Version) {
+                    let unspoken = Input::Unspoken { peer: node.to_string(), reason: failure.reason.clone() };
+                    let _ = self.inbox.core.send(unspoken).await;
+                }
+                return Err(failure);
+            }
+        };
         if self.peers().values().filter(|peer| *peer.node() == node).count() >= limits::LINKS_PER_NODE_MAX {
             connection.close(VarInt::from_u32(Refused::Full.code()), Refused::Full.as_str().as_bytes());
             return Err(DialFailure::new(format!("{node} has too many connections already")));
         }
         self.say_hello(&control)?;
-        self.peer_of(connection, node, control, reader, hello).await
+        self.peer_of(connection, node, control, reader, hello).await.map(Arrival::Link)
     }
 
     async fn greet(&self, address: SocketAddr, expected: Option<&NodeId>) -> Result<Greeted, DialFailure> {
@@ -434,7 +504,25 @@ impl Inner {
         self.peer_of(connection, node, control, reader, hello).await
     }
 
+    /// Dials one address until it greets us, refuses us, says that nothing listens there, or takes too long.
+    async fn try_address(
+        &self,
+        address: SocketAddr,
+        expected: Option<&NodeId>,
+    ) -> Result<Greeted, DialFailure> {
+        let mut dial = self.dials.watch(address);
+        let greeted = timeout(limits::HANDSHAKE_DEADLINE, self.greet(address, expected));
+        let refused = tokio::select! {
+            greeted = greeted => greeted.ok(),
+            () = dial.refused() => Some(Err(DialFailure::new("connection refused: nothing listens on that port"))),
+        };
+        refused.unwrap_or_else(|| Err(DialFailure::new(format!("timed out{}", dial.last_word()))))
+    }
+
     fn peer_name(&self, connection: &Connection) -> Result<NodeId, DialFailure> {
+        if join::protocol(connection).as_deref() != Some(tls::ALPN) {
+            return Err(DialFailure::new("the connection is not one of the mesh"));
+        }
         tls::peer_identity(connection, &self.mesh).map_err(|e| DialFailure::new(e.to_string()))
     }
 
@@ -452,16 +540,28 @@ impl Inner {
             connection.close(VarInt::from_u32(refused.code()), refused.as_str().as_bytes());
             Err(DialFailure::new(reason))
         };
+        let refuse_version = |speaks: &str| {
+            let reason = wire::no_common_version(node, speaks, &self.hello.load().card.node_id);
+            connection.close(VarInt::from_u32(Refused::Version.code()), reason.as_bytes());
+            Err(DialFailure { reason, refused: Some(Refused::Version), unanswered: false })
+        };
         let frame = match reader.next().await {
             Ok(Some(frame)) => frame,
             Ok(None) | Err(ReadError::CutShort) => return refuse(Refused::Malformed, "no hello came".into()),
             Err(ReadError::Wire(error)) => return refuse(Refused::Malformed, error.to_string()),
             Err(ReadError::Gone(_)) => return Err(connection.closed().await.into()),
         };
+        // Whatever else a hello of another version says, it says which versions its sender speaks.
+        if let Some(theirs) = wire::versions_of_hello(&frame)
+            && VersionRange::OWN.common(theirs).is_none()
+        {
+            return refuse_version(&theirs.to_string());
+        }
         let hello = match wire::split(&frame) {
             Ok(Some((FrameKind::Hello, body))) => wire::decode::<Hello>(body),
             Ok(_) => return refuse(Refused::Malformed, "the first frame was not a hello".into()),
-            Err(error) => return refuse(Refused::Version, error.to_string()),
+            Err(WireError::Version(version)) => return refuse_version(&format!("version {version}")),
+            Err(error) => return refuse(Refused::Malformed, error.to_string()),
         };
         match hello {
             Ok(hello) if hello.card.node_id != *node || hello.mesh_name != self.mesh => {
@@ -481,8 +581,11 @@ impl Inner {
         reader: FrameReader,
         hello: Hello,
     ) -> Result<Greeted, DialFailure> {
+        let Some(version) = VersionRange::OWN.common(hello.versions()) else {
+            return Err(DialFailure::new("no protocol version is spoken by both sides"));
+        };
         let link = LinkId(self.links.fetch_add(1, Ordering::Relaxed) + 1);
-        let peer = Peer::new(link, node, connection, control).await?;
+        let peer = Peer::new(link, node, connection, control, version).await?;
         Ok((Arc::new(peer), reader, hello))
     }
 
@@ -513,9 +616,7 @@ impl Inner {
         let attempts = resolved.into_iter().zip(0_u32..).map(|(address, place)| {
             async move {
                 sleep(NEXT_ADDRESS_AFTER * place).await;
-                let greeted = timeout(limits::HANDSHAKE_DEADLINE, self.greet(address, Some(node))).await;
-                let greeted = greeted.unwrap_or_else(|_| Err(DialFailure::new("timed out")));
-                greeted.map(|greeted| (greeted, address))
+                self.try_address(address, Some(node)).await.map(|greeted| (greeted, address))
             }
             .boxed()
         });
@@ -537,9 +638,7 @@ impl Inner {
         for address in resolved {
             let (inner, target) = (Arc::clone(self), target.clone());
             attempts.spawn(async move {
-                let greeted = timeout(limits::HANDSHAKE_DEADLINE, inner.greet(address, None)).await;
-                let greeted = greeted.unwrap_or_else(|_| Err(DialFailure::new("timed out")));
-                let (peer, reader, hello) = greeted?;
+                let (peer, reader, hello) = inner.try_address(address, None).await?;
                 tokio::spawn(async move { inner.run_link(peer, reader, hello, address, Some(target)).await });
                 Ok::<_, DialFailure>(())
             });

@@ -60,7 +60,7 @@ impl Authorities {
             let ca = CaFacts { fingerprint: facts.fingerprint, not_after: unix_seconds(facts.not_after) };
             Some((ca, certificate.clone()))
         };
-        Self { trusted: identity.trusted().filter_map(facts).collect() }
+        Self { trusted: identity.cas().iter().filter_map(facts).collect() }
     }
 
     fn certificate(&self, certificate: &[u8]) -> Option<CertificateFacts> {

@@ -11,7 +11,10 @@
 mod endpoint;
 mod facts;
 mod framing;
+pub mod join;
 mod peer;
+mod signs;
+mod socket;
 pub mod tls;
 
 use std::sync::Arc;

@@ -56,17 +56,19 @@ impl fmt::Debug for Peer {
 }
 
 impl Peer {
-    /// Opens the data streams of a connection whose hellos are exchanged.
+    /// Opens the data streams of a connection whose hellos are exchanged; both ends speak `version`.
     pub(super) async fn new(
         link: LinkId,
         node: NodeId,
         connection: Connection,
         control: Arc<FrameWriter>,
+        version: u8,
     ) -> Result<Self, ConnectionError> {
+        control.speak(version);
         let mut data = Vec::with_capacity(limits::DATA_STREAMS);
         for _ in 0..limits::DATA_STREAMS {
             let stream = connection.open_uni().await?;
-            data.push(Arc::new(FrameWriter::new(stream, limits::STREAM_QUEUE_BYTES_MAX)));
+            data.push(Arc::new(FrameWriter::new(stream, limits::STREAM_QUEUE_BYTES_MAX, version)));
         }
         Ok(Self {
             link,
@@ -84,8 +86,9 @@ impl Peer {
         })
     }
 
+    /// For the control stream, whose first frame is the hello: that carries the lowest version.
     pub(super) fn control_writer(stream: quinn::SendStream) -> Arc<FrameWriter> {
-        Arc::new(FrameWriter::new(stream, CONTROL_WAITING_BYTES_MAX))
+        Arc::new(FrameWriter::new(stream, CONTROL_WAITING_BYTES_MAX, wire::PROTOCOL_VERSION_MIN))
     }
 
     /// The connection's number.
@@ -98,6 +101,12 @@ impl Peer {
     #[must_use]
     pub fn node(&self) -> &NodeId {
         &self.node
+    }
+
+    /// Where the other end is now; it may move.
+    #[must_use]
+    pub fn remote_address(&self) -> std::net::SocketAddr {
+        self.connection.remote_address()
     }
 
     /// The smoothed round trip time that QUIC measures.
@@ -290,7 +299,9 @@ async fn read_control(peer: Arc<Peer>, mut reader: FrameReader, inbox: Inbox) {
         };
         pace.spend(frame.len()).await;
         match control_of(&frame) {
-            Ok(Some(Incoming::Control(Control::KeepAlive)) | None) => {}
+            Ok(Some(Incoming::Control(Control::KeepAlive))) => {}
+            Ok(None) => note_unknown_frame(&peer, "its kind"),
+            Err(WireError::Unknown(what)) => note_unknown_frame(&peer, &what),
             Ok(Some(Incoming::Control(frame))) => {
                 bad = 0;
                 if inbox.core.send(Input::Control { link: peer.link, frame }).await.is_err() {
@@ -353,7 +364,7 @@ async fn read_data(peer: Arc<Peer>, stream: RecvStream, inbox: Inbox) {
             Ok(Some((FrameKind::Hello | FrameKind::Control | FrameKind::Swim, _))) => {
                 Err(WireError::Bound("a frame of this kind does not belong on a data stream"))
             }
-            Ok(None) => continue,
+            Ok(None) => Err(WireError::Unknown("its kind".to_owned())),
             Err(error) => Err(error),
         };
         match decoded {
@@ -362,6 +373,7 @@ async fn read_data(peer: Arc<Peer>, stream: RecvStream, inbox: Inbox) {
                 peer.note_message();
                 inbox.data.handle(&peer, frame);
             }
+            Err(WireError::Unknown(what)) => note_unknown_frame(&peer, &what),
             Err(error) => {
                 bad += 1;
                 note_bad_frame(&peer, &error);
@@ -371,6 +383,12 @@ async fn read_data(peer: Arc<Peer>, stream: RecvStream, inbox: Inbox) {
             }
         }
     }
+}
+
+/// A later version may say more than is understood here: that is skipped, and no fault of the peer.
+fn note_unknown_frame(peer: &Peer, what: &str) {
+    metrics::counter!("shoal_transport_unknown_frames_total").increment(1);
+    tracing::debug!(node = %peer.node, what, "a frame that this version does not know is skipped");
 }
 
 fn note_bad_frame(peer: &Peer, error: &WireError) {

@@ -31,6 +31,7 @@ pub struct NodeIdentity {
     /// The last second at which its certificate is valid.
     pub not_after: SystemTime,
     certified: Arc<CertifiedKey>,
+    cas: Arc<Vec<CertificateDer<'static>>>,
     trust: Arc<Trust>,
     provider: Arc<CryptoProvider>,
 }
@@ -103,20 +104,30 @@ impl NodeIdentity {
             node_id,
             not_after: facts.not_after,
             certified: Arc::new(certified),
+            cas: Arc::new(parts.roots.clone()),
             trust: Arc::new(trust),
             provider,
         })
     }
 
-    /// The node's certificate.
+    /// The node's own certificate.
     #[must_use]
     pub fn certificate(&self) -> &CertificateDer<'static> {
-        self.certified.cert.first().expect("an identity was made from exactly one certificate")
+        self.certified.cert.first().expect("an identity is made from one certificate")
     }
 
-    /// The certificates of the CAs that the node trusts.
-    pub fn trusted(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
-        self.trust.roots.iter().map(|root| &root.certificate)
+    /// The certificates of the CAs that it trusts, in the order of the bundle.
+    #[must_use]
+    pub fn cas(&self) -> &[CertificateDer<'static>] {
+        &self.cas
+    }
+
+    pub(super) fn certified(&self) -> &CertifiedKey {
+        &self.certified
+    }
+
+    pub(super) fn trust(&self) -> Arc<Trust> {
+        Arc::clone(&self.trust)
     }
 
     /// The settings with which the node accepts connections. An expired CA or peer is noticed at each handshake, so
@@ -205,7 +216,6 @@ impl Parts<'_> {
                 .ok_or_else(|| malformed("a date is before 1970".to_owned()))
         };
         Ok(Root {
-            certificate: certificate.clone().into_owned(),
             anchor: anchor.to_owned(),
             not_before: unix(facts.not_before)?,
             not_after: unix(facts.not_after)?,

@@ -119,7 +119,6 @@ impl From<Refusal> for rustls::Error {
 /// A CA that is trusted while it is valid.
 #[derive(Debug, Clone)]
 pub(super) struct Root {
-    pub(super) certificate: CertificateDer<'static>,
     pub(super) anchor: TrustAnchor<'static>,
     pub(super) not_before: UnixTime,
     pub(super) not_after: UnixTime,
@@ -358,7 +357,7 @@ mod tests {
     fn root(ca: &Ca, until: u64) -> Root {
         let der = certs::parse_certificates(ca.bundle_pem()).expect("PEM").remove(0);
         let anchor = webpki::anchor_from_trusted_cert(&der).expect("a CA").to_owned();
-        Root { certificate: der, anchor, not_before: unix(NOW), not_after: unix(until) }
+        Root { anchor, not_before: unix(NOW), not_after: unix(until) }
     }
 
     fn trust(roots: Vec<Root>) -> Trust {
