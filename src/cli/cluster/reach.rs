@@ -105,15 +105,7 @@ fn reach(from: &NodeReport, addresses: &BTreeSet<&str>, to: &NodeReport, is_full
         return Reach::Unknown;
     };
     if let Some(link) = facts.links.iter().find(|link| link.in_use && link.node == to.node_id) {
-        let Some(theirs) = &to.facts else {
-            return Reach::Ok;
-        };
-        let mut back = theirs.links.iter().filter(|back| back.in_use && back.node == from.node_id);
-        return match () {
-            () if is_one_way(link, theirs, &from.node_id) => Reach::OneWay { seen: 0 },
-            () if back.any(|back| is_one_way(back, facts, &to.node_id)) => Reach::No,
-            () => Reach::Ok,
-        };
+        return to.facts.as_ref().map_or(Reach::Ok, |theirs| over(link, (from, facts), (to, theirs)));
     }
     if let Some(seen) = to.facts.as_ref().and_then(|theirs| handshakes_without_echo(theirs, addresses)) {
         return Reach::OneWay { seen };
@@ -124,13 +116,25 @@ fn reach(from: &NodeReport, addresses: &BTreeSet<&str>, to: &NodeReport, is_full
     if is_alive && (!is_full_mesh || is_new) { Reach::Idle } else { Reach::No }
 }
 
+/// What a link is worth whose two sides have both told of it.
+fn over(link: &Link, (from, facts): (&NodeReport, &Facts), (to, theirs): (&NodeReport, &Facts)) -> Reach {
+    let mut back = theirs.links.iter().filter(|back| back.in_use && back.node == from.node_id).peekable();
+    if back.peek().is_none() {
+        // Coming or going; one that has been there for longer leads to nobody.
+        let is_settled = link.age_seconds >= SETTLED_AFTER_SECONDS;
+        let has_any = theirs.links.iter().any(|back| back.node == from.node_id);
+        return if is_settled && !has_any { Reach::No } else { Reach::Ok };
+    }
+    if is_one_way(link, theirs, &from.node_id) {
+        return Reach::OneWay { seen: 0 };
+    }
+    if back.any(|back| is_one_way(back, facts, &to.node_id)) { Reach::No } else { Reach::Ok }
+}
+
 /// Whether what is sent over the link arrives and nothing comes back. QUIC acknowledges whatever it receives, so a
 /// side that hears the other and is not heard itself has lost its way there.
 fn is_one_way(link: &Link, theirs: &Facts, from: &NodeId) -> bool {
-    let mut back = theirs.links.iter().filter(|back| back.node == *from).peekable();
-    if back.peek().is_none() {
-        return link.age_seconds >= SETTLED_AFTER_SECONDS;
-    }
+    let mut back = theirs.links.iter().filter(|back| back.node == *from);
     link.silent_seconds >= SILENT_SECONDS && back.any(|back| back.silent_seconds <= HEARD_SECONDS)
 }
 

@@ -138,10 +138,10 @@ fn a_one_way_path_is_named_with_its_direction_and_what_was_seen() {
 }
 
 #[test]
-fn a_link_that_only_one_side_still_has_is_one_way_too() {
+fn a_link_that_only_one_side_still_has_leads_to_nobody() {
     let mut reports = mesh(3);
     facts(&mut reports, 3).links.retain(|link| link.node != node(2));
-    assert_eq!(Matrix::of(&reports).reach(&node(2), &node(3)), Some(Reach::OneWay { seen: 0 }));
+    assert_eq!(Matrix::of(&reports).reach(&node(2), &node(3)), Some(Reach::No));
     facts(&mut reports, 2).links.iter_mut().for_each(|link| link.age_seconds = 1.0);
     assert_eq!(Matrix::of(&reports).reach(&node(2), &node(3)), Some(Reach::Ok), "it is on its way");
 }
