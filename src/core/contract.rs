@@ -21,7 +21,7 @@ use super::ids::{AgentName, CaKeyId, LinkId, MeshId, MeshName, NodeId, PersistNo
 use super::model::{
     AgentSpec, AgentView, CrossRegion, Event, Finding, Hello, Load, MemberView, NodeCard, Overrides, Profile,
 };
-use super::wire::{AgentStats, Control, RequestBody, ResponseBody};
+use super::wire::{AgentStats, Control, HistoryPage, HistoryQuery, NodeFacts, RequestBody, ResponseBody};
 
 /// What the driver tells the core.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -113,6 +113,13 @@ pub enum Input {
         question: u64,
         /// The answer.
         answer: RuntimeAnswer,
+    },
+    /// The answer to [`Output::AskNode`].
+    NodeAnswer {
+        /// The number of the question.
+        question: u64,
+        /// The answer, or why there is none.
+        answer: Result<NodeAnswer, String>,
     },
     /// The machine's load was measured.
     Load(Load),
@@ -265,6 +272,13 @@ pub enum Output {
         /// What.
         query: RuntimeQuery,
     },
+    /// Ask the shell something about this node; answered by [`Input::NodeAnswer`], not at once.
+    AskNode {
+        /// Names the answer.
+        question: u64,
+        /// What.
+        query: NodeQuery,
+    },
     /// Answer a local client.
     Reply {
         /// Which request.
@@ -379,6 +393,24 @@ pub enum RuntimeAnswer {
     Stats(AgentStats),
     /// To [`RuntimeQuery::Logs`], oldest first.
     Lines(Vec<String>),
+}
+
+/// A question about this node that only the shell can answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NodeQuery {
+    /// What it measures.
+    Facts,
+    /// A part of its history.
+    History(HistoryQuery),
+}
+
+/// The shell's answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NodeAnswer {
+    /// To [`NodeQuery::Facts`].
+    Facts(Box<NodeFacts>),
+    /// To [`NodeQuery::History`].
+    History(HistoryPage),
 }
 
 /// What a mesh is made from.

@@ -154,6 +154,32 @@ pub const DRIVER_QUEUE_MAX: usize = 8192;
 pub const STORE_QUEUE_CHANGES_MAX: usize = 4096;
 /// How long the store waits for another program that reads or writes its database. Longer: the commit or the start fails.
 pub const STORE_BUSY_MAX: Duration = Duration::from_secs(5);
+/// Entries of a node's history that are kept, over all its processes. One more: the oldest is removed.
+pub const HISTORY_ROWS_MAX: usize = 20_000;
+/// Entries of the history that wait for the disk. One more is dropped and counted.
+pub const HISTORY_QUEUE_MAX: usize = 4096;
+/// Characters of a text from elsewhere in an entry of the history; the rest is cut.
+pub const HISTORY_TEXT_CHARS_MAX: usize = 500;
+/// How long an entry of the history may wait for others to be written with.
+pub const HISTORY_DELAY_MAX: Duration = Duration::from_secs(1);
+/// Entries of the history in one answer; more are cut off.
+pub const HISTORY_PAGE_MAX: usize = 1000;
+/// Bytes of stored entries in one answer; more are cut off.
+pub const HISTORY_PAGE_BYTES_MAX: usize = 512 << 10;
+/// Questions about the node itself (facts, history) that are being answered at once. One more: `overloaded`.
+pub const NODE_QUESTIONS_MAX: usize = 16;
+/// Links that one node's facts tell of; more are left out.
+pub const FACTS_LINKS_MAX: usize = PEERS_MAX;
+/// Bytes of a text in a node's facts. More: the facts are refused.
+pub const FACT_TEXT_BYTES_MAX: usize = 263;
+/// Addresses whose failed connections are remembered for [`ARRIVALS_KEPT_FOR`]; the oldest gives way.
+pub const ARRIVALS_KEPT_MAX: usize = 64;
+/// How long they are remembered.
+pub const ARRIVALS_KEPT_FOR: Duration = Duration::from_secs(60);
+/// How long a node may take to tell its facts before it counts as one that does not answer.
+pub const FACTS_DEADLINE: Duration = Duration::from_secs(5);
+/// Nodes that are asked for their facts at once on behalf of one client; the others wait their turn.
+pub const FACTS_ASKED_AT_ONCE: usize = 64;
 /// Events kept for clients that resume; the oldest is dropped and a resuming client is told.
 pub const EVENTS_MAX: usize = 1024;
 

@@ -12,6 +12,7 @@ pub mod dispatch;
 mod driver;
 pub mod enrol;
 pub mod events;
+mod facts;
 pub mod identity;
 mod load;
 pub mod runtime;
@@ -36,12 +37,13 @@ use self::discovery::{Discovery, DiscoveryError, Itself, Way};
 use self::dispatch::Dispatcher;
 use self::driver::{Driver, End, Shared};
 use self::events::{Events, Subscription};
+use self::facts::{Lateness, Witness};
 use self::identity::{IdentityState, Keeper, KeeperHandle, Loaded, OfferError, Offered, Places};
 use self::runtime::{Runtime, RuntimeConfig};
 use self::store::{NodeKeys, Opened, Store, StoreError};
 use self::transport::join::Door;
 use self::transport::tls::{NodeIdentity, TlsError};
-use self::transport::{Congestion, PeerCertificate, Transport, TransportConfig, TransportError};
+use self::transport::{Congestion, Peer, PeerCertificate, Transport, TransportConfig, TransportError};
 use crate::core::contract::{Boot, Effect, Input, Output, StartMode, View};
 use crate::core::error::{Refusal, SendError};
 use crate::core::ids::{LinkId, MeshId, MeshName, NodeId, ProcessId};
@@ -175,12 +177,23 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
     let (identity_keeper, identity) =
         Keeper::new(places, loaded, transport.clone(), core.clone()).map_err(TlsError::from)?;
     tokio::spawn(identity_keeper.run());
+    let witness = Witness {
+        core: core.downgrade(),
+        shared: Arc::clone(&shared),
+        transport: transport.clone(),
+        history: store.history(),
+        lateness: Arc::new(Lateness::default()),
+        profile: config.cluster.profile,
+        seeds: seeds(&config.cluster.start),
+        started: std::time::Instant::now(),
+    };
     let driver = Driver {
         mesh,
         clock,
         inputs,
         reports,
         store,
+        witness,
         transport: transport.clone(),
         runtime,
         identity: identity.clone(),
@@ -276,6 +289,13 @@ fn start_discovery(
         !view.members.iter().any(|(m, _)| m.card.node_id != view.own && m.status.is_reachable())
     };
     Discovery::start(&ways, &itself, core.clone(), is_alone)
+}
+
+fn seeds(start: &config::StartMode) -> u32 {
+    match start {
+        config::StartMode::Join(seeds) => u32::try_from(seeds.len()).unwrap_or(u32::MAX),
+        config::StartMode::Bootstrap | config::StartMode::Discover | config::StartMode::Resume => 0,
+    }
 }
 
 fn overrides(config: &Config) -> Overrides {
@@ -386,6 +406,12 @@ impl Handle {
     #[must_use]
     pub fn rtt(&self, link: LinkId) -> Option<std::time::Duration> {
         self.transport.peer(link).map(|peer| peer.rtt())
+    }
+
+    /// The link to a peer, as QUIC measures it.
+    #[must_use]
+    pub fn peer(&self, link: LinkId) -> Option<Arc<Peer>> {
+        self.transport.peer(link)
     }
 
     /// Where the node listens (UDP).

@@ -21,6 +21,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod alarm;
+mod answers;
 mod checkers;
 mod config;
 mod faults;

@@ -455,6 +455,7 @@ impl World {
             Output::AskRuntime { question, agent, query } => {
                 self.ask_runtime(machine, question, &agent, &query);
             }
+            Output::AskNode { question, query } => self.ask_node(machine, question, &query),
             Output::Reply { request, result } => self.on_reply(machine, request, result),
             Output::Event(event) => self.on_event(machine, event),
             Output::Found(finding) => self.report.found(self.now, machine, finding),

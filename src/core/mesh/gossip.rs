@@ -12,7 +12,7 @@ use crate::core::error::Refused;
 use crate::core::ids::{Incarnation, LinkId, NodeId, NodeKey};
 use crate::core::limits;
 use crate::core::membership::{Evidence, Known, MemberEffect};
-use crate::core::model::{Event, Finding, Found, Load, MemberStatus};
+use crate::core::model::{Event, Found, Load, MemberStatus};
 use crate::core::registry::Applied;
 use crate::core::wire::{Control, OwnedBatch};
 
@@ -53,9 +53,6 @@ impl Mesh {
     }
 
     fn on_evidence(&mut self, key: NodeKey, evidence: Evidence) {
-        let Some(node) = self.name_of(&key) else {
-            return;
-        };
         let found = match evidence {
             Evidence::Hint { sign } => Found::Hint { sign },
             Evidence::ProbeMissed { waited_ms, helpers, nacks } => {
@@ -75,8 +72,7 @@ impl Mesh {
                 Found::Failed { by, suspected_ms, confirmations }
             }
         };
-        let incarnation = self.membership.known(&key).map_or(Incarnation(0), |known| known.incarnation);
-        self.output(Output::Found(Finding { node, incarnation, found }));
+        self.found(&key, found);
     }
 
     fn name_of(&self, key: &NodeKey) -> Option<NodeId> {
@@ -182,6 +178,7 @@ impl Mesh {
             if self.restarts_too_often(key) {
                 return;
             }
+            self.found(&key, Found::Restarted);
             self.member_event(key, MemberStatus::Failed, "its process ended");
             self.member_event(key, MemberStatus::Alive, "it was started again");
             if now.status == MemberStatus::Suspect {
@@ -203,6 +200,14 @@ impl Mesh {
             (MemberStatus::Left, _) => "it said good-bye",
         };
         let reason = self.expulsion_of(&key, now).unwrap_or(reason);
+        match (now.status, was) {
+            (MemberStatus::Alive, Some(MemberStatus::Suspect)) | (MemberStatus::Suspect, _) => {}
+            (MemberStatus::Alive, _) if restarted => self.found(&key, Found::Restarted),
+            (MemberStatus::Alive, _) => self.found(&key, Found::Alive),
+            (MemberStatus::Left, _) => self.found(&key, Found::Left),
+            // Membership tells of verdicts itself, with their origin.
+            (MemberStatus::Failed, _) => {}
+        }
         self.member_event(key, now.status, reason);
     }
 

@@ -38,7 +38,7 @@ use super::coordinates::Coordinates;
 use super::ids::{AgentName, Incarnation, LinkId, MeshId, MeshName, NodeId, NodeKey, PersistNo, ProcessId};
 use super::links::Links;
 use super::membership::Membership;
-use super::model::{AgentSpec, CrossRegion, Event, Hello, NodeCard};
+use super::model::{AgentSpec, CrossRegion, Event, Finding, Found, Hello, NodeCard};
 use super::registry::Registry;
 use super::supervision::Supervision;
 use super::time::Instant;
@@ -113,6 +113,8 @@ pub struct Mesh {
     nameless: BTreeSet<NodeKey>,
     requests: BTreeMap<u64, Open>,
     questions: BTreeMap<u64, (Requester, AgentName)>,
+    /// Questions about this node that the shell has not answered yet.
+    node_questions: BTreeMap<u64, Requester>,
     /// Who waits for an agent's first start, and who for its end.
     deploying: BTreeMap<AgentName, Option<Requester>>,
     undeploying: BTreeMap<AgentName, Vec<Requester>>,
@@ -162,6 +164,7 @@ impl Mesh {
             nameless: BTreeSet::new(),
             requests: BTreeMap::new(),
             questions: BTreeMap::new(),
+            node_questions: BTreeMap::new(),
             deploying: BTreeMap::new(),
             undeploying: BTreeMap::new(),
             numbers: 0,
@@ -220,6 +223,7 @@ impl Mesh {
             Input::Request { request, node, body } => self.on_request(request, node, body),
             Input::Agent { agent, run, report } => self.on_agent_report(&agent, run, report),
             Input::RuntimeAnswer { question, answer } => self.on_runtime_answer(question, answer),
+            Input::NodeAnswer { question, answer } => self.on_node_answer(question, answer),
             Input::Load(load) => self.on_load(&load),
             Input::WantLink { node } => self.want_link(&node),
             Input::Expelled { node, reason } => self.on_expelled(&node, reason),
@@ -296,6 +300,15 @@ impl Mesh {
 
     fn event(&mut self, event: Event) {
         self.output(Output::Event(event));
+    }
+
+    /// Keeps for those who ask why: what was found out about a node whose name is known.
+    fn found(&mut self, key: &NodeKey, found: Found) {
+        let Some(node) = self.links.card(key).map(|card| card.node_id.clone()) else {
+            return;
+        };
+        let incarnation = self.membership.known(key).map_or(Incarnation(0), |known| known.incarnation);
+        self.output(Output::Found(Finding { node, incarnation, found }));
     }
 
     fn set_timer(&mut self, after: Duration, timer: Timer) {

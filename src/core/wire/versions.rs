@@ -114,6 +114,7 @@ impl RequestBody {
             | Self::AgentInfo { .. }
             | Self::AgentLogs { .. }
             | Self::Leave { .. } => 1,
+            Self::Facts | Self::History { .. } => 2,
         }
     }
 }
@@ -124,6 +125,7 @@ impl ResponseBody {
     pub fn since_version(&self) -> u8 {
         match self {
             Self::Done | Self::AgentInfo { .. } | Self::Lines { .. } => 1,
+            Self::Facts(_) | Self::History(_) => 2,
         }
     }
 }
@@ -145,7 +147,7 @@ impl Refusal {
             | Self::BadRequest { .. }
             | Self::StoreFailed { .. }
             | Self::Joining { .. } => 1,
-            Self::Outdated { .. } => 2,
+            Self::Outdated { .. } | Self::NoAnswer { .. } => 2,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use self::credentials::Credentials;
+use super::facts::{FailedArrivals, was_unanswered};
 use super::framing::FrameReader;
 use super::hello::{self, DialFailure};
 use super::join::{self, Door};
@@ -30,7 +31,7 @@ use crate::core::error::Refused;
 use crate::core::ids::{LinkId, MeshName, NodeId};
 use crate::core::limits;
 use crate::core::model::Hello;
-use crate::core::wire::{Control, VersionRange};
+use crate::core::wire::{ArrivalFacts, Control, VersionRange};
 use crate::node::clock;
 
 mod credentials;
@@ -136,7 +137,8 @@ struct Inner {
     links: AtomicU64,
     handshakes: AtomicUsize,
     arrivals: Mutex<HashMap<IpAddr, (Instant, u32)>>,
-    failed_arrivals: Mutex<LogPace>,
+    complaints: Mutex<LogPace>,
+    failed_arrivals: Mutex<FailedArrivals>,
 }
 
 impl Transport {
@@ -182,6 +184,7 @@ impl Transport {
             links: AtomicU64::new(0),
             handshakes: AtomicUsize::new(0),
             arrivals: Mutex::new(HashMap::new()),
+            complaints: Mutex::default(),
             failed_arrivals: Mutex::default(),
         });
         tokio::spawn(accept_all(Arc::clone(&inner)));
@@ -200,6 +203,19 @@ impl Transport {
     /// The hello that new links begin with.
     pub fn set_hello(&self, hello: Hello) {
         self.inner.hello.store(Arc::new(hello));
+    }
+
+    /// Whom new connections show this node to be, and whom it trusts.
+    pub(super) fn identity(&self) -> NodeIdentity {
+        self.inner.credentials.load().identity.clone()
+    }
+
+    pub(super) fn peers(&self) -> Vec<Arc<Peer>> {
+        self.inner.peers().values().cloned().collect()
+    }
+
+    pub(super) fn arrivals_kept(&self) -> Vec<ArrivalFacts> {
+        self.inner.failed_arrivals.lock().unwrap_or_else(PoisonError::into_inner).facts()
     }
 
     /// The peer at the other end of a link, while it lasts.
@@ -251,13 +267,13 @@ impl Transport {
             let held = inner.held.load_full();
             let outcome = match (held.as_deref(), &target) {
                 (Some((refused, reason)), _) => {
-                    Err(DialFailure { reason: reason.clone(), refused: Some(*refused) })
+                    Err(DialFailure { reason: reason.clone(), refused: Some(*refused), unanswered: false })
                 }
                 (None, DialTarget::Node(node)) => inner.dial_node(node, &addresses).await,
                 (None, DialTarget::Seed(_)) => inner.dial_seed(&target, &addresses).await,
             };
             if let Err(failure) = outcome {
-                let DialFailure { reason, refused } = failure;
+                let DialFailure { reason, refused, .. } = failure;
                 let _ = inner.inbox.core.send(Input::DialFailed { target, reason, refused }).await;
             }
         });
@@ -323,7 +339,9 @@ async fn accept_all(inner: Arc<Inner>) {
         let slot = HandshakeSlot::take(&inner);
         tokio::spawn(async move {
             let address = incoming.remote_address();
-            let outcome = timeout(limits::HANDSHAKE_DEADLINE, inner.greet_incoming(incoming)).await;
+            let heard = AtomicBool::new(false);
+            let greeting = inner.greet_incoming(incoming, &heard);
+            let outcome = timeout(limits::HANDSHAKE_DEADLINE, greeting).await;
             drop(slot);
             match outcome {
                 Ok(Ok(Arrival::Link(greeted))) => {
@@ -331,8 +349,11 @@ async fn accept_all(inner: Arc<Inner>) {
                     inner.run_link(peer, reader, hello, address, None).await;
                 }
                 Ok(Ok(Arrival::Join(connection, door))) => door.serve(connection, address).await,
-                Ok(Err(failure)) => inner.note_failed_arrival(address, &failure.reason),
-                Err(_) => inner.note_failed_arrival(address, "the handshake took too long"),
+                Ok(Err(failure)) => inner.note_failed_arrival(address, &failure.reason, failure.unanswered),
+                Err(_) => {
+                    let unanswered = !heard.load(Ordering::Relaxed);
+                    inner.note_failed_arrival(address, "the handshake took too long", unanswered);
+                }
             }
         });
     }
@@ -396,9 +417,12 @@ impl Inner {
     }
 
     /// Counts every failed arrival and logs at most one a second: outsiders must not fill the log.
-    fn note_failed_arrival(&self, address: SocketAddr, reason: &str) {
+    fn note_failed_arrival(&self, address: SocketAddr, reason: &str, unanswered: bool) {
         metrics::counter!("shoal_transport_handshakes_failed_total").increment(1);
-        if let Some(untold) = self.failed_arrivals.lock().unwrap_or_else(PoisonError::into_inner).tell() {
+        let mut kept = self.failed_arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.note(address, reason, unanswered);
+        drop(kept);
+        if let Some(untold) = self.complaints.lock().unwrap_or_else(PoisonError::into_inner).tell() {
             tracing::warn!(%address, reason, untold, "a connection was refused");
         }
     }
@@ -421,8 +445,17 @@ impl Inner {
         *count > limits::HANDSHAKES_PER_SECOND_MAX
     }
 
-    async fn greet_incoming(&self, incoming: quinn::Incoming) -> Result<Arrival, DialFailure> {
-        let connection = incoming.await?;
+    /// `heard` is set once the other side is known to hear this one.
+    async fn greet_incoming(
+        &self,
+        incoming: quinn::Incoming,
+        heard: &AtomicBool,
+    ) -> Result<Arrival, DialFailure> {
+        let connection = incoming.await.map_err(|error| {
+            let unanswered = was_unanswered(&error);
+            DialFailure { unanswered, ..DialFailure::from(error) }
+        })?;
+        heard.store(true, Ordering::Relaxed);
         if let Some(door) = self.door.as_ref().filter(|_| join::is_join(&connection)) {
             return Ok(Arrival::Join(connection, Arc::clone(door)));
         }

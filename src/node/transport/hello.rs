@@ -19,18 +19,20 @@ pub(super) struct DialFailure {
     pub(super) reason: String,
     /// Whether one side was reached by the other and refused it.
     pub(super) refused: Option<Refused>,
+    /// Whether the other side seems not to hear this one; known of arrivals only.
+    pub(super) unanswered: bool,
 }
 
 impl DialFailure {
     pub(super) fn new(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), refused: None }
+        Self { reason: reason.into(), refused: None, unanswered: false }
     }
 }
 
 impl From<ConnectionError> for DialFailure {
     fn from(error: ConnectionError) -> Self {
         if let Some((refused, whose)) = certificate_refusal(&error) {
-            return Self { reason: format!("{whose}: {error}"), refused: Some(refused) };
+            return Self { reason: format!("{whose}: {error}"), refused: Some(refused), unanswered: false };
         }
         let refused = match link_end(&error) {
             LinkEnd::Refused(refused) => Some(refused),
@@ -40,7 +42,7 @@ impl From<ConnectionError> for DialFailure {
         let words = error.to_string();
         let reason = words.chars().take(limits::PEER_ERROR_CHARS_MAX);
         let reason = reason.map(|c| if c.is_control() { ' ' } else { c }).collect();
-        Self { reason, refused }
+        Self { reason, refused, unanswered: false }
     }
 }
 
@@ -74,12 +76,12 @@ pub(super) async fn read(
 ) -> Result<Hello, DialFailure> {
     let refuse = |refused: Refused, reason: String| {
         connection.close(VarInt::from_u32(refused.code()), refused.as_str().as_bytes());
-        Err(DialFailure { reason, refused: None })
+        Err(DialFailure::new(reason))
     };
     let refuse_version = |speaks: &str| {
         let reason = wire::no_common_version(node, speaks, own);
         connection.close(VarInt::from_u32(Refused::Version.code()), reason.as_bytes());
-        Err(DialFailure { reason, refused: Some(Refused::Version) })
+        Err(DialFailure { reason, refused: Some(Refused::Version), unanswered: false })
     };
     let frame = match reader.next().await {
         Ok(Some(frame)) => frame,
