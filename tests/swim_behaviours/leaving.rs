@@ -212,9 +212,11 @@ fn row_118_whoever_left_for_good_does_not_come_back_by_itself_and_whoever_stoppe
         world.stop(3);
         must(&mut world, secs(10), "both have ended", |w| !w.is_running(4) && !w.is_running(3));
         world.run_for(secs(5));
-        world.start(4);
         world.start(3);
         must(&mut world, secs(5), "the one that stopped is back", |w| w.status(0, 3) == Some(Alive));
+        // Whoever was away remembers the one that left until it hears of that.
+        world.run_for(secs(5));
+        world.start(4);
         world.run_for(secs(60));
         assert_eq!(names(&world, 4), ["n5"], "it knows nobody");
         assert!([0, 1, 2, 3].iter().all(|m| world.status(*m, 4).is_none()));
