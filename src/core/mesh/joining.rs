@@ -111,6 +111,9 @@ impl Mesh {
         if let Some(reason) = self.hello().refusal(&hello) {
             return self.refuse(link, &hello, address, reason);
         }
+        if hello.mesh_id.is_some_and(|theirs| self.belongs_to().is_some_and(|own| own != theirs)) {
+            return self.refuse(link, &hello, address, Refused::Mesh);
+        }
         let Some(version) = VersionRange::OWN.common(hello.versions()) else {
             return self.refuse(link, &hello, address, Refused::Version);
         };
@@ -277,13 +280,41 @@ impl Mesh {
         }
     }
 
+    /// The mesh that this node belongs to, or will when that is durable: it decides once.
+    fn belongs_to(&self) -> Option<MeshId> {
+        let decided = |pending: &Pending| match pending {
+            Pending::BelongTo(mesh_id) => Some(*mesh_id),
+            Pending::Nothing
+            | Pending::Deploy { .. }
+            | Pending::Undeploy { .. }
+            | Pending::LeaveMesh { .. }
+            | Pending::RestartAs(_) => None,
+        };
+        self.mesh_id.or_else(|| self.pending.values().find_map(decided))
+    }
+
     /// The peer has accepted this node: it said something over a link that this node holds for proven.
     pub(super) fn on_accepted(&mut self, mesh_id: MeshId) {
-        let on_its_way = self.pending.values().any(|p| matches!(p, Pending::BelongTo(_)));
-        if self.mesh_id.is_some() || on_its_way {
+        if self.belongs_to().is_some() {
             return;
         }
         self.persist(vec![Change::MeshId(mesh_id)], Pending::BelongTo(mesh_id));
+        // A newcomer that finds two meshes joins one of them, and must not become a bridge between both.
+        let of_other = |(_, link): &(LinkId, &Link)| link.mesh_id.is_some_and(|theirs| theirs != mesh_id);
+        let others: Vec<_> = self.links.all().filter(of_other).map(|(id, link)| (id, link.clone())).collect();
+        for (id, link) in others {
+            self.drop_link(id, Refused::Mesh);
+            self.links.seed_refused(&link.key, false, self.now);
+            self.forget_stranger(link.key);
+            self.on_refused(format!("{} ({})", link.node, link.address), Refused::Mesh);
+        }
+    }
+
+    /// A node was taken for a member and belongs to another mesh.
+    fn forget_stranger(&mut self, key: NodeKey) {
+        if let Some(known) = self.membership.known(&key) {
+            self.membership.forget(key, known.incarnation);
+        }
     }
 
     pub(super) fn learn_card(&mut self, card: &NodeCard) {
@@ -305,6 +336,9 @@ impl Mesh {
         if let LinkEnd::Refused(refused) = &reason {
             self.links.seed_refused(&link.key, *refused == Refused::NoMesh, self.now);
             self.on_refused(format!("{} ({})", link.node, link.address), *refused);
+            if *refused == Refused::Mesh && link.mesh_id.is_none() {
+                self.forget_stranger(link.key);
+            }
             if refused.is_about_certificate() {
                 self.links.pause(link.key, self.now + limits::CERTIFICATE_REDIAL_PAUSE);
             }
