@@ -25,7 +25,7 @@ pub const ROUND_TRIP_MAX: Duration = Duration::from_secs(10);
 pub const ROUND_TRIP_SAMPLES: usize = 5;
 /// A measured round trip goes before an estimate for so long.
 pub const ROUND_TRIP_FRESH: Duration = Duration::from_secs(60);
-/// Bytes of a node's coordinate. More: refused and counted.
+/// Bytes of a node's coordinate. Any other length: refused and counted.
 pub const COORDINATE_BYTES_MAX: usize = 21;
 /// Regions that round trips are told for, the largest first, and that a configuration may list. More are
 /// left out of the metrics, and refused in a configuration.

@@ -257,7 +257,7 @@ pub struct OwnedBatch {
 /// One record `_owned/<node>/<path>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OwnedRecord {
-    /// The path below `_owned/<node>/`: `node`, `load`, `coordinate`, `agents/<name>`.
+    /// The path below `_owned/<node>/`: `node`, `load`, `agents/<name>`.
     pub path: String,
     /// The number of the write, growing by one with each write of the owner.
     pub n: u64,

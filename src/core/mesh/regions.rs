@@ -12,7 +12,7 @@
 //! - all of it where the node is the only one of its region.
 //!
 //! Among the peers elsewhere every one is equally likely, so a pair of regions has links in proportion to
-//! its nodes, other ones each time. With [`CrossRegion::max_cross_region_latency`] three of four crossings
+//! its nodes, other ones each time. With `max_cross_region_latency` three of four crossings
 //! keep to peers within it, where there are any: the fourth may go anywhere, because a region beyond it
 //! must hear the news too. A node without a region, or with `prefer_local_region` off, chooses by chance.
 
