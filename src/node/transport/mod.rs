@@ -11,6 +11,7 @@
 mod endpoint;
 mod framing;
 mod peer;
+mod reading;
 mod signs;
 mod socket;
 pub mod tls;

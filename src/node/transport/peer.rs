@@ -1,23 +1,24 @@
-//! One connection to a peer after the hellos: its streams, and the tasks that read them.
+//! One connection to a peer after the hellos: what is sent over it, and how long it lasts.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use quinn::{Connection, ConnectionError, RecvStream, SendDatagramError, VarInt};
+use quinn::{Connection, ConnectionError, SendDatagramError, VarInt};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::framing::{FrameReader, FrameWriter, ReadError, SendFailure};
+use super::framing::{FrameReader, FrameWriter, SendFailure};
+use super::reading::{Lane, Pace, read_frames};
 use super::{Inbox, LogPace};
-use crate::core::contract::{Input, LinkEnd};
+use crate::core::contract::LinkEnd;
 use crate::core::error::Refused;
 use crate::core::ids::{LinkId, NodeId};
 use crate::core::limits;
-use crate::core::wire::{self, Control, Data, FrameKind, WireError};
+use crate::core::wire::{Control, Data, WireError};
 
 /// A link is kept alive for this long after the last message.
 const KEPT_ALIVE_AFTER_MESSAGE: Duration = Duration::from_secs(60);
@@ -25,8 +26,6 @@ const KEPT_ALIVE_AFTER_MESSAGE: Duration = Duration::from_secs(60);
 const CONTROL_WAITING_BYTES_MAX: usize = 4 << 20;
 /// How long the frames that arrived before a connection's end may take to be read.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// Malformed frames in a row on one link before it is closed.
-const BAD_FRAMES_MAX: u32 = 16;
 
 /// A live connection to a peer.
 pub struct Peer {
@@ -39,6 +38,7 @@ pub struct Peer {
     /// and no message of the peer is read before that.
     accepted: AtomicBool,
     gone: AtomicBool,
+    pace: Pace,
     complaints: Mutex<LogPace>,
     acceptance: Notify,
     /// Whether a message went either way since the link was last kept alive.
@@ -72,6 +72,7 @@ impl Peer {
             data,
             accepted: AtomicBool::new(false),
             gone: AtomicBool::new(false),
+            pace: Pace::new(),
             complaints: Mutex::default(),
             acceptance: Notify::new(),
             had_message: AtomicBool::new(false),
@@ -188,7 +189,7 @@ impl Peer {
     }
 
     /// A mark only: a reading of the clock for each message would be among its larger costs.
-    fn note_message(&self) {
+    pub(super) fn note_message(&self) {
         if !self.had_message.load(Ordering::Relaxed) {
             self.had_message.store(true, Ordering::Relaxed);
         }
@@ -197,7 +198,7 @@ impl Peer {
     /// Reads everything that the peer sends until the connection ends; returns how it ended.
     pub(super) async fn run(self: &Arc<Self>, control: FrameReader, inbox: Inbox) -> LinkEnd {
         let mut readers = JoinSet::new();
-        readers.spawn(read_control(Arc::clone(self), control, inbox.clone()));
+        readers.spawn(read_frames(Arc::clone(self), control, Lane::Control, inbox.clone()));
         readers.spawn(read_datagrams(Arc::clone(self), inbox.clone()));
         readers.spawn(accept_data(Arc::clone(self), inbox.clone()));
         let keeper = tokio::spawn(keep_alive(Arc::clone(self)));
@@ -249,55 +250,6 @@ async fn read_datagrams(peer: Arc<Peer>, inbox: Inbox) {
     }
 }
 
-async fn read_control(peer: Arc<Peer>, mut reader: FrameReader, inbox: Inbox) {
-    reader.allow(limits::FRAME_BYTES_MAX);
-    let mut pace = Pace::new();
-    let mut bad = 0;
-    loop {
-        let frame = match reader.next().await {
-            Ok(Some(frame)) => frame,
-            Ok(None) | Err(ReadError::Gone(_)) => return,
-            Err(error @ (ReadError::Wire(_) | ReadError::CutShort)) => {
-                return peer.give_up(&error.to_string());
-            }
-        };
-        pace.spend(frame.len()).await;
-        match control_of(&frame) {
-            Ok(Some(Incoming::Control(Control::KeepAlive)) | None) => {}
-            Ok(Some(Incoming::Control(frame))) => {
-                bad = 0;
-                if inbox.core.send(Input::Control { link: peer.link, frame }).await.is_err() {
-                    return;
-                }
-            }
-            Ok(Some(Incoming::Swim(packet))) => inbox.swim(peer.link, packet),
-            Err(error) => {
-                bad += 1;
-                note_bad_frame(&peer, &error);
-                if bad >= BAD_FRAMES_MAX {
-                    return peer.give_up("too many malformed frames");
-                }
-            }
-        }
-    }
-}
-
-enum Incoming {
-    Control(Control),
-    Swim(Bytes),
-}
-
-fn control_of(frame: &Bytes) -> Result<Option<Incoming>, WireError> {
-    Ok(match wire::split(frame)? {
-        Some((FrameKind::Control, body)) => Some(Incoming::Control(wire::decode(body)?)),
-        Some((FrameKind::Swim, body)) => Some(Incoming::Swim(frame.slice_ref(body))),
-        Some((FrameKind::Hello | FrameKind::Data, _)) => {
-            return Err(WireError::Bound("a frame of this kind does not belong on the control stream"));
-        }
-        None => None,
-    })
-}
-
 async fn accept_data(peer: Arc<Peer>, inbox: Inbox) {
     tokio::select! {
         () = peer.until_accepted() => {}
@@ -305,83 +257,29 @@ async fn accept_data(peer: Arc<Peer>, inbox: Inbox) {
     }
     let mut readers = JoinSet::new();
     while let Ok(stream) = peer.connection.accept_uni().await {
-        readers.spawn(read_data(Arc::clone(&peer), stream, inbox.clone()));
+        let reader = FrameReader::new(stream, limits::FRAME_BYTES_MAX);
+        readers.spawn(read_frames(Arc::clone(&peer), reader, Lane::Data, inbox.clone()));
     }
     while readers.join_next().await.is_some() {}
 }
 
-async fn read_data(peer: Arc<Peer>, stream: RecvStream, inbox: Inbox) {
-    let mut reader = FrameReader::new(stream, limits::FRAME_BYTES_MAX);
-    let mut bad = 0;
-    loop {
-        let frame = match reader.next().await {
-            Ok(Some(frame)) => frame,
-            Ok(None) | Err(ReadError::Gone(_)) => return,
-            Err(error @ (ReadError::Wire(_) | ReadError::CutShort)) => {
-                return peer.give_up(&error.to_string());
-            }
-        };
-        let decoded = match wire::split(&frame) {
-            Ok(Some((FrameKind::Data, body))) => wire::decode::<Data>(body),
-            Ok(Some((FrameKind::Hello | FrameKind::Control | FrameKind::Swim, _))) => {
-                Err(WireError::Bound("a frame of this kind does not belong on a data stream"))
-            }
-            Ok(None) => continue,
-            Err(error) => Err(error),
-        };
-        match decoded {
-            Ok(frame) => {
-                bad = 0;
-                peer.note_message();
-                inbox.data.handle(&peer, frame);
-            }
-            Err(error) => {
-                bad += 1;
-                note_bad_frame(&peer, &error);
-                if bad >= BAD_FRAMES_MAX {
-                    return peer.give_up("too many malformed frames");
-                }
-            }
+impl Peer {
+    /// How fast its control frames are read.
+    pub(super) fn pace(&self) -> &Pace {
+        &self.pace
+    }
+
+    pub(super) fn note_bad_frame(&self, error: &WireError) {
+        metrics::counter!("shoal_transport_bad_frames_total").increment(1);
+        if let Some(untold) = self.complaints.lock().unwrap_or_else(PoisonError::into_inner).tell() {
+            tracing::warn!(node = %self.node, %error, untold, "malformed frame dropped");
         }
     }
-}
 
-fn note_bad_frame(peer: &Peer, error: &WireError) {
-    metrics::counter!("shoal_transport_bad_frames_total").increment(1);
-    if let Some(untold) = peer.complaints.lock().unwrap_or_else(PoisonError::into_inner).tell() {
-        tracing::warn!(node = %peer.node, %error, untold, "malformed frame dropped");
-    }
-}
-
-impl Peer {
     /// The stream cannot be followed further: the whole link goes, and both sides start afresh.
-    fn give_up(&self, reason: &str) {
+    pub(super) fn give_up(&self, reason: &str) {
         metrics::counter!("shoal_transport_bad_frames_total").increment(1);
         tracing::warn!(node = %self.node, reason, "link closed");
         self.close(Refused::Malformed);
-    }
-}
-
-/// Holds a peer to [`limits::CONTROL_BYTES_PER_SECOND_MAX`] by reading it more slowly (a token bucket of
-/// one second).
-struct Pace {
-    bytes: f64,
-    at: Instant,
-}
-
-impl Pace {
-    fn new() -> Self {
-        Self { bytes: limits::CONTROL_BYTES_PER_SECOND_MAX as f64, at: Instant::now() }
-    }
-
-    async fn spend(&mut self, bytes: usize) {
-        let rate = limits::CONTROL_BYTES_PER_SECOND_MAX as f64;
-        let now = Instant::now();
-        let gained = now.duration_since(self.at).as_secs_f64() * rate;
-        self.bytes = (self.bytes + gained).min(rate) - bytes as f64;
-        self.at = now;
-        if self.bytes < 0.0 {
-            sleep(Duration::from_secs_f64(-self.bytes / rate)).await;
-        }
     }
 }
