@@ -22,6 +22,8 @@ pub use shape::check;
 
 /// The protocol version that this build speaks.
 pub const PROTOCOL_VERSION: u8 = 1;
+/// The first protocol version in which large control frames go over a connection of their own.
+pub const BULK_SINCE: u8 = 2;
 /// Bytes before a frame's body.
 pub const HEADER_BYTES: usize = 6;
 

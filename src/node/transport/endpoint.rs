@@ -17,7 +17,8 @@ use tokio::net::lookup_host;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use super::framing::{FrameReader, ReadError};
+use super::bulk::{self, Bulk};
+use super::framing::{FrameReader, FrameWriter, ReadError};
 use super::peer::{Peer, link_end};
 use super::signs::{DialSigns, HintPace};
 use super::socket::{Socket, Unreached, canonical};
@@ -25,7 +26,7 @@ use super::tls::{self, NodeIdentity};
 use super::{DataHandler, Inbox, LogPace};
 use crate::core::contract::{DialTarget, Input, LinkEnd};
 use crate::core::error::Refused;
-use crate::core::ids::{LinkId, MeshName, NodeId};
+use crate::core::ids::{LinkId, MeshName, NodeId, ProcessId};
 use crate::core::limits;
 use crate::core::model::Hello;
 use crate::core::wire::{self, Control, FrameKind};
@@ -195,8 +196,11 @@ impl Transport {
 
     /// Sends a control frame; a link that is gone loses it.
     pub fn send_control(&self, link: LinkId, frame: &Control) {
-        if let Some(peer) = self.peer(link) {
-            peer.send_control(frame);
+        if let Some(peer) = self.peer(link)
+            && peer.send_control(frame)
+        {
+            let inner = Arc::clone(&self.inner);
+            tokio::spawn(async move { bulk::send_over(&peer, inner.open_bulk(&peer).await).await });
         }
     }
 
@@ -292,7 +296,12 @@ async fn accept_all(inner: Arc<Inner>) {
             let outcome = timeout(limits::HANDSHAKE_DEADLINE, inner.greet_incoming(incoming)).await;
             drop(slot);
             match outcome {
-                Ok(Ok((peer, reader, hello))) => inner.run_link(peer, reader, hello, address, None).await,
+                Ok(Ok(Arrival::Link(peer, reader, hello))) => {
+                    inner.run_link(peer, reader, *hello, address, None).await;
+                }
+                Ok(Ok(Arrival::Bulk(peer, connection, reader))) => {
+                    bulk::read_from(peer, connection, reader, inner.inbox.clone()).await;
+                }
                 Ok(Err(failure)) => inner.note_failed_arrival(address, &failure.reason),
                 Err(_) => inner.note_failed_arrival(address, "the handshake took too long"),
             }
@@ -356,6 +365,13 @@ impl From<ConnectionError> for DialFailure {
 
 type Greeted = (Arc<Peer>, FrameReader, Hello);
 
+/// What another node has opened.
+enum Arrival {
+    Link(Arc<Peer>, FrameReader, Box<Hello>),
+    /// Beside the link of that peer.
+    Bulk(Arc<Peer>, Connection, FrameReader),
+}
+
 impl Inner {
     fn peers(&self) -> std::sync::MutexGuard<'_, HashMap<LinkId, Arc<Peer>>> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
@@ -399,22 +415,80 @@ impl Inner {
         *count > limits::HANDSHAKES_PER_SECOND_MAX
     }
 
-    async fn greet_incoming(&self, incoming: quinn::Incoming) -> Result<Greeted, DialFailure> {
+    async fn greet_incoming(&self, incoming: quinn::Incoming) -> Result<Arrival, DialFailure> {
         let connection = incoming.await?;
         let node = self.peer_name(&connection)?;
         let (send, recv) = connection.accept_bi().await?;
         let control = Peer::control_writer(send);
         let mut reader = FrameReader::new(recv, limits::HELLO_BYTES_MAX);
         let hello = self.read_hello(&connection, &mut reader, &node).await?;
+        if let Some(process) = hello.bulk_beside {
+            let Some(peer) = self.link_of(&hello, process) else {
+                connection.close(VarInt::from_u32(Refused::Superseded.code()), b"there is no such link");
+                return Err(DialFailure::new(format!("{node} opened a bulk connection without its link")));
+            };
+            peer.until_accepted().await;
+            self.say_hello(&control)?;
+            return Ok(Arrival::Bulk(peer, connection, reader));
+        }
         if self.peers().values().filter(|peer| *peer.node() == node).count() >= limits::LINKS_PER_NODE_MAX {
             connection.close(VarInt::from_u32(Refused::Full.code()), Refused::Full.as_str().as_bytes());
             return Err(DialFailure::new(format!("{node} has too many connections already")));
         }
         self.say_hello(&control)?;
-        self.peer_of(connection, node, control, reader, hello).await
+        let (peer, reader, hello) = self.peer_of(connection, node, control, reader, hello).await?;
+        Ok(Arrival::Link(peer, reader, Box::new(hello)))
+    }
+
+    /// The link beside which a bulk connection stands that says this hello, of this process: the newest that
+    /// the core has accepted.
+    fn link_of(&self, hello: &Hello, process: ProcessId) -> Option<Arc<Peer>> {
+        if process != self.hello.load().process_id {
+            return None;
+        }
+        let is_theirs =
+            |peer: &&Arc<Peer>| *peer.node() == hello.card.node_id && peer.process() == hello.process_id;
+        self.peers().values().filter(is_theirs).max_by_key(|p| (p.is_accepted(), p.link())).cloned()
+    }
+
+    /// Opens a bulk connection beside a link, to where the link leads.
+    async fn open_bulk(&self, peer: &Peer) -> Result<(Connection, Arc<FrameWriter>), String> {
+        let greeted = timeout(limits::HANDSHAKE_DEADLINE, self.greet_bulk(peer)).await;
+        greeted.unwrap_or_else(|_| Err(DialFailure::new("timed out"))).map_err(|failure| failure.reason)
+    }
+
+    async fn greet_bulk(&self, peer: &Peer) -> Result<(Connection, Arc<FrameWriter>), DialFailure> {
+        let (connection, node) = self.connect(peer.remote_address(), Some(peer.node())).await?;
+        let (send, recv) = connection.open_bi().await?;
+        let writer = Peer::control_writer(send);
+        let hello = Hello { bulk_beside: Some(peer.process()), ..Hello::clone(&self.hello.load()) };
+        writer.send(&hello).map_err(|e| DialFailure::new(e.to_string()))?;
+        let mut reader = FrameReader::new(recv, limits::HELLO_BYTES_MAX);
+        let theirs = self.read_hello(&connection, &mut reader, &node).await?;
+        if theirs.process_id != peer.process() {
+            connection
+                .close(VarInt::from_u32(Refused::Superseded.code()), b"another process was expected here");
+            return Err(DialFailure::new("another process answers at the link's address"));
+        }
+        Ok((connection, writer))
     }
 
     async fn greet(&self, address: SocketAddr, expected: Option<&NodeId>) -> Result<Greeted, DialFailure> {
+        let (connection, node) = self.connect(address, expected).await?;
+        let (send, recv) = connection.open_bi().await?;
+        let control = Peer::control_writer(send);
+        let mut reader = FrameReader::new(recv, limits::HELLO_BYTES_MAX);
+        self.say_hello(&control)?;
+        let hello = self.read_hello(&connection, &mut reader, &node).await?;
+        self.peer_of(connection, node, control, reader, hello).await
+    }
+
+    /// TLS with whoever is at an address.
+    async fn connect(
+        &self,
+        address: SocketAddr,
+        expected: Option<&NodeId>,
+    ) -> Result<(Connection, NodeId), DialFailure> {
         let connecting = self
             .endpoint
             .connect_with(self.client.clone(), address, tls::SERVER_NAME)
@@ -425,12 +499,7 @@ impl Inner {
             connection.close(VarInt::from_u32(Refused::Name.code()), b"another node was expected here");
             return Err(DialFailure::new(format!("{address} is {node}, not {expected}")));
         }
-        let (send, recv) = connection.open_bi().await?;
-        let control = Peer::control_writer(send);
-        let mut reader = FrameReader::new(recv, limits::HELLO_BYTES_MAX);
-        self.say_hello(&control)?;
-        let hello = self.read_hello(&connection, &mut reader, &node).await?;
-        self.peer_of(connection, node, control, reader, hello).await
+        Ok((connection, node))
     }
 
     /// Dials one address until it greets us, refuses us, says that nothing listens there, or takes too long.
@@ -452,7 +521,7 @@ impl Inner {
         tls::peer_identity(connection, &self.mesh).map_err(|e| DialFailure::new(e.to_string()))
     }
 
-    fn say_hello(&self, control: &Arc<super::framing::FrameWriter>) -> Result<(), DialFailure> {
+    fn say_hello(&self, control: &Arc<FrameWriter>) -> Result<(), DialFailure> {
         control.send(&**self.hello.load()).map_err(|e| DialFailure::new(e.to_string()))
     }
 
@@ -491,12 +560,14 @@ impl Inner {
         &self,
         connection: Connection,
         node: NodeId,
-        control: Arc<super::framing::FrameWriter>,
+        control: Arc<FrameWriter>,
         reader: FrameReader,
         hello: Hello,
     ) -> Result<Greeted, DialFailure> {
         let link = LinkId(self.links.fetch_add(1, Ordering::Relaxed) + 1);
-        let peer = Peer::new(link, node, connection, control).await?;
+        let version = hello.version_max.min(self.hello.load().version_max);
+        let bulk = Bulk::new(version >= wire::BULK_SINCE);
+        let peer = Peer::new(link, node, connection, control, hello.process_id, bulk).await?;
         Ok((Arc::new(peer), reader, hello))
     }
 

@@ -11,14 +11,15 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::bulk::{Bulk, Way};
 use super::framing::{FrameReader, FrameWriter, SendFailure};
 use super::reading::{Lane, Pace, read_frames};
-use super::{Inbox, LogPace};
+use super::{Congestion, Inbox, LogPace};
 use crate::core::contract::LinkEnd;
 use crate::core::error::Refused;
-use crate::core::ids::{LinkId, NodeId};
+use crate::core::ids::{LinkId, NodeId, ProcessId};
 use crate::core::limits;
-use crate::core::wire::{Control, Data, WireError};
+use crate::core::wire::{self, Control, Data, WireError};
 
 /// A link is kept alive for this long after the last message.
 const KEPT_ALIVE_AFTER_MESSAGE: Duration = Duration::from_secs(60);
@@ -39,6 +40,8 @@ pub struct Peer {
     accepted: AtomicBool,
     gone: AtomicBool,
     pace: Pace,
+    process: ProcessId,
+    bulk: Bulk,
     complaints: Mutex<LogPace>,
     acceptance: Notify,
     /// Whether a message went either way since the link was last kept alive.
@@ -58,6 +61,8 @@ impl Peer {
         node: NodeId,
         connection: Connection,
         control: Arc<FrameWriter>,
+        process: ProcessId,
+        bulk: Bulk,
     ) -> Result<Self, ConnectionError> {
         let mut data = Vec::with_capacity(limits::DATA_STREAMS);
         for _ in 0..limits::DATA_STREAMS {
@@ -73,6 +78,8 @@ impl Peer {
             accepted: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             pace: Pace::new(),
+            process,
+            bulk,
             complaints: Mutex::default(),
             acceptance: Notify::new(),
             had_message: AtomicBool::new(false),
@@ -107,6 +114,13 @@ impl Peer {
         self.connection.rtt()
     }
 
+    /// The congestion control that is at work.
+    #[must_use]
+    pub fn congestion(&self) -> Congestion {
+        let state = self.connection.congestion_state().into_any();
+        if state.is::<quinn::congestion::Bbr>() { Congestion::Bbr } else { Congestion::Cubic }
+    }
+
     /// What QUIC counts of this connection.
     #[must_use]
     pub fn stats(&self) -> quinn::ConnectionStats {
@@ -133,16 +147,62 @@ impl Peer {
         }
     }
 
-    async fn until_accepted(&self) {
+    pub(super) fn is_accepted(&self) -> bool {
+        self.accepted.load(Ordering::Acquire)
+    }
+
+    pub(super) async fn until_accepted(&self) {
         let acceptance = self.acceptance.notified();
         if !self.accepted.load(Ordering::Acquire) {
             acceptance.await;
         }
     }
 
-    pub(super) fn send_control(&self, frame: &Control) {
+    /// The process at the other end.
+    pub(super) fn process(&self) -> ProcessId {
+        self.process
+    }
+
+    pub(super) fn bulk(&self) -> &Bulk {
+        &self.bulk
+    }
+
+    /// Whether bulk connections stand beside this link: this side's, and the peer's.
+    #[must_use]
+    pub fn has_bulk(&self) -> (bool, bool) {
+        self.bulk.is_open()
+    }
+
+    /// Sends a control frame, a large one over the bulk connection. `true`: it waits for that connection,
+    /// which the caller is to open.
+    pub(super) fn send_control(&self, frame: &Control) -> bool {
         self.accept();
-        match self.control.send(frame) {
+        if !self.bulk.may_carry(frame) {
+            self.note_sent(self.control.send(frame));
+            return false;
+        }
+        let mut bytes = Vec::new();
+        if let Err(error) = wire::encode(frame, &mut bytes) {
+            self.note_sent(Err(error.into()));
+            return false;
+        }
+        match self.bulk.take(&bytes) {
+            Way::Taken => false,
+            Way::Opens => true,
+            Way::Link => {
+                self.send_encoded(&bytes);
+                false
+            }
+        }
+    }
+
+    /// Sends control frames that are encoded already over the link.
+    pub(super) fn send_encoded(&self, frames: &[u8]) {
+        self.note_sent(self.control.send_encoded(frames));
+    }
+
+    fn note_sent(&self, sent: Result<(), SendFailure>) {
+        match sent {
             Ok(()) | Err(SendFailure::Gone) => {}
             Err(SendFailure::Full) => {
                 tracing::warn!(node = %self.node, "the peer does not read its control stream: link closed");
@@ -174,7 +234,8 @@ impl Peer {
     /// Ends this side's streams and waits until the peer has all of them.
     pub(super) async fn flush(&self) {
         let streams = std::iter::once(&self.control).chain(&self.data);
-        futures_util::future::join_all(streams.map(|stream| stream.finish())).await;
+        let streams = futures_util::future::join_all(streams.map(|stream| stream.finish()));
+        tokio::join!(streams, self.bulk.flush());
     }
 
     /// Whether the connection has ended: nothing that is sent now arrives.
@@ -204,6 +265,7 @@ impl Peer {
         let keeper = tokio::spawn(keep_alive(Arc::clone(self)));
         let end = link_end(&self.connection.closed().await);
         keeper.abort();
+        self.bulk.end();
         // What had arrived before the end is still to be read: a good-bye, an answer.
         let all_read = async { while readers.join_next().await.is_some() {} };
         let _ = timeout(LAST_WORDS, all_read).await;
