@@ -122,7 +122,7 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    fn start(mut command: Command, data_dir: PathBuf) -> Self {
+    pub(crate) fn start(mut command: Command, data_dir: PathBuf) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().expect("started");
         let stderr = BufReader::new(child.stderr.take().expect("piped"));
         let (lines, log) = channel();
@@ -210,6 +210,17 @@ impl Running {
     /// Runs `shoal <words>` against this node.
     pub(crate) fn shoal(&self, words: &[&str]) -> Told {
         Told::of(shoal().env("SHOAL_API", self.url()).args(words).output().expect("ran"))
+    }
+
+    /// Bytes of memory that the process holds.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it lives");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("told");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn signal(&self, name: &str) {
