@@ -42,6 +42,7 @@ fn members_and_status_have_the_documented_fields_and_measured_figures_only() {
         "cpu_percent",
         "memory_bytes",
         "rtt_seconds",
+        "rtt_estimate_seconds",
         "version",
         "labels",
         "incarnation",
@@ -51,6 +52,7 @@ fn members_and_status_have_the_documented_fields_and_measured_figures_only() {
     assert_eq!((&own["labels"], &own["rtt_seconds"]), (&json!({"gpu": "no"}), &Value::Null));
     assert_eq!((&other["node_id"], &other["status"]), (&json!("n2"), &json!("alive")));
     assert!(other["rtt_seconds"].as_f64().is_some_and(|rtt| rtt > 0.0), "{other}");
+    assert_eq!((&own["rtt_estimate_seconds"], &other["rtt_estimate_seconds"]), (&Value::Null, &Value::Null));
 
     let status = first.get("/v1/cluster/status").json();
     let documented =

@@ -119,9 +119,7 @@ async fn a_peer_of_the_version_before_gets_its_bulk_over_the_link() {
     let (here, there) = link(&mut one, &mut two).await;
     let list = large_list();
     one.transport.send_control(here, &list);
-    assert_eq!(next_control(&mut two).await, (there, list.clone()));
-    two.transport.send_control(there, &list);
-    assert_eq!(next_control(&mut one).await, (here, list));
+    assert_eq!(next_control(&mut two).await, (there, list));
     assert_eq!(one.peer(here).has_bulk(), (false, false));
 }
 

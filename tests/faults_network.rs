@@ -97,7 +97,8 @@ fn fault_53_a_node_whose_address_changes_is_the_same_member_and_soon_back() {
     assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
     for n in 1..=3 {
         let members = net.json(n, &["cluster", "members"]).expect("answers");
-        let names: Vec<_> = members.as_array().expect("a list").iter().map(|m| m["node_id"].clone()).collect();
+        let names: Vec<_> =
+            members.as_array().expect("a list").iter().map(|m| m["node_id"].clone()).collect();
         assert_eq!(names, ["node-1", "node-2", "node-3"], "as node-{n} sees it");
     }
 }
@@ -115,7 +116,10 @@ fn fault_63_a_node_without_file_descriptors_accepts_nobody_new_serves_who_is_the
     let place = Place::new();
     let plain = place.command("node-1", &["--bootstrap"]);
     let mut limited = Command::new("sh");
-    limited.args(["-c", "ulimit -n 64 && exec \"$0\" \"$@\""]).arg(plain.get_program()).args(plain.get_args());
+    limited
+        .args(["-c", "ulimit -n 64 && exec \"$0\" \"$@\""])
+        .arg(plain.get_program())
+        .args(plain.get_args());
     let node = Running::start(limited, place.data_dir("node-1"));
     node.until("/health/ready", |answer| answer.status == 200);
     let other = place.join("node-2", &node);

@@ -168,7 +168,7 @@ async fn hellos_that_cannot_be_accepted_are_refused_each_with_its_reason() {
     let (mesh, address) = mesh_with_echo().await;
     let good = hello("node-9", &mesh);
     let other_mesh = Hello { mesh_id: Some(shoal::core::ids::MeshId(clock::random_id())), ..good.clone() };
-    let later = Hello { version_min: 2, version_max: 9, ..good.clone() };
+    let later = Hello { version_min: 3, version_max: 9, ..good.clone() };
     let other_name = Hello { mesh_name: "elsewhere".parse().expect("valid"), ..good.clone() };
     let mut wrong_version = frame(&good);
     wrong_version[4] = 255;

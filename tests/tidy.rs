@@ -29,6 +29,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("core::time", &[]),
     ("core::wire", &["GROUND"]),
     // Rooms of the core know the ground floor and themselves, never each other.
+    ("core::coordinates", &["GROUND"]),
     ("core::links", &["GROUND"]),
     ("core::membership", &["GROUND"]),
     ("core::registry", &["GROUND"]),
@@ -52,7 +53,18 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("node", &["core", "node"]),
     // The API knows the node's handle, the command line knows the API's client side.
     ("api", &["GROUND", "node"]),
-    ("cli::cert", &["GROUND", "cli", "node::certs", "node::clock", "node::transport::tls"]),
+    (
+        "cli::cert",
+        &[
+            "GROUND",
+            "cli",
+            "node::certs",
+            "node::clock",
+            "node::config",
+            "node::transport::join",
+            "node::transport::tls",
+        ],
+    ),
     ("cli::keeper", &["GROUND", "node::runtime"]),
     ("cli::sample", &[]),
     ("cli::server", &["GROUND", "api", "cli", "node"]),

@@ -291,7 +291,7 @@ async fn gossip_goes_over_the_control_stream_where_the_path_carries_no_datagram(
     end.transport.send_swim(there, Bytes::from_static(b"a packet"));
     assert_eq!(read_frame(&mut recv).await, (FrameKind::Swim, b"a packet".to_vec()));
     let mut back = Vec::new();
-    wire::encode_swim(b"its answer", &mut back);
+    wire::encode_swim(wire::PROTOCOL_VERSION, b"its answer", &mut back);
     send.write_all(&back).await.expect("written");
     let swim =
         |input: &Input| if let Input::Swim { packet, .. } = input { Some(packet.clone()) } else { None };

@@ -26,6 +26,8 @@ fn describe(node: &Handle, member: &MemberView, link: Option<LinkId>) -> Member 
     let card = &member.card;
     // What a node said before it went is no measurement of it now.
     let load = member.load.filter(|_| member.status.is_reachable());
+    let rtt = link.and_then(|link| node.rtt(link));
+    let estimate = member.expected_rtt.filter(|_| rtt.is_none() && member.status.is_reachable());
     Member {
         node_id: card.node_id.clone(),
         status: member.status.to_string(),
@@ -35,7 +37,8 @@ fn describe(node: &Handle, member: &MemberView, link: Option<LinkId>) -> Member 
         agents: member.agents,
         cpu_percent: load.map(|load| f64::from(load.cpu_permille) / 10.0),
         memory_bytes: load.map(|load| load.memory_bytes),
-        rtt_seconds: link.and_then(|link| node.rtt(link)).map(|rtt| rtt.as_secs_f64()),
+        rtt_seconds: rtt.map(|rtt| rtt.as_secs_f64()),
+        rtt_estimate_seconds: estimate.map(|rtt| rtt.as_secs_f64()),
         version: card.version.clone(),
         labels: card.labels.clone(),
         incarnation: member.incarnation.0,

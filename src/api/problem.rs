@@ -73,6 +73,7 @@ impl From<SendError> for Problem {
             SendError::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
             SendError::AgentFailed { .. } | SendError::LinkLost { .. } => StatusCode::BAD_GATEWAY,
             SendError::NodeDown { .. }
+            | SendError::TooFar { .. }
             | SendError::NotRunning { .. }
             | SendError::Joining { .. }
             | SendError::Stopping { .. } => StatusCode::SERVICE_UNAVAILABLE,
@@ -88,7 +89,7 @@ impl From<Refusal> for Problem {
         let status = match &refusal {
             Refusal::BadRequest { .. } => StatusCode::BAD_REQUEST,
             Refusal::UnknownNode { .. } | Refusal::UnknownAgent { .. } => StatusCode::NOT_FOUND,
-            Refusal::AgentExists { .. } => StatusCode::CONFLICT,
+            Refusal::AgentExists { .. } | Refusal::Outdated { .. } => StatusCode::CONFLICT,
             Refusal::StartFailed { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Refusal::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
             Refusal::StoreFailed { .. } => StatusCode::INTERNAL_SERVER_ERROR,

@@ -33,6 +33,10 @@ pub struct Member {
     pub memory_bytes: Option<u64>,
     /// Smoothed round trip of the link from the asked node; null without a link, and for the node itself.
     pub rtt_seconds: Option<f64>,
+    /// Where there is no link: the round trip to be expected, from what was measured before or from
+    /// coordinates; null with a link, and while nothing is known.
+    #[serde(default)]
+    pub rtt_estimate_seconds: Option<f64>,
     /// Its software's version.
     pub version: String,
     /// Its labels.

@@ -1,4 +1,5 @@
-//! `shoal cert`: makes the certificates of a mesh and shows what they say. It needs no running node.
+//! `shoal cert`: makes, renews and revokes the certificates of a mesh and shows what they say. It needs no
+//! running node, except where one is to sign or to pass a list on.
 
 use std::io::Write;
 use std::net::IpAddr;
@@ -9,12 +10,15 @@ use clap::{Args, Subcommand};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::Output;
+use super::{Failure, Output};
 use crate::core::ids::{MeshName, NodeId};
 use crate::core::limits;
-use crate::node::certs::{self, Ca, CertError, Existing, Facts, NodeFiles, Validity};
+use crate::node::certs::{self, Authority, CertError, Existing, Facts, Hosts, NodeFiles, Validity};
 
+mod renew;
+mod revoke;
 mod show;
+mod token;
 
 /// The subcommands of `shoal cert`.
 #[derive(Debug, Subcommand)]
@@ -27,8 +31,26 @@ pub enum CertCommand {
   shoal cert issue --ca /secure/ca --node-id node-1 --out /var/lib/shoal/certs
   shoal cert issue --ca /secure/ca --node-id node-1 --out out --csr node-1.csr   (the key stays on the node)")]
     Issue(IssueArgs),
-    /// Show what certificates say: whom they name, until when they are valid, their fingerprints
-    #[command(after_help = "Example: shoal cert show /var/lib/shoal/certs -o json")]
+    /// Make a join token: it gets one machine its first certificate from a node that runs with --ca
+    #[command(after_help = "Example: shoal cert token --ca /secure/ca --node-id node-4 --ttl 10m > token")]
+    Token(token::TokenArgs),
+    /// Make a new key and certificate for a node that has one
+    #[command(after_help = "Examples:
+  shoal cert renew --certs /var/lib/shoal/certs --join node-1.example.com
+  shoal cert renew --certs /var/lib/shoal/certs --ca /secure/ca")]
+    Renew(renew::RenewArgs),
+    /// Revoke certificates: write them into the CA's list, and give the list to the mesh
+    #[command(after_help = "Examples:
+  shoal cert revoke --ca /secure/ca --node-id node-3 --reason key-compromise --publish
+  shoal cert revoke --ca /secure/ca --serial 4f:0a:b1")]
+    Revoke(revoke::RevokeArgs),
+    /// Make the CA's list of revoked certificates anew, before the last one says that it is old
+    #[command(after_help = "Example: shoal cert crl --ca /secure/ca --publish")]
+    Crl(revoke::CrlArgs),
+    /// Show what certificates, revocation lists and a CA's ledger say
+    #[command(after_help = "Examples:
+  shoal cert show /var/lib/shoal/certs -o json
+  shoal cert show /var/lib/shoal/certs/node.crt --ca /secure/ca")]
     Show(ShowArgs),
 }
 
@@ -81,8 +103,11 @@ pub struct IssueArgs {
 /// Arguments of `shoal cert show`.
 #[derive(Debug, Args)]
 pub struct ShowArgs {
-    /// A file with certificates, or a directory with node.crt or ca.crt
+    /// A file with certificates or revocation lists, or a directory of a node or a CA
     path: PathBuf,
+    /// Directory of the CA, to tell what its ledger knows of them
+    #[arg(long, value_name = "DIR")]
+    ca: Option<PathBuf>,
     /// How to show them
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
@@ -92,14 +117,26 @@ pub struct ShowArgs {
 /// begin at and that days left are counted from.
 ///
 /// # Errors
-/// [`CertError`], also when `out` takes no more.
-pub fn run(command: &CertCommand, now: SystemTime, out: &mut dyn Write) -> Result<(), CertError> {
+/// [`Failure`], also when `out` takes no more.
+pub fn run(command: &CertCommand, now: SystemTime, out: &mut dyn Write) -> Result<(), Failure> {
     let text = match command {
         CertCommand::Ca(args) => make_ca(args, now)?,
         CertCommand::Issue(args) => issue(args, now)?,
-        CertCommand::Show(args) => show::show(&args.path, args.output, now)?,
+        CertCommand::Token(args) => token::token(args, now)?,
+        CertCommand::Renew(args) => renew::renew(args, now)?,
+        CertCommand::Revoke(args) => revoke::revoke(args, now)?,
+        CertCommand::Crl(args) => revoke::crl(args, now)?,
+        CertCommand::Show(args) => show::show(&args.path, args.ca.as_deref(), args.output, now)?,
     };
-    out.write_all(text.as_bytes()).map_err(|source| CertError::Io { action: "print the result", source })
+    Ok(out
+        .write_all(text.as_bytes())
+        .map_err(|source| CertError::Io { action: "print the result", source })?)
+}
+
+impl From<CertError> for Failure {
+    fn from(error: CertError) -> Self {
+        Self::Refused(error.to_string())
+    }
 }
 
 fn make_ca(args: &CaArgs, now: SystemTime) -> Result<String, CertError> {
@@ -115,14 +152,20 @@ fn make_ca(args: &CaArgs, now: SystemTime) -> Result<String, CertError> {
 }
 
 fn issue(args: &IssueArgs, now: SystemTime) -> Result<String, CertError> {
-    let ca = Ca::load(&args.ca)?;
+    let authority = Authority::open(&args.ca)?;
+    let ca = authority.ca()?;
     let validity = Validity::starting(now, args.days)?;
+    if existing(args.force) == Existing::Keep {
+        certs::check_free(&args.out, args.csr.is_none())?;
+    }
+    let hosts = Hosts { dns: args.dns.clone(), ip: args.ip.clone() };
     let (cert_pem, key_pem) = match &args.csr {
-        Some(path) => (issue_for_request(&ca, args, path, validity)?, None),
-        None => {
-            let pair = certs::issue(&ca, &args.node_id, &args.dns, &args.ip, validity)?;
-            (pair.cert_pem, Some(pair.key_pem))
+        Some(path) => {
+            let request = certs::read_text(path)?;
+            let issued = authority.issue(&args.node_id, Some(&request), &hosts, validity, now);
+            issued.map_err(|error| at_request(error, path))?
         }
+        None => authority.issue(&args.node_id, None, &hosts, validity, now)?,
     };
     let files = NodeFiles { ca_pem: ca.bundle_pem(), cert_pem: &cert_pem, key_pem: key_pem.as_deref() };
     let written = certs::write_node(&args.out, &files, existing(args.force))?;
@@ -135,15 +178,8 @@ fn issue(args: &IssueArgs, now: SystemTime) -> Result<String, CertError> {
     ))
 }
 
-fn issue_for_request(
-    ca: &Ca,
-    args: &IssueArgs,
-    path: &Path,
-    validity: Validity,
-) -> Result<String, CertError> {
-    let request = certs::read_text(path)?;
-    certs::issue_for_request(ca, &args.node_id, &request, &args.dns, &args.ip, validity)
-        .map_err(|error| if matches!(error, CertError::Request { .. }) { error.at(path) } else { error })
+fn at_request(error: CertError, path: &Path) -> CertError {
+    if matches!(error, CertError::Request { .. }) { error.at(path) } else { error }
 }
 
 fn existing(force: bool) -> Existing {

@@ -44,6 +44,11 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Whether a flag says how.
+    pub(super) fn is_given(&self) -> bool {
+        self.api.is_some() || self.token_file.is_some()
+    }
+
     /// A client as the flags and `env` say; a variable that is empty counts as not set. Nothing is
     /// connected yet.
     ///
@@ -108,7 +113,7 @@ impl Client {
                 Failure::Usage("the token holds characters that no header can carry".to_owned())
             })?;
             value.set_sensitive(true);
-            Ok(value)
+            Ok::<_, Failure>(value)
         });
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = authority.port_u16().unwrap_or(80);

@@ -140,6 +140,10 @@ fn member_table(members: &[Member]) -> String {
     if has_regions {
         heads.push("REGION");
     }
+    let has_rtts = members.iter().any(|member| rtt(member).is_some());
+    if has_rtts {
+        heads.push("RTT");
+    }
     let mut table = Table::new(&heads);
     for member in members {
         let mut cells = vec![
@@ -153,9 +157,18 @@ fn member_table(members: &[Member]) -> String {
         if has_regions {
             cells.push(print::or_dash(&member.region));
         }
+        if has_rtts {
+            cells.push(print::or_nothing(rtt(member), |text| text));
+        }
         table.row(cells);
     }
     table.text()
+}
+
+/// The round trip over the link, or `~` and the estimate.
+fn rtt(member: &Member) -> Option<String> {
+    let measured = member.rtt_seconds.map(print::seconds);
+    measured.or_else(|| Some(format!("~{}", print::seconds(member.rtt_estimate_seconds?))))
 }
 
 async fn status(args: &StatusArgs) -> Result<(), Failure> {

@@ -72,7 +72,7 @@ enum Command {
     Message(message::MessageCommand),
     /// Simulate a mesh under virtual time
     Sim(sim::SimArgs),
-    /// Make and show the certificates of a mesh
+    /// Make, renew, revoke and show the certificates of a mesh
     #[command(subcommand)]
     Cert(cert::CertCommand),
     /// Write the completions of a shell to stdout
@@ -165,8 +165,7 @@ fn wait_for(command: impl Future<Output = Result<(), Failure>>) -> Result<ExitCo
 
 fn run_cert(command: &cert::CertCommand) -> Result<ExitCode, Failure> {
     let mut text = Vec::new();
-    cert::run(command, clock::wall_clock(), &mut text)
-        .map_err(|error| Failure::Refused(error.to_string()))?;
+    cert::run(command, clock::wall_clock(), &mut text)?;
     print::write_out(&text).map(|()| ExitCode::SUCCESS)
 }
 

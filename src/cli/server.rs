@@ -1,6 +1,6 @@
 //! `shoal server start`: runs a node with its API until it is told to stop.
 //!
-//! In this order, and the first that fails ends it with one error: configuration, token, addresses of
+//! In this order, and the first that fails ends it with one error: configuration, first certificate, token, addresses of
 //! the API and the metrics, node, API. SIGTERM and SIGINT let it stop; a second one ends it at once.
 
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use super::{Failure, print};
 use crate::api::token::Token;
 use crate::api::{self, Options};
 use crate::node::config::{Config, Flags, process_env};
-use crate::node::{self, Node, telemetry};
+use crate::node::{self, Node, enrol, telemetry};
 
 /// Threads that do the node's work, where the machine has so many cores.
 const WORKERS_MAX: usize = 4;
@@ -30,6 +30,7 @@ pub(crate) enum ServerCommand {
     #[command(after_help = "Examples:
   shoal server start --node-id node-1 --bootstrap
   shoal server start --node-id node-2 --join node-1.example.com
+  shoal server start --node-id node-2 --join node-1.example.com --join-token @/run/join-token
   shoal server start --config /etc/shoal/node.yaml --check-config")]
     Start(Box<StartArgs>),
 }
@@ -81,6 +82,12 @@ async fn serve(
     stdin: Option<oneshot::Receiver<()>>,
 ) -> Result<ExitCode, Failure> {
     let mut signals = Signals::new(stdin).map_err(refused)?;
+    tokio::select! {
+        enrolled = enrol::first_certificate(config) => enrolled.map_err(refused)?,
+        name = signals.next() => {
+            return Err(Failure::Refused(format!("ended by {name} before the node had its first certificate")));
+        }
+    }
     let given = config.api.token_file.as_deref().map(Token::read).transpose().map_err(refused)?;
     let api = api::bind(config.api.bind_addr).await.map_err(refused)?;
     let exposition = match config.api.metrics_addr {

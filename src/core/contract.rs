@@ -11,13 +11,15 @@
 //! The core's memory never runs ahead of the disk: a change that must be durable is applied when
 //! [`Input::Committed`] comes back, so [`Input::CommitFailed`] only drops what waited for it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Refusal, Refused};
 use super::ids::{AgentName, LinkId, MeshId, MeshName, NodeId, PersistNo, ProcessId, RequestId};
 use super::model::{
-    AgentSpec, AgentView, Event, Finding, Hello, Load, MemberView, NodeCard, Overrides, Profile,
+    AgentSpec, AgentView, CrossRegion, Event, Finding, Hello, Load, MemberView, NodeCard, Overrides, Profile,
 };
 use super::wire::{AgentStats, Control, RequestBody, ResponseBody};
 
@@ -58,6 +60,14 @@ pub enum Input {
         reason: String,
         /// Whether the other side was reached and refused this node.
         refused: Option<Refused>,
+    },
+    /// A peer with a certificate of this mesh dialled this node and was refused before its connection became
+    /// a link, because no protocol version is spoken by both.
+    Unspoken {
+        /// Who, and from where.
+        peer: String,
+        /// One sentence that names both sides' versions.
+        reason: String,
     },
     /// A SWIM packet came in.
     Swim {
@@ -328,6 +338,9 @@ pub struct Boot {
     pub profile: Profile,
     /// Explicit gossip timings.
     pub overrides: Overrides,
+    /// How regions weigh on whom the node talks to.
+    #[serde(default)]
+    pub cross_region: CrossRegion,
     /// Seeds all randomness of the core.
     pub seed: [u8; 32],
 }
@@ -364,8 +377,22 @@ pub struct View {
     pub members: Vec<(MemberView, Option<LinkId>)>,
     /// All agents that nodes have told of, whatever the nodes' status, in order of names.
     pub agents: Vec<AgentView>,
+    /// The usual round trip of each pair of regions, some seconds old.
+    pub regions: Vec<RegionRtt>,
     /// What was refused or dropped.
     pub counters: Counters,
+    /// This node's own health as its gossip sees it: 0 while all is well, at most 7. Its waits are so many
+    /// times longer, plus one.
+    pub health: u8,
+}
+
+/// How far two regions are from each other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegionRtt {
+    /// Their names, in order; the same twice is the inside of one region.
+    pub between: (String, String),
+    /// The median round trip between nodes of theirs, measured or estimated.
+    pub rtt: Duration,
 }
 
 /// What the core has dropped, since the process started.
@@ -379,4 +406,13 @@ pub struct Counters {
     pub records_dropped: u64,
     /// How often this node had to renew its incarnation.
     pub renewals: u64,
+    /// Round trips that cannot be.
+    #[serde(default)]
+    pub round_trips_refused: u64,
+    /// Coordinates of other nodes that are none.
+    #[serde(default)]
+    pub coordinates_refused: u64,
+    /// How often this node's own coordinate had become unsound and began anew.
+    #[serde(default)]
+    pub coordinate_resets: u64,
 }

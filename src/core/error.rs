@@ -27,6 +27,20 @@ pub enum SendError {
         /// `failed` or `left`.
         status: String,
     },
+    /// Every instance that could take the message is in another region, beyond `max_cross_region_latency`.
+    #[error(
+        "agent {agent} is too far away: its nearest instance, on {node} in region {region:?}, has a round trip of {rtt_ms} ms, beyond max_cross_region_latency; name the node, as in {agent}@{node}, or raise the bound"
+    )]
+    TooFar {
+        /// The name asked for.
+        agent: AgentName,
+        /// The node of the nearest instance.
+        node: NodeId,
+        /// That node's region.
+        region: String,
+        /// The round trip to be expected of it.
+        rtt_ms: u64,
+    },
     /// The agent exists and is not able to take messages now.
     #[error("agent {agent} on {node} is {state}: it takes no messages")]
     NotRunning {
@@ -107,9 +121,10 @@ pub enum SendError {
 
 impl SendError {
     /// Every [`SendError::code`].
-    pub const CODES: [&'static str; 12] = [
+    pub const CODES: [&'static str; 13] = [
         "unknown_agent",
         "node_down",
+        "too_far",
         "not_running",
         "overloaded",
         "deadline_exceeded",
@@ -128,6 +143,7 @@ impl SendError {
         match self {
             Self::UnknownAgent { .. } => "unknown_agent",
             Self::NodeDown { .. } => "node_down",
+            Self::TooFar { .. } => "too_far",
             Self::NotRunning { .. } => "not_running",
             Self::Overloaded { .. } => "overloaded",
             Self::DeadlineExceeded { .. } => "deadline_exceeded",
@@ -225,6 +241,14 @@ pub enum Refusal {
         /// The node asked.
         node: NodeId,
     },
+    /// The other node's version of Shoal is too old for the request, and was not asked.
+    #[error("{node} runs version {version} of Shoal and does not know this request: upgrade it")]
+    Outdated {
+        /// The node asked.
+        node: NodeId,
+        /// The version that it says it runs.
+        version: String,
+    },
 }
 
 impl Refusal {
@@ -243,6 +267,7 @@ impl Refusal {
             Self::BadRequest { .. } => "bad_request",
             Self::StoreFailed { .. } => "store_failed",
             Self::Joining { .. } => "joining",
+            Self::Outdated { .. } => "outdated",
         }
     }
 }

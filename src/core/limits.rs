@@ -19,6 +19,25 @@ pub const RELAY_FANOUT: usize = 8;
 pub const ADDRESSES_MAX: usize = 8;
 /// Bytes of one `host:port` text. More: refused where it is parsed.
 pub const ADDRESS_BYTES_MAX: usize = 263;
+/// The longest round trip that is believed. Longer, or a coordinate farther off: refused and counted.
+pub const ROUND_TRIP_MAX: Duration = Duration::from_secs(10);
+/// Round trips that are kept of one node: their median counts. The oldest is dropped.
+pub const ROUND_TRIP_SAMPLES: usize = 5;
+/// A measured round trip goes before an estimate for so long.
+pub const ROUND_TRIP_FRESH: Duration = Duration::from_secs(60);
+/// Bytes of a node's coordinate. More: refused and counted.
+pub const COORDINATE_BYTES_MAX: usize = 128;
+/// Regions that round trips are told for, the largest first, and that a configuration may list. More are
+/// left out of the metrics, and refused in a configuration.
+pub const REGIONS_MAX: usize = 16;
+/// Pairs of regions that one process ever tells round trips for. One more is left out of the metrics.
+pub const REGION_PAIRS_MAX: usize = 256;
+/// Nodes of one region that a configuration may list. More: refused at start.
+pub const REGION_NODES_MAX: usize = PEERS_MAX + 1;
+/// The least and the most that `max_cross_region_latency` may be.
+pub const CROSS_REGION_LATENCY_MIN: Duration = Duration::from_millis(1);
+/// See [`CROSS_REGION_LATENCY_MIN`].
+pub const CROSS_REGION_LATENCY_MAX: Duration = ROUND_TRIP_MAX;
 /// Labels of one node; a key and a value are at most [`LABEL_BYTES_MAX`] long. More: refused at start.
 pub const LABELS_MAX: usize = 32;
 /// Bytes of one label key or value.
@@ -28,7 +47,11 @@ pub const LABEL_BYTES_MAX: usize = 128;
 /// handshake, before the path's MTU is known.
 pub const SWIM_PACKET_BYTES_MAX: usize = 1150;
 /// Bytes of our trailer in a SWIM packet, set aside from the packet's budget.
-pub const SWIM_TRAILER_BYTES_MAX: usize = 64;
+pub const SWIM_TRAILER_BYTES_MAX: usize = 176;
+/// Probes under way at once, and pleas of others to reach somebody. One more: not begun, not answered.
+pub const PROBES_OPEN_MAX: usize = 64;
+/// Accusations and verdicts that wait to be told; the oldest is dropped.
+pub const RUMOURS_MAX: usize = 256;
 /// Members in one packet or list. More: the packet is malformed.
 pub const MEMBERS_PER_FRAME_MAX: usize = 2 * PEERS_MAX;
 /// SWIM packets kept for a peer while its link is being dialled; the oldest is dropped.
@@ -235,6 +258,10 @@ pub const PROBE_INTERVAL_MIN: Duration = Duration::from_millis(50);
 pub const PROBE_INTERVAL_MAX: Duration = Duration::from_secs(60);
 /// The shortest time for the answer to a probe that may be configured; the longest is below the interval.
 pub const PROBE_TIMEOUT_MIN: Duration = Duration::from_millis(10);
+/// The shortest and the longest time that may be configured for suspects to answer for themselves.
+pub const SUSPICION_MIN: Duration = Duration::from_millis(100);
+/// See [`SUSPICION_MIN`].
+pub const SUSPICION_MAX: Duration = Duration::from_secs(600);
 /// Days that a certificate may be valid for. More: refused where it is asked for.
 pub const CERT_DAYS_MAX: u32 = 36_500;
 /// A certificate's validity begins this long before it is made, for machines whose clock is behind.
@@ -245,3 +272,46 @@ pub const CERT_HOSTS_MAX: usize = 32;
 pub const CERTS_PER_FILE_MAX: usize = 8;
 /// Bytes of a file with certificates, a key or a signing request. More: refused before it is read.
 pub const CERT_FILE_BYTES_MAX: u64 = 256 << 10;
+
+/// Bytes of one line of the ledger of a CA. Longer: it is not written, and a file that has one is refused.
+pub const LEDGER_LINE_BYTES_MAX: usize = 4 << 10;
+/// Bytes of the ledger of a CA. More: nothing is issued before the file has been put aside.
+pub const LEDGER_BYTES_MAX: u64 = 64 << 20;
+/// How long a command or a node waits for another one that writes the ledger. Longer: it fails with that reason.
+pub const LEDGER_LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Certificates of one node that are neither expired nor revoked, where the node itself asks for one more.
+/// One more: refused.
+pub const CERTS_PER_NODE_MAX: usize = 64;
+/// Characters of a join token. More: refused before it is decoded.
+pub const JOIN_TOKEN_CHARS_MAX: usize = 4 << 10;
+/// How long a join token may be good for. Longer: refused where it is asked for.
+pub const JOIN_TOKEN_TTL_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Bytes of the one request of a machine that wants a certificate. More: the connection is closed.
+pub const JOIN_REQUEST_BYTES_MAX: usize = 64 << 10;
+/// Bytes of the answer to it. More: the asker gives up.
+pub const JOIN_ANSWER_BYTES_MAX: usize = 2 << 20;
+/// Connections at once of machines that want a certificate. One more: closed, and told to try again.
+pub const JOINS_MAX: usize = 8;
+/// The same from one address.
+pub const JOINS_PER_ADDRESS_MAX: usize = 2;
+/// Requests for a certificate that a node looks at in a second. More: told to try again.
+pub const JOINS_PER_SECOND_MAX: u32 = 10;
+/// How long the request may take to arrive once the connection is there.
+pub const JOIN_REQUEST_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the answer may take to be written, and then to be taken in by the asker.
+pub const JOIN_ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+/// How often all seeds are asked for a certificate before the asker gives up.
+pub const JOIN_ROUNDS_MAX: u32 = 3;
+/// How often it begins again because a node had too many askers at once, beside those rounds.
+pub const JOIN_BUSY_ROUNDS_MAX: u32 = 30;
+/// The shortest wait between two rounds; the longest is twice that, by chance, so that askers part.
+pub const JOIN_ROUND_PAUSE: Duration = Duration::from_secs(1);
+/// Bytes of the first message of a TLS handshake that are looked at for the protocol that it asks for. More: it is
+/// taken for a node's.
+pub const CLIENT_HELLO_BYTES_MAX: usize = 16 << 10;
+/// Bytes of a revocation list in DER format: about 3,500 certificates. More: it is neither made nor taken in.
+pub const CRL_BYTES_MAX: usize = 128 << 10;
+/// Revocation lists that a node keeps, one for each CA it trusts. More: the file or the frame is refused.
+pub const CRLS_MAX: usize = CERTS_PER_FILE_MAX;
+/// Bytes of a file with revocation lists in PEM format. More: refused before it is read.
+pub const CRL_FILE_BYTES_MAX: u64 = 3 * (CRLS_MAX as u64) * (CRL_BYTES_MAX as u64) / 2;

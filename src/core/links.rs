@@ -42,6 +42,8 @@ pub(crate) struct Link {
     pub(crate) address: String,
     /// The mesh that the peer said it belongs to.
     pub(crate) mesh_id: Option<MeshId>,
+    /// The protocol version that both ends speak.
+    pub(crate) version: u8,
     pub(crate) doubted: bool,
 }
 
@@ -320,7 +322,8 @@ mod tests {
         let node = NodeId::new(node).expect("valid");
         let key = node.key();
         let process = ProcessId(uuid::Uuid::nil());
-        Link { node, key, process, start: 1, dialled, address: String::new(), mesh_id: None, doubted: false }
+        let address = String::new();
+        Link { node, key, process, start: 1, dialled, address, mesh_id: None, version: 1, doubted: false }
     }
 
     #[test]

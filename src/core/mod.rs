@@ -11,6 +11,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod contract;
+mod coordinates;
 pub mod error;
 pub mod ids;
 pub mod limits;

@@ -119,6 +119,10 @@ pub struct MemberView {
     pub incarnation: Incarnation,
     /// Its load, once it has told.
     pub load: Option<Load>,
+    /// The round trip to be expected of it, measured or estimated; `None` for this node, and while nothing
+    /// is known.
+    #[serde(default)]
+    pub expected_rtt: Option<Duration>,
     /// Agents that it says it has.
     pub agents: u32,
 }
@@ -555,6 +559,27 @@ pub struct Overrides {
     pub gossip_interval: Option<Duration>,
     /// Nodes told in each round.
     pub gossip_fanout: Option<u8>,
+    /// How long a suspect may take to refute when enough others confirm that it is gone.
+    pub suspicion_min: Option<Duration>,
+    /// How long it may take when nobody does.
+    pub suspicion_max: Option<Duration>,
+}
+
+/// How regions weigh on whom a node talks to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CrossRegion {
+    /// Of several instances of an agent, take one of those with the lowest round trip.
+    pub latency_aware_routing: bool,
+    /// Of several peers or instances, take mostly (of instances always) one of the own region.
+    pub prefer_local_region: bool,
+    /// Instances in other regions with a longer round trip are not chosen, and peers there less often.
+    pub max_cross_region_latency: Option<Duration>,
+}
+
+impl Default for CrossRegion {
+    fn default() -> Self {
+        Self { latency_aware_routing: true, prefer_local_region: true, max_cross_region_latency: None }
+    }
 }
 
 /// The first thing either side of a connection says, before anything else is read.
@@ -585,7 +610,7 @@ impl Hello {
     /// sides come to the same answer, except for [`Refused::Duplicate`], which only the namesake sees.
     #[must_use]
     pub fn refusal(&self, theirs: &Self) -> Option<Refused> {
-        if self.version_min > theirs.version_max || theirs.version_min > self.version_max {
+        if self.common_version(theirs).is_none() {
             return Some(Refused::Version);
         }
         if self.mesh_name != theirs.mesh_name {

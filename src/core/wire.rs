@@ -2,8 +2,15 @@
 //!
 //! A frame is `length: u32 LE | version: u8 | kind: u8 | body`, where `length` counts what follows it.
 //! Bodies are MessagePack; before one is decoded, [`check`] walks it without recursion and refuses
-//! nesting and counts that could make a decoder allocate or recurse without bound. A kind that is not
-//! known is skipped by its length, so a newer peer may say more than we understand.
+//! nesting and counts that could make a decoder allocate or recurse without bound.
+//!
+//! # Versions
+//!
+//! This build speaks [`PROTOCOL_VERSION_MIN`] to [`PROTOCOL_VERSION`]. A link speaks the highest version
+//! that both ends do (`Hello::common_version`), and its frames carry that one; hellos carry the lowest,
+//! because nothing is agreed yet. A later version may add fields, which an earlier one skips, and whole
+//! frames and requests, which an earlier one must not be sent: [`Control::since_version`] says which, and
+//! the mesh holds to it. A kind or a frame that is not known is skipped by its length.
 //!
 //! SWIM packets are not frames: see `membership::packet`.
 
@@ -17,11 +24,16 @@ use super::limits;
 use super::model::{AgentSpec, Answer, Hello, Message};
 
 mod shape;
+mod versions;
 
 pub use shape::check;
+pub use versions::{VersionRange, no_common_version, versions_of_hello};
 
-/// The protocol version that this build speaks.
-pub const PROTOCOL_VERSION: u8 = 1;
+/// The highest protocol version that this build speaks.
+pub const PROTOCOL_VERSION: u8 = 2;
+/// The lowest protocol version that this build speaks: the one before, so that a mesh can be upgraded
+/// node by node.
+pub const PROTOCOL_VERSION_MIN: u8 = 1;
 /// The first protocol version in which large control frames go over a connection of their own.
 pub const BULK_SINCE: u8 = 2;
 /// Bytes before a frame's body.
@@ -47,6 +59,9 @@ pub enum WireError {
     /// The body is well-formed and not what its kind says.
     #[error("undecodable body: {0}")]
     Body(String),
+    /// The body is well-formed and of a variant that is not known here: a later version may have it.
+    #[error("unknown body: {0}")]
+    Unknown(String),
     /// A record in the body breaks a bound.
     #[error("refused: {0}")]
     Bound(&'static str),
@@ -209,7 +224,7 @@ pub struct OwnedBatch {
 /// One record `_owned/<node>/<path>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OwnedRecord {
-    /// The path below `_owned/<node>/`: `node`, `load`, `agents/<name>`.
+    /// The path below `_owned/<node>/`: `node`, `load`, `coordinate`, `agents/<name>`.
     pub path: String,
     /// The number of the write, growing by one with each write of the owner.
     pub n: u64,
@@ -403,13 +418,22 @@ impl Body for Data {
     }
 }
 
-/// Appends a whole frame to `out`.
+/// Appends a whole frame of the highest version to `out`.
+///
+/// # Errors
+/// As [`encode_at`].
+pub fn encode<B: Body>(body: &B, out: &mut Vec<u8>) -> Result<(), WireError> {
+    encode_at(PROTOCOL_VERSION, body, out)
+}
+
+/// Appends a whole frame to `out` for a link that speaks `version`. Whether that version knows the body
+/// is the caller's to ask.
 ///
 /// # Errors
 /// [`WireError::Length`] when the frame would exceed [`limits::FRAME_BYTES_MAX`]; `out` is as it was.
-pub fn encode<B: Body>(body: &B, out: &mut Vec<u8>) -> Result<(), WireError> {
+pub fn encode_at<B: Body>(version: u8, body: &B, out: &mut Vec<u8>) -> Result<(), WireError> {
     let start = out.len();
-    out.extend_from_slice(&[0, 0, 0, 0, PROTOCOL_VERSION, B::KIND as u8]);
+    out.extend_from_slice(&[0, 0, 0, 0, version, B::KIND as u8]);
     // Control frames are maps, so that a later version may add fields; data frames are arrays, for speed,
     // and their extensions have a field of their own.
     let encoded = match B::KIND {
@@ -435,11 +459,11 @@ pub fn encode<B: Body>(body: &B, out: &mut Vec<u8>) -> Result<(), WireError> {
     }
 }
 
-/// Appends a SWIM packet as a frame.
-pub fn encode_swim(packet: &[u8], out: &mut Vec<u8>) {
+/// Appends a SWIM packet as a frame for a link that speaks `version`.
+pub fn encode_swim(version: u8, packet: &[u8], out: &mut Vec<u8>) {
     let length = (packet.len() + 2) as u32;
     out.extend_from_slice(&length.to_le_bytes());
-    out.extend_from_slice(&[PROTOCOL_VERSION, FrameKind::Swim as u8]);
+    out.extend_from_slice(&[version, FrameKind::Swim as u8]);
     out.extend_from_slice(packet);
 }
 
@@ -467,7 +491,7 @@ pub fn split(frame: &[u8]) -> Result<Option<(FrameKind, &[u8])>, WireError> {
             length_max: limits::FRAME_BYTES_MAX as u64,
         });
     };
-    if *version != PROTOCOL_VERSION {
+    if !(PROTOCOL_VERSION_MIN..=PROTOCOL_VERSION).contains(version) {
         return Err(WireError::Version(*version));
     }
     Ok(FrameKind::from_byte(*kind).map(|kind| (kind, body)))
@@ -476,7 +500,7 @@ pub fn split(frame: &[u8]) -> Result<Option<(FrameKind, &[u8])>, WireError> {
 /// Decodes a body after [`check`]ing its shape, then its bounds.
 ///
 /// # Errors
-/// [`WireError::Shape`], [`WireError::Body`] or [`WireError::Bound`].
+/// [`WireError::Shape`], [`WireError::Body`], [`WireError::Unknown`] or [`WireError::Bound`].
 pub fn decode<B: Body>(body: &[u8]) -> Result<B, WireError> {
     check(body)?;
     let value: B = rmp_serde::from_slice(body).map_err(|e| body_error(&e))?;
@@ -496,7 +520,7 @@ pub fn encode_value<T: Serialize>(value: &T) -> Bytes {
 /// Decodes a record's value, shape first.
 ///
 /// # Errors
-/// [`WireError::Shape`] or [`WireError::Body`].
+/// [`WireError::Shape`], [`WireError::Body`] or [`WireError::Unknown`].
 pub fn decode_value<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
     check(bytes)?;
     rmp_serde::from_slice(bytes).map_err(|e| body_error(&e))
@@ -506,7 +530,10 @@ pub fn decode_value<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
 /// nothing in it that a terminal would obey.
 fn body_error(error: &rmp_serde::decode::Error) -> WireError {
     let text = error.to_string();
-    WireError::Body(text.chars().take(limits::PEER_ERROR_CHARS_MAX).flat_map(char::escape_debug).collect())
+    // serde has no other way to tell a variant that is not known from a value that is wrong.
+    let unknown = text.starts_with("unknown variant");
+    let text = text.chars().take(limits::PEER_ERROR_CHARS_MAX).flat_map(char::escape_debug).collect();
+    if unknown { WireError::Unknown(text) } else { WireError::Body(text) }
 }
 
 #[cfg(test)]
@@ -526,7 +553,7 @@ mod tests {
         let length =
             frame_length(bytes[..4].try_into().expect("four"), limits::FRAME_BYTES_MAX).expect("fine");
         assert_eq!(length, bytes.len() - 4);
-        let (kind, rest) = split(&bytes[4..]).expect("version 1").expect("known");
+        let (kind, rest) = split(&bytes[4..]).expect("our version").expect("known");
         assert_eq!(kind, FrameKind::Control);
         assert_eq!(decode::<Control>(rest).expect("decodes"), body);
     }
@@ -542,7 +569,10 @@ mod tests {
     fn another_version_is_refused_and_an_unknown_kind_is_skipped() {
         assert_eq!(split(&[0, 2]), Err(WireError::Version(0)));
         assert_eq!(split(&[255, 2]), Err(WireError::Version(255)));
-        assert_eq!(split(&[PROTOCOL_VERSION, 99, 1, 2, 3]), Ok(None));
+        for version in PROTOCOL_VERSION_MIN..=PROTOCOL_VERSION {
+            assert_eq!(split(&[version, 99, 1, 2, 3]), Ok(None));
+        }
+        assert_eq!(split(&[PROTOCOL_VERSION + 1, 2]), Err(WireError::Version(PROTOCOL_VERSION + 1)));
         assert!(split(&[1]).is_err());
     }
 

@@ -20,6 +20,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 
+use self::choice::{Choice, choose, is_usable};
 use super::clock;
 use super::runtime::{Delivery, Draft, Finish, Outlet, Runtime};
 use super::transport::{DataHandler, Peer, SendFailure};
@@ -27,8 +28,10 @@ use crate::core::contract::Input;
 use crate::core::error::SendError;
 use crate::core::ids::{AgentName, LinkId, NodeId};
 use crate::core::limits;
-use crate::core::model::{Address, AgentState, Answer, MemberStatus, Message};
+use crate::core::model::{Address, AgentState, Answer, CrossRegion, MemberStatus, Message};
 use crate::core::wire::{Data, Want};
+
+mod choice;
 
 /// How long an answer may take when the sender does not say.
 pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(5);
@@ -39,11 +42,30 @@ const SHARDS: usize = 16;
 #[derive(Debug, Default)]
 pub struct Routes {
     /// Instances by name.
-    pub agents: HashMap<AgentName, Vec<Instance>>,
+    agents: HashMap<AgentName, Agent>,
     /// Whether this node takes no new messages from its clients.
     pub stopping: bool,
     /// Whether this node has found its mesh.
     pub joined: bool,
+}
+
+/// An agent's instances, and which of them take messages that name only the agent.
+#[derive(Debug, Default)]
+struct Agent {
+    instances: Vec<Instance>,
+    choice: Choice,
+}
+
+impl Routes {
+    /// Routes over these instances, from a node in `own_region` (empty: in none).
+    #[must_use]
+    pub fn new(instances: HashMap<AgentName, Vec<Instance>>, own_region: &str, rule: &CrossRegion) -> Self {
+        let agent = |(name, instances): (AgentName, Vec<Instance>)| {
+            let choice = choose(own_region, &instances, rule);
+            (name, Agent { instances, choice })
+        };
+        Self { agents: instances.into_iter().map(agent).collect(), ..Self::default() }
+    }
 }
 
 /// One instance of an agent.
@@ -57,6 +79,10 @@ pub struct Instance {
     pub state: AgentState,
     /// The way there.
     pub way: Way,
+    /// The region of its node; empty when that has none.
+    pub region: String,
+    /// The round trip to be expected of its node, as far as known.
+    pub rtt: Option<Duration>,
 }
 
 /// The way to an instance.
@@ -308,28 +334,29 @@ impl Inner {
         }
     }
 
-    /// Picks an instance: one on this node if there is one, else those that can be reached in turn.
+    /// Picks an instance: one on this node if there is one, else those that were chosen in turn; where the
+    /// sender names the node, the one there.
     fn route(&self, address: &Address) -> Result<(NodeId, Way), SendError> {
         let routes = self.routes.load();
         if routes.stopping {
             return Err(SendError::Stopping { node: self.own.clone() });
         }
-        let instances = routes.agents.get(&address.agent).map(Vec::as_slice).unwrap_or_default();
-        let wanted = |i: &&Instance| address.node.as_ref().is_none_or(|node| *node == i.node);
-        let usable = |i: &&Instance| i.status.is_reachable() && matches!(i.state, AgentState::Running);
-        let candidates = || instances.iter().filter(wanted);
-        let here = candidates().find(|i| matches!(i.way, Way::Here) && usable(i));
-        let picked = here.or_else(|| {
-            let count = candidates().filter(usable).count();
-            let turn = self.turns.fetch_add(usize::from(count > 1), Ordering::Relaxed);
-            candidates().filter(usable).nth(turn % count.max(1))
-        });
+        let agent = routes.agents.get(&address.agent);
+        let instances = agent.map(|agent| agent.instances.as_slice()).unwrap_or_default();
+        let picked = match (&address.node, agent) {
+            (Some(node), _) => instances.iter().find(|i| i.node == *node && is_usable(i)),
+            (None, Some(Agent { choice: Choice { chosen, .. }, .. })) => {
+                let turn = self.turns.fetch_add(usize::from(chosen.len() > 1), Ordering::Relaxed);
+                chosen.get(turn % chosen.len().max(1)).map(|index| &instances[*index])
+            }
+            (None, None) => None,
+        };
         match picked {
             Some(instance) => Ok((instance.node.clone(), instance.way.clone())),
             None if instances.is_empty() && !routes.joined => {
                 Err(SendError::Joining { node: self.own.clone(), agent: address.agent.clone() })
             }
-            None => Err(why_unusable(address, instances, candidates())),
+            None => Err(why_unusable(address, agent)),
         }
     }
 
@@ -355,12 +382,16 @@ impl Inner {
     }
 }
 
-fn why_unusable<'a>(
-    address: &Address,
-    all: &[Instance],
-    mut candidates: impl Iterator<Item = &'a Instance> + Clone,
-) -> SendError {
+fn why_unusable(address: &Address, all: Option<&Agent>) -> SendError {
     let agent = address.agent.clone();
+    let instances = all.map(|all| all.instances.as_slice()).unwrap_or_default();
+    let too_far = all.and_then(|all| all.choice.too_far).filter(|_| address.node.is_none());
+    if let Some(Instance { node, region, rtt, .. }) = too_far.map(|index| &instances[index]) {
+        let rtt_ms = rtt.unwrap_or_default().as_millis() as u64;
+        return SendError::TooFar { agent, node: node.clone(), region: region.clone(), rtt_ms };
+    }
+    let mut candidates =
+        instances.iter().filter(|i| address.node.as_ref().is_none_or(|node| *node == i.node));
     if let Some(instance) = candidates.clone().find(|i| i.status.is_reachable()) {
         let state = instance.state.as_str().to_owned();
         return SendError::NotRunning { agent, node: instance.node.clone(), state };
@@ -370,7 +401,7 @@ fn why_unusable<'a>(
         return SendError::NodeDown { agent, node: instance.node.clone(), status };
     }
     match &address.node {
-        Some(node) if !all.is_empty() => {
+        Some(node) if !instances.is_empty() => {
             SendError::NotRunning { agent, node: node.clone(), state: "not deployed there".to_owned() }
         }
         Some(_) | None => SendError::UnknownAgent { agent },
@@ -497,5 +528,60 @@ impl Outlet for Dispatcher {
     fn ask(&self, draft: Draft) -> Pin<Box<dyn Future<Output = Result<Answer, SendError>> + Send>> {
         let dispatcher = self.clone();
         begun(Box::pin(async move { Self::ask(&dispatcher, dispatcher.message_of(draft)?).await }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::model::Performative;
+    use crate::node::runtime::RuntimeConfig;
+
+    fn node(name: &str) -> NodeId {
+        NodeId::new(name).expect("valid")
+    }
+
+    #[tokio::test]
+    async fn an_agent_beyond_the_configured_latency_is_refused_with_the_distance_unless_its_node_is_named() {
+        let (core, mut wishes) = mpsc::channel(8);
+        let config = RuntimeConfig { node: node("own"), keeper: "/none".into(), directory: "/none".into() };
+        let dispatcher = Dispatcher::new(node("own"), Runtime::new(config, |_, _, _| {}), core);
+        let far = Instance {
+            node: node("far"),
+            status: MemberStatus::Alive,
+            state: AgentState::Running,
+            way: Way::NoLink,
+            region: "us".to_owned(),
+            rtt: Some(Duration::from_millis(150)),
+        };
+        let name = AgentName::new("echo").expect("valid");
+        let rule = CrossRegion {
+            max_cross_region_latency: Some(Duration::from_millis(100)),
+            ..CrossRegion::default()
+        };
+        dispatcher.publish(Routes::new(HashMap::from([(name.clone(), vec![far])]), "eu", &rule));
+        let message = |to: &str| {
+            let from = AgentName::new("client").expect("valid");
+            let draft = Draft {
+                from,
+                to: to.to_owned(),
+                performative: Performative::Request,
+                conversation_id: None,
+                in_reply_to: None,
+                content_type: "text/plain".to_owned(),
+                content: bytes::Bytes::new(),
+                deadline_ms: None,
+                hops: 0,
+            };
+            dispatcher.message_of(draft).expect("a valid message")
+        };
+        let refused = dispatcher.tell(message("echo")).expect_err("it is too far");
+        let expected =
+            SendError::TooFar { agent: name, node: node("far"), region: "us".to_owned(), rtt_ms: 150 };
+        assert_eq!(refused, expected);
+        assert!(wishes.try_recv().is_err(), "nothing was tried");
+        let named = dispatcher.tell(message("echo@far")).expect_err("there is no link");
+        assert_eq!(named, SendError::LinkLost { node: node("far") });
+        assert_eq!(wishes.try_recv().expect("a link is wanted"), Input::WantLink { node: node("far") });
     }
 }

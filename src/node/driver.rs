@@ -4,7 +4,7 @@
 //! Inputs come before timers, so that a process that was paused takes in the answers that wait in its
 //! queue before it draws conclusions from their absence.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -23,8 +23,9 @@ use crate::core::contract::{Effect, Input, Output, RuntimeAnswer, RuntimeQuery, 
 use crate::core::error::Refusal;
 use crate::core::error::Refused;
 use crate::core::ids::{AgentName, NodeId, PersistNo, RequestId};
+use crate::core::limits;
 use crate::core::mesh::Mesh;
-use crate::core::model::{AgentView, Event, MemberStatus};
+use crate::core::model::{AgentView, CrossRegion, Event, MemberStatus};
 use crate::core::wire::{RequestBody, ResponseBody};
 
 /// Inputs taken before timers and effects get their turn.
@@ -102,6 +103,9 @@ pub(super) struct Driver {
     pub(super) first: VecDeque<Effect>,
     pub(super) held: BTreeMap<PersistNo, Vec<Output>>,
     pub(super) answers: VecDeque<Input>,
+    pub(super) cross_region: CrossRegion,
+    /// Pairs of regions that the metrics have told of: a label, once told, stays.
+    pub(super) region_pairs: BTreeSet<(String, String)>,
     pub(super) dirty: bool,
     pub(super) published: Instant,
     pub(super) end: Option<End>,
@@ -235,11 +239,27 @@ impl Driver {
 
     fn publish(&mut self) {
         let view = self.mesh.view();
-        self.dispatcher.publish(routes(&view, &self.transport));
+        self.dispatcher.publish(routes(&view, &self.transport, &self.cross_region));
         publish_metrics(&view);
+        self.publish_region_rtts(&view);
         self.shared.view.store(Arc::new(view));
         self.dirty = false;
         self.published = Instant::now();
+    }
+
+    /// A pair that is not measured any more shows NaN, as Prometheus has it for "no value".
+    fn publish_region_rtts(&mut self, view: &View) {
+        for rtt in &view.regions {
+            if self.region_pairs.len() < limits::REGION_PAIRS_MAX {
+                self.region_pairs.insert(rtt.between.clone());
+            }
+        }
+        for pair in &self.region_pairs {
+            let rtt = view.regions.iter().find(|rtt| rtt.between == *pair);
+            let (from, to) = pair.clone();
+            metrics::gauge!("shoal_region_rtt_seconds", "from" => from, "to" => to)
+                .set(rtt.map_or(f64::NAN, |rtt| rtt.rtt.as_secs_f64()));
+        }
     }
 
     async fn shut_down(mut self) -> End {
@@ -258,25 +278,32 @@ impl Driver {
 }
 
 /// The view as messages need it.
-fn routes(view: &View, transport: &Transport) -> Routes {
-    let links: HashMap<_, _> = view.members.iter().map(|(m, link)| (&m.card.node_id, *link)).collect();
-    let way = |agent: &AgentView| {
-        if agent.node == view.own {
-            return Way::Here;
-        }
-        let link = links.get(&agent.node).copied().flatten();
-        link.and_then(|link| transport.peer(link)).map_or(Way::NoLink, Way::Link)
-    };
-    let mut agents: HashMap<AgentName, Vec<Instance>> = HashMap::new();
-    for agent in &view.agents {
-        agents.entry(agent.name.clone()).or_default().push(Instance {
+fn routes(view: &View, transport: &Transport, rule: &CrossRegion) -> Routes {
+    let members: HashMap<_, _> = view.members.iter().map(|(m, link)| (&m.card.node_id, (m, *link))).collect();
+    let instance = |agent: &AgentView| {
+        let member = members.get(&agent.node);
+        let link = member.and_then(|(_, link)| *link);
+        Instance {
             node: agent.node.clone(),
             status: agent.node_status,
             state: agent.record.state.clone(),
-            way: way(agent),
-        });
+            way: match link.and_then(|link| transport.peer(link)) {
+                _ if agent.node == view.own => Way::Here,
+                Some(peer) => Way::Link(peer),
+                None => Way::NoLink,
+            },
+            region: member.map(|(m, _)| m.card.region.clone()).unwrap_or_default(),
+            rtt: member.and_then(|(m, _)| m.expected_rtt),
+        }
+    };
+    let mut agents: HashMap<AgentName, Vec<Instance>> = HashMap::new();
+    for agent in &view.agents {
+        agents.entry(agent.name.clone()).or_default().push(instance(agent));
     }
-    Routes { agents, stopping: view.stopping, joined: view.joined }
+    let own_region = members.get(&view.own).map_or("", |(own, _)| &own.card.region);
+    let mut routes = Routes::new(agents, own_region, rule);
+    (routes.stopping, routes.joined) = (view.stopping, view.joined);
+    routes
 }
 
 fn publish_metrics(view: &View) {
@@ -286,11 +313,15 @@ fn publish_metrics(view: &View) {
     }
     let routed = view.agents.iter().filter(|a| a.node_status.is_reachable()).count();
     metrics::gauge!("shoal_cluster_agents").set(routed as f64);
+    metrics::gauge!("shoal_gossip_health").set(f64::from(view.health));
     let counters = view.counters;
     metrics::counter!("shoal_gossip_packets_dropped_total").absolute(counters.swim_packets_dropped);
     metrics::counter!("shoal_gossip_claims_dropped_total").absolute(counters.claims_dropped);
     metrics::counter!("shoal_gossip_records_dropped_total").absolute(counters.records_dropped);
     metrics::counter!("shoal_gossip_renewals_total").absolute(counters.renewals);
+    metrics::counter!("shoal_gossip_round_trips_refused_total").absolute(counters.round_trips_refused);
+    metrics::counter!("shoal_gossip_coordinates_refused_total").absolute(counters.coordinates_refused);
+    metrics::counter!("shoal_gossip_coordinate_resets_total").absolute(counters.coordinate_resets);
 }
 
 fn log_event(event: &Event) {

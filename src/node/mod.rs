@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod dispatch;
 mod driver;
+pub mod enrol;
 pub mod events;
 mod load;
 pub mod runtime;
@@ -26,6 +27,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use self::certs::{Authority, CertError};
 use self::clock::Clock;
 use self::config::{Config, CongestionControl};
 use self::dispatch::Dispatcher;
@@ -33,6 +35,7 @@ use self::driver::{Driver, End, Shared};
 use self::events::{Events, Subscription};
 use self::runtime::{Runtime, RuntimeConfig};
 use self::store::{NodeKeys, Opened, Store, StoreError};
+use self::transport::join::Door;
 use self::transport::tls::{NodeIdentity, TlsError};
 use self::transport::{Congestion, Transport, TransportConfig, TransportError};
 use crate::core::contract::{Boot, Effect, Input, Output, StartMode, View};
@@ -70,6 +73,9 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The CA that it is to give certificates from.
+    #[error("this node cannot give certificates (--ca): {0}")]
+    Ca(#[from] CertError),
     /// The UDP port.
     #[error(transparent)]
     Transport(#[from] TransportError),
@@ -112,6 +118,7 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
         let (certificate, configured) = (identity.node_id.clone(), config.node.id.clone());
         return Err(StartError::OtherNode { certificate, configured });
     }
+    let door = door(config)?;
     let (core, inputs) = mpsc::channel(limits::DRIVER_QUEUE_MAX);
     let Opened { store, remembered, keys } = open_store(config, core.clone()).await?;
     if matches!(config.cluster.start, config::StartMode::Resume) && remembered.mesh_id.is_none() {
@@ -136,6 +143,7 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
         start: start_mode(&config.cluster.start),
         profile: config.cluster.profile,
         overrides: overrides(config),
+        cross_region: config.cluster.cross_region,
         seed: clock::random_bytes(),
     };
     let clock = Clock::start();
@@ -146,7 +154,7 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
     let mut mesh = Mesh::new(boot(addresses(config, port)), clock.now());
     let outputs: Vec<_> = std::iter::from_fn(|| mesh.poll_output()).collect();
     let transport = Transport::open(
-        transport_config(config, &keys, identity),
+        transport_config(config, &keys, identity, door),
         socket,
         first_hello(&outputs),
         core.clone(),
@@ -166,6 +174,8 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
         first: outputs.into(),
         held: std::collections::BTreeMap::new(),
         answers: VecDeque::new(),
+        cross_region: config.cluster.cross_region,
+        region_pairs: std::collections::BTreeSet::new(),
         dirty: true,
         published: Instant::now(),
         end: None,
@@ -236,10 +246,26 @@ fn overrides(config: &Config) -> Overrides {
         probe_timeout: probe.map(|p| p.timeout),
         gossip_interval: config.cluster.gossip_interval,
         gossip_fanout: config.cluster.gossip_fanout,
+        suspicion_min: config.cluster.suspicion.map(|s| s.min),
+        suspicion_max: config.cluster.suspicion.map(|s| s.max),
     }
 }
 
-fn transport_config(config: &Config, keys: &NodeKeys, identity: NodeIdentity) -> TransportConfig {
+/// Where the node has the CA: what gives others their certificates.
+fn door(config: &Config) -> Result<Option<Arc<Door>>, CertError> {
+    let Some(dir) = &config.enrolment.ca else {
+        return Ok(None);
+    };
+    let authority = Arc::new(Authority::open(dir)?);
+    Ok(Some(Arc::new(Door::new(authority, clock::wall_clock))))
+}
+
+fn transport_config(
+    config: &Config,
+    keys: &NodeKeys,
+    identity: NodeIdentity,
+    door: Option<Arc<Door>>,
+) -> TransportConfig {
     TransportConfig {
         max_streams: config.transport.max_streams,
         congestion: match config.transport.congestion_control {
@@ -249,6 +275,7 @@ fn transport_config(config: &Config, keys: &NodeKeys, identity: NodeIdentity) ->
         reset_key: keys.reset_key,
         connection_id_key: u64::from_le_bytes(keys.connection_id_key),
         identity,
+        door,
     }
 }
 

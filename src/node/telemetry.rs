@@ -15,6 +15,7 @@ const SECONDS: &[f64] = &[
 /// Counters that are there from the start.
 const COUNTERS: &[(&str, &str)] = &[
     ("shoal_transport_bad_frames_total", "Malformed frames of peers that were dropped."),
+    ("shoal_transport_unknown_frames_total", "Frames of a later version that were skipped."),
     ("shoal_transport_handshakes_failed_total", "Connections of others that were refused in TLS or hello."),
     ("shoal_transport_handshakes_refused_total", "Connections refused because too many were under way."),
     ("shoal_transport_swim_dropped_total", "Gossip packets dropped because the node was behind."),

@@ -93,6 +93,7 @@ pub(super) struct Process {
 pub(super) struct Machine {
     pub(super) node: NodeId,
     pub(super) address: String,
+    pub(super) region: String,
     pub(super) seeds: Vec<String>,
     /// The mesh that it begins, if it begins one.
     pub(super) bootstrap: Option<MeshId>,
@@ -129,7 +130,7 @@ impl Machine {
         NodeCard {
             node_id: self.node.clone(),
             addresses: vec![self.address.clone()],
-            region: String::new(),
+            region: self.region.clone(),
             zone: String::new(),
             labels: BTreeMap::new(),
             version: "0.0.0".to_owned(),

@@ -5,13 +5,17 @@
 //! that breaks an invariant is a bug report.
 //!
 //! - `machine`: what outlives a process (its disk) and what does not
+//! - `config`: what a world is made from
+//! - `paths`: what lies between two machines
 //! - `net`: links, handshakes, datagrams and ordered frames over paths that lose, delay and cut
+//! - `regions`: which machine is in which region, and how far those are from each other
 //! - `world`: the one event queue, and what a driver and a runtime do with the core's outputs
 //! - `faults`: what can be done to a mesh, by hand or by a seeded schedule
 //! - `checkers`: what must hold after every step, and what must hold at rest
 //! - `alarm`: an ERROR in the log fails the run
 //! - `report`: what happened, in figures
 //! - `scenario`: a run as a person asks for it, told as text
+//! - `transit`: one packet's way, for something else that runs over the same network
 //!
 //! It does not model bandwidth, congestion, processing time or disks that lie about durability.
 
@@ -19,16 +23,22 @@
 
 mod alarm;
 mod checkers;
+mod config;
 mod faults;
 mod machine;
 mod net;
+mod paths;
+mod regions;
 mod report;
 mod scenario;
+mod transit;
 mod world;
 
+pub use self::config::Config;
 pub use self::faults::{Fault, Schedule};
 pub use self::machine::Disk;
 pub use self::net::Network;
+pub use self::regions::Regions;
 pub use self::report::{Report, StatusChange, percentile};
 pub use self::scenario::{Cut, Scenario, Verdict};
-pub use self::world::{Config, World};
+pub use self::world::World;

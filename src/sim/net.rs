@@ -7,13 +7,13 @@
 //!
 //! Bytes are those of packets and frames, without the headers of IP, UDP and QUIC.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
 use rand::RngExt;
-use rand_chacha::ChaCha8Rng;
 
+use super::paths::transit;
 use super::world::{Event, World};
 use crate::core::contract::{DialTarget, Input, LinkEnd};
 use crate::core::error::Refused;
@@ -26,7 +26,7 @@ use crate::core::wire::{self, Control, FrameKind};
 /// How packets fare.
 #[derive(Debug, Clone)]
 pub struct Network {
-    /// One way, at least.
+    /// One way, at least; between regions, [`Regions`] has its own.
     pub latency: Duration,
     /// Up to so much more, evenly spread.
     pub jitter: Duration,
@@ -59,38 +59,6 @@ impl Default for Network {
 const HANDSHAKE_PTO: Duration = Duration::from_secs(1);
 /// Bytes of one packet, for the odds of losing a part of a long frame.
 const PACKET_BYTES: usize = 1200;
-
-/// Which ways are blocked, and which machines lose more than others.
-#[derive(Debug, Default)]
-pub(super) struct Paths {
-    pub(super) cut: BTreeSet<(usize, usize)>,
-    pub(super) lossy: BTreeMap<usize, f64>,
-}
-
-impl Paths {
-    pub(super) fn is_open(&self, from: usize, to: usize) -> bool {
-        self.cut.is_empty() || !self.cut.contains(&(from, to))
-    }
-}
-
-/// How long a packet takes, or `None` when it is lost.
-pub(super) fn transit(
-    network: &Network,
-    paths: &Paths,
-    rng: &mut ChaCha8Rng,
-    (from, to): (usize, usize),
-    packets: usize,
-) -> Option<Duration> {
-    if !paths.is_open(from, to) {
-        return None;
-    }
-    let at = |machine| paths.lossy.get(&machine).copied().unwrap_or(0.0);
-    let passes = (1.0 - network.loss) * (1.0 - at(from)) * (1.0 - at(to));
-    if passes < 1.0 && rng.random::<f64>() >= passes.powi(packets.clamp(1, 8) as i32) {
-        return None;
-    }
-    Some(network.latency + network.jitter.mul_f64(rng.random()))
-}
 
 /// What travels in order on a connection.
 #[derive(Debug, Clone)]
@@ -330,7 +298,7 @@ impl World {
             return;
         };
         let mut bytes = Vec::with_capacity(packet.len() + wire::HEADER_BYTES);
-        wire::encode_swim(packet, &mut bytes);
+        wire::encode_swim(wire::PROTOCOL_VERSION, packet, &mut bytes);
         let bytes = Bytes::from(bytes);
         let to = 1 - side;
         let path = (machine, self.connections[&number].ends[to].machine);
@@ -341,7 +309,8 @@ impl World {
                 if self.chance(self.config.network.reorder) { 10.0 * self.rng.random::<f64>() } else { 0.0 };
             let passes = transit(&self.config.network, &self.paths, &mut self.rng, path, 1);
             if let Some(after) = passes {
-                let after = after + self.config.network.latency.mul_f64(late);
+                let (latency, _) = self.paths.latency(&self.config.network, path);
+                let after = after + latency.mul_f64(late);
                 self.after(after, Event::Datagram { connection: number, to, bytes: bytes.clone() });
             }
         }
@@ -397,8 +366,8 @@ impl World {
                 self.after(after, Event::Item { connection: number, to: 1 - from, seq, item });
             }
             None => {
-                let network = &self.config.network;
-                let pto = Duration::from_millis(30) + (network.latency + network.jitter) * 3;
+                let (latency, jitter) = self.paths.latency(&self.config.network, path);
+                let pto = Duration::from_millis(30) + (latency + jitter) * 3;
                 let again = Event::ItemAgain { connection: number, from, seq, item, attempt: attempt + 1 };
                 self.after(pto * 2_u32.pow(attempt.min(9)), again);
             }

@@ -10,9 +10,10 @@ use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::config::Config;
 use super::faults::{Fault, Schedule};
 use super::report::{StatusChange, percentile};
-use super::world::{Config, World};
+use super::world::World;
 use crate::core::ids::NodeId;
 use crate::core::model::MemberStatus;
 use crate::core::time::Instant;

@@ -15,63 +15,19 @@ use rand_chacha::ChaCha8Rng;
 
 use super::alarm::Alarm;
 use super::checkers::Checkers;
+use super::config::Config;
 use super::faults::Fault;
 use super::machine::{Disk, Ended, Machine, Process};
-use super::net::{Connection, Dial, Item, Network, Paths};
+use super::net::{Connection, Dial, Item};
+use super::paths::Paths;
 use super::report::Report;
 use crate::core::contract::{AgentReport, Boot, Change, Effect, Input, LinkEnd, Output, RuntimeAnswer};
 use crate::core::contract::{RuntimeQuery, StartMode};
 use crate::core::ids::{AgentName, MeshId, MeshName, NodeId, PersistNo, ProcessId, RequestId};
-
 use crate::core::mesh::Mesh;
-use crate::core::model::{AgentSource, AgentSpec, Overrides, Profile};
+use crate::core::model::{AgentSource, AgentSpec};
 use crate::core::time::Instant;
 use crate::core::wire::{AgentStats, RequestBody};
-
-/// What a world is made from.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// Machines, named `n1`, `n2`, ... at `n1:7946`, ...; the first one begins the mesh.
-    pub nodes: usize,
-    /// Everything random comes from it.
-    pub seed: u64,
-    /// So many machines, from the first on, are everybody's seeds.
-    pub seeds: usize,
-    /// How packets fare.
-    pub network: Network,
-    /// Gossip timings of all nodes.
-    pub profile: Profile,
-    /// Explicit gossip timings of all nodes.
-    pub overrides: Overrides,
-    /// A commit takes up to this long.
-    pub commit_max: Duration,
-    /// The share of commits that fail.
-    pub commit_failures: f64,
-}
-
-impl Config {
-    /// A mesh of `nodes` on one local network, with up to three seeds.
-    #[must_use]
-    pub fn lan(nodes: usize, seed: u64) -> Self {
-        Self {
-            nodes,
-            seed,
-            seeds: nodes.min(3),
-            network: Network::default(),
-            profile: Profile::default(),
-            overrides: Overrides::default(),
-            commit_max: Duration::from_millis(5),
-            commit_failures: 0.0,
-        }
-    }
-
-    /// The same with a share of packets lost.
-    #[must_use]
-    pub fn with_loss(mut self, loss: f64) -> Self {
-        self.network.loss = loss;
-        self
-    }
-}
 
 /// Something that happens at a point of time.
 #[derive(Debug, Clone)]
@@ -157,7 +113,7 @@ impl World {
             mesh_id,
             machines: Vec::new(),
             addresses: BTreeMap::new(),
-            paths: Paths::default(),
+            paths: Paths { regions: config.regions.clone(), ..Paths::default() },
             connections: BTreeMap::new(),
             dials: BTreeMap::new(),
             inboxes: BTreeMap::new(),
@@ -188,11 +144,13 @@ impl World {
         bootstrap: Option<MeshId>,
     ) -> usize {
         let index = self.machines.len();
+        let region = self.config.regions.name(index);
         let is_odd = self.machines.iter().any(|m| m.node == node);
         self.addresses.insert(address.clone(), index);
         self.machines.push(Machine {
             node,
             address,
+            region,
             seeds,
             bootstrap,
             disk: Disk::default(),
@@ -246,6 +204,7 @@ impl World {
             start,
             profile,
             overrides,
+            cross_region: self.config.cross_region,
             seed,
         };
         host.disturbed = now;

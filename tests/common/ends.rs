@@ -113,6 +113,7 @@ impl End {
             reset_key: options.reset_key,
             connection_id_key: options.connection_id_key,
             identity: identity(ca, name),
+            door: None,
         };
         let hello = hello(name, Some(MeshId(clock::random_id())));
         let frames = Arc::new(Frames::default());

@@ -62,6 +62,14 @@ impl TestMesh {
         mesh
     }
 
+    /// Starts one more node with that seed.
+    pub async fn join(&mut self, seed: SocketAddr) {
+        let config = self.configure(self.nodes.len() + 1, Some(seed));
+        let node = start(&config).await;
+        let handle = node.handle().clone();
+        self.nodes.push(TestNode { config, node: Some(node), handle });
+    }
+
     fn configure(&self, n: usize, seed: Option<SocketAddr>) -> Config {
         let id: NodeId = format!("node-{n}").parse().expect("valid");
         let data_dir = self.dir.path().join(id.as_str());

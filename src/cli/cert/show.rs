@@ -1,7 +1,10 @@
-//! `shoal cert show`: what certificates say, as text for people or JSON for programs.
+//! `shoal cert show`: what certificates, revocation lists and a CA's ledger say, as text for people or JSON for programs.
 //!
-//! The JSON is a list with one object per certificate, in the order of the file; a directory shows `node.crt`,
-//! then `ca.crt`. Keys are never opened.
+//! The JSON is a list of objects, told apart by `kind`: the certificates in the order of the file, then the lists
+//! (`crl`), then what the ledger says was issued (`issued`). A directory shows `node.crt`, `ca.crt`, `ca.crl` and
+//! `ledger.jsonl`, as far as they are there. Keys are never opened.
+
+mod more;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -47,17 +50,45 @@ struct Shown {
     key_usages: Vec<String>,
     dns_names: Vec<String>,
     ip_addresses: Vec<String>,
+    /// Whether a revocation list or ledger beside it, or in the directory given, says that it is revoked; null where
+    /// there is none.
+    revoked: Option<bool>,
 }
 
-pub(super) fn show(path: &Path, output: Output, now: SystemTime) -> Result<String, CertError> {
+/// One object of the JSON.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Item {
+    Certificate(Box<Shown>),
+    Crl(more::ShownCrl),
+    Issued(more::ShownIssued),
+}
+
+pub(super) fn show(
+    path: &Path,
+    ca: Option<&Path>,
+    output: Output,
+    now: SystemTime,
+) -> Result<String, CertError> {
     let found = find(path)?;
-    let cas = possible_issuers(path, &found);
+    let cas = possible_issuers(path, ca, &found.certificates);
+    let known = more::Known::read(path, ca, &cas)?;
     let mut shown = Vec::new();
-    for (file, certificate) in &found {
-        shown.push(describe(file, certificate, &cas, now).map_err(|error| error.at(file))?);
+    for (file, certificate) in &found.certificates {
+        let one = describe(file, certificate, &cas, &known, now).map_err(|error| error.at(file))?;
+        shown.push(Item::Certificate(Box::new(one)));
+    }
+    for file in &found.lists {
+        shown.extend(more::lists(file, &cas, now)?.into_iter().map(Item::Crl));
+    }
+    if path.is_dir() {
+        shown.extend(more::issued(path, now)?.into_iter().map(Item::Issued));
+    }
+    if shown.is_empty() {
+        return Err(CertError::NoCertificate.at(path));
     }
     match output {
-        Output::Table => Ok(shown.iter().map(table).collect::<Vec<_>>().join("\n")),
+        Output::Table => Ok(tables(&shown)),
         Output::Json => {
             let json = serde_json::to_string_pretty(&shown).expect("strings, numbers and lists are JSON");
             Ok(json + "\n")
@@ -65,30 +96,59 @@ pub(super) fn show(path: &Path, output: Output, now: SystemTime) -> Result<Strin
     }
 }
 
-type Found = Vec<(PathBuf, CertificateDer<'static>)>;
+fn tables(shown: &[Item]) -> String {
+    let mut tables = Vec::new();
+    let mut issued = Vec::new();
+    for item in shown {
+        match item {
+            Item::Certificate(one) => tables.push(table(one)),
+            Item::Crl(list) => tables.push(more::crl_table(list)),
+            Item::Issued(one) => issued.push(one),
+        }
+    }
+    tables.extend(more::issued_table(&issued));
+    tables.join("\n")
+}
+
+/// What there is to show.
+#[derive(Debug, Default)]
+struct Found {
+    certificates: Vec<(PathBuf, CertificateDer<'static>)>,
+    lists: Vec<PathBuf>,
+}
 
 fn find(path: &Path) -> Result<Found, CertError> {
+    let mut found = Found::default();
     let files = if path.is_dir() {
-        let candidates = [certs::NODE_CERT, certs::CA_CERT].map(|name| path.join(name));
-        candidates.into_iter().filter(|file| file.exists()).collect()
+        let is_there = |name: &&str| path.join(name).exists();
+        if is_there(&certs::CA_CRL) {
+            found.lists.push(path.join(certs::CA_CRL));
+        }
+        [certs::NODE_CERT, certs::CA_CERT].into_iter().filter(is_there).map(|name| path.join(name)).collect()
+    } else if certs::read_crls(path).is_ok() {
+        found.lists.push(path.to_owned());
+        Vec::new()
     } else {
         vec![path.to_owned()]
     };
-    let mut found = Vec::new();
     for file in files {
-        found.extend(
-            certs::read_certificates(&file)?.into_iter().map(|certificate| (file.clone(), certificate)),
-        );
+        let certificates = certs::read_certificates(&file)?;
+        found.certificates.extend(certificates.into_iter().map(|certificate| (file.clone(), certificate)));
     }
-    if found.is_empty() { Err(CertError::NoCertificate.at(path)) } else { Ok(found) }
+    Ok(found)
 }
 
 /// The certificates shown, and the CAs beside the file. Those are only an aid, so a `ca.crt` that cannot be read is
 /// no reason to show nothing.
-fn possible_issuers(path: &Path, found: &Found) -> Vec<CertificateDer<'static>> {
+fn possible_issuers(
+    path: &Path,
+    ca: Option<&Path>,
+    found: &[(PathBuf, CertificateDer<'static>)],
+) -> Vec<CertificateDer<'static>> {
     let mut cas: Vec<_> = found.iter().map(|(_, certificate)| certificate.clone()).collect();
-    if !path.is_dir() {
-        cas.extend(certs::read_certificates(&path.with_file_name(certs::CA_CERT)).unwrap_or_default());
+    let beside = (!path.is_dir()).then(|| path.with_file_name(certs::CA_CERT));
+    for file in beside.into_iter().chain(ca.map(|dir| dir.join(certs::CA_CERT))) {
+        cas.extend(certs::read_certificates(&file).unwrap_or_default());
     }
     cas
 }
@@ -97,8 +157,10 @@ fn describe(
     file: &Path,
     certificate: &CertificateDer<'_>,
     cas: &[CertificateDer<'static>],
+    known: &more::Known,
     now: SystemTime,
 ) -> Result<Shown, CertError> {
+    let revoked = known.is_revoked(certificate)?;
     let facts = Facts::read(certificate)?;
     let days_left = facts.days_left(now);
     let (kind, mesh, node_id) = match SpiffeName::from_uris(&facts.uris) {
@@ -125,11 +187,12 @@ fn describe(
         key_usages: key_usages.collect(),
         dns_names: facts.dns_names,
         ip_addresses: facts.ip_addresses.iter().map(ToString::to_string).collect(),
+        revoked,
     })
 }
 
 fn table(shown: &Shown) -> String {
-    let days_left = if shown.days_left < 0 { "expired".to_owned() } else { shown.days_left.to_string() };
+    let days_left = days_left(shown.days_left);
     let rows = [
         ("kind", shown.kind.to_owned()),
         ("mesh", or_dash(shown.mesh.as_ref())),
@@ -145,8 +208,17 @@ fn table(shown: &Shown) -> String {
         ("key usages", listed(&shown.key_usages)),
         ("DNS names", listed(&shown.dns_names)),
         ("IP addresses", listed(&shown.ip_addresses)),
+        ("revoked", shown.revoked.map_or("-", |revoked| if revoked { "yes" } else { "no" }).to_owned()),
     ];
-    let mut text = format!("{}\n", shown.file);
+    lines(&shown.file, &rows)
+}
+
+fn days_left(days: i64) -> String {
+    if days < 0 { "expired".to_owned() } else { days.to_string() }
+}
+
+fn lines(file: &str, rows: &[(&str, String)]) -> String {
+    let mut text = format!("{file}\n");
     for (name, value) in rows {
         // A certificate from elsewhere may hold what a terminal would obey.
         let value = value.replace(char::is_control, "\u{fffd}");

@@ -1,11 +1,14 @@
 //! Who is there: SWIM membership on `foca`, with the parts that it leaves to its user.
 //!
-//! foca probes, suspects, gossips and renews. This room adds, each because foca alone was seen to fail
+//! foca keeps the list, gossips, answers, refutes and renews. This room adds, each because foca alone was seen to fail
 //! without it:
 //! - its timers go to the mesh's one heap with delays of our own ([`Timings`]), pop in foca's order and
 //!   are never dropped;
+//! - probes are sent and awaited here, with round trips, helpers that say so when they fail, and a ring
+//!   in which everyone is looked at in every period: see [`prober`];
 //! - suspicions are timed here, not by foca, which would tell a healthy member that it is down although
 //!   it has refuted, and forget a suspicion whose accuser has gone: see [`suspicion`];
+//! - this node's own health stretches what it expects of others: see [`health`];
 //! - news is checked before foca sees it: its sender against the link's peer, claims at absurd or
 //!   outdated incarnations, a "down" below the incarnation that the member has refuted with, a member
 //!   that left of its own will and did not come back;
@@ -20,9 +23,12 @@
 //! Source of the protocol: Das, Gupta, Motivala, "SWIM", DSN 2002.
 
 mod claims;
+mod health;
 mod identity;
 mod lists;
 mod packet;
+mod prober;
+mod round_trips;
 mod runtime;
 mod suspicion;
 mod timings;
@@ -31,17 +37,22 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::{NonZeroU8, NonZeroUsize};
 use std::time::Duration;
 
-use foca::{Foca, Member, NoCustomBroadcast, PeriodicParams, State, Timer};
+use foca::{Foca, Member, Message, NoCustomBroadcast, PeriodicParams, State, Timer};
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use self::claims::is_credible_start;
+use self::health::Health;
 use self::identity::Identity;
 use self::packet::SwimCodec;
+use self::prober::Prober;
+use self::round_trips::RoundTrips;
 use self::runtime::Outbox;
 use self::suspicion::Suspicions;
 use super::ids::{Incarnation, NodeKey};
 use super::limits;
 use super::model::{MemberStatus, Overrides, Profile};
+use super::time::Instant;
 
 pub(crate) use self::packet::PacketError;
 pub(crate) use self::timings::Timings;
@@ -53,15 +64,28 @@ pub(crate) enum MemberTimer {
     Foca(Timer<Identity>),
     /// The next step of the suspicion with this number.
     Suspicion(u64),
+    /// The next probe's turn.
+    Turn,
+    /// The wait of the probe with this number that began then is over.
+    Probe(u8, Instant),
+    /// A plea of another node to reach somebody for it, under its number, was in vain.
+    Duty { asker: NodeKey, number: u8 },
+    /// Tell accusations and verdicts on.
+    Rumours,
+    /// Look for suspicions that nobody ends.
+    Sweep,
 }
 
 impl MemberTimer {
     /// foca's order among timers that are due at once.
     pub(crate) fn rank(&self) -> u8 {
         match self {
-            Self::Foca(Timer::SendIndirectProbe { .. }) => 0,
-            Self::Foca(Timer::ProbeRandomMember(_)) => 1,
-            Self::Suspicion(_) | Self::Foca(Timer::ChangeSuspectToDown { .. }) => 2,
+            Self::Probe(..) | Self::Duty { .. } | Self::Foca(Timer::SendIndirectProbe { .. }) => 0,
+            Self::Turn | Self::Foca(Timer::ProbeRandomMember(_)) => 1,
+            Self::Suspicion(_)
+            | Self::Rumours
+            | Self::Sweep
+            | Self::Foca(Timer::ChangeSuspectToDown { .. }) => 2,
             Self::Foca(Timer::PeriodicAnnounce(_)) => 3,
             Self::Foca(Timer::PeriodicGossip(_)) => 4,
             Self::Foca(Timer::RemoveDown(_)) => 5,
@@ -87,6 +111,21 @@ pub(crate) enum MemberEffect {
     TellHeldForFailed { key: NodeKey, incarnation: Incarnation },
     /// A node left for good: nothing of it is kept.
     Forgotten { key: NodeKey },
+    /// A member answered a probe after this time.
+    RoundTrip { key: NodeKey, took: Duration },
+    /// Something was found out about a member.
+    Found { key: NodeKey, evidence: Evidence },
+}
+
+/// What was found out about a member; [`Found`](super::model::Found) with keys for names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Evidence {
+    Hint { sign: String },
+    ProbeMissed { waited_ms: u32, helpers: u8, nacks: u8 },
+    Accused { by: NodeKey },
+    Confirmed { by: NodeKey, so_far: u8, wanted: u8 },
+    Refuted,
+    Failed { by: Option<NodeKey>, suspected_ms: u32, confirmations: u8 },
 }
 
 /// What is known of a member.
@@ -112,10 +151,20 @@ pub(crate) struct Membership {
     departures: VecDeque<(NodeKey, Incarnation, u32)>,
     told_held_for_failed: BTreeSet<(NodeKey, Incarnation)>,
     suspicions: Suspicions,
+    prober: Prober,
+    round_trips: RoundTrips,
+    /// Half of the measured members answer within this; looked at once a turn.
+    round_trip_median: Option<Duration>,
+    health: Health,
+    /// The lowest number of refutations at which an accusation of this node is news to it.
+    accused_from: u16,
+    /// Own packets that carried the present note.
+    noted: u32,
     profile: Profile,
     overrides: Overrides,
     leaving: bool,
     dropped_claims: u64,
+    now: Instant,
 }
 
 impl std::fmt::Debug for Membership {
@@ -130,11 +179,12 @@ impl Membership {
         incarnation: Incarnation,
         profile: Profile,
         overrides: Overrides,
-        rng: ChaCha8Rng,
+        mut rng: ChaCha8Rng,
     ) -> Self {
-        let timings = Timings::of(profile, &overrides, 0);
+        let own_rng = ChaCha8Rng::from_seed(rng.random());
+        let timings = Timings::of(profile, &overrides, 0, None);
         let identity = Identity { key, incarnation, renewable: true };
-        Self {
+        let mut membership = Self {
             foca: Foca::new(identity, foca_config(&timings), rng, SwimCodec),
             outbox: Outbox::new(timings),
             effects: VecDeque::new(),
@@ -144,11 +194,26 @@ impl Membership {
             departures: VecDeque::new(),
             told_held_for_failed: BTreeSet::new(),
             suspicions: Suspicions::default(),
+            prober: Prober::new(own_rng),
+            round_trips: RoundTrips::default(),
+            round_trip_median: None,
+            health: Health::default(),
+            accused_from: 0,
+            noted: 0,
             profile,
             overrides,
             leaving: false,
             dropped_claims: 0,
-        }
+            now: Instant::ZERO,
+        };
+        membership.refresh_note();
+        membership.set_first_turn();
+        membership
+    }
+
+    /// It is now so late; everything until the next call happens then.
+    pub(crate) fn set_now(&mut self, now: Instant) {
+        self.now = now;
     }
 
     /// What is to be done next; call until `None`.
@@ -180,7 +245,7 @@ impl Membership {
 
     /// Takes in a packet that came over the link of `peer`.
     pub(crate) fn handle_packet(&mut self, peer: NodeKey, packet: &[u8]) -> Result<(), PacketError> {
-        let opened = packet::open(packet)?;
+        let opened = packet::open(packet, peer, self.foca.identity().key)?;
         let claimed = opened.header.src.key;
         if claimed != peer {
             return Err(PacketError::WrongSender { claimed, peer });
@@ -197,20 +262,72 @@ impl Membership {
             return Ok(());
         }
         let mut room = limits::PEERS_MAX.saturating_sub(self.known.len() + 1);
-        let taken: Vec<bool> = opened.members.iter().map(|(m, _)| self.admits(m, &mut room)).collect();
+        // foca gossips at each accusation of this node, though it be refuted since: such are old.
+        let mut taken: Vec<bool> = opened.members.iter().map(|(m, _)| self.admits(m, &mut room)).collect();
         let dropped = taken.iter().filter(|taken| !**taken).count();
-        let rebuilt = (dropped > 0).then(|| opened.rebuilt(&taken));
+        for ((member, _), taken) in opened.members.iter().zip(&mut taken) {
+            *taken &= !self.is_refuted(member);
+        }
+        let rebuilt = taken.contains(&false).then(|| opened.rebuilt(&taken));
         self.dropped_claims += dropped as u64;
-        self.suspicions.hear();
+        self.suspicions.hear(self.now);
+        if opened.note.health.is_some() {
+            self.outbox.modern.insert(peer);
+        }
+        // The origin of a verdict first, so that it is known when the verdict is told.
+        let (verdicts, accusations): (Vec<_>, Vec<_>) =
+            opened.note.rumours.iter().copied().partition(|rumour| rumour.is_verdict);
+        verdicts.into_iter().for_each(|rumour| self.on_accusation(rumour));
         self.outbox.touched.insert(peer);
         self.outbox.touched.extend(opened.members.iter().map(|(m, _)| m.id().key));
         self.notice_outdated_self(opened.members.iter().map(|(m, _)| m.id()));
-        let bytes = rebuilt.as_deref().unwrap_or(opened.foca_bytes);
+        let bytes = rebuilt.as_deref().unwrap_or(&opened.foca_bytes);
         // foca refuses what it cannot use (a packet for an earlier identity of ours, an unexpected
         // acknowledgement); that is the protocol's business as usual.
         let result = self.foca.handle_data(bytes, &mut self.outbox);
         self.settle("packet", result);
+        self.notice_accusations(opened.members.iter().map(|(member, _)| member));
+        self.on_message(peer, &opened.header.message);
+        accusations.into_iter().for_each(|rumour| self.on_accusation(rumour));
+        opened.note.nacks.iter().for_each(|number| self.on_nack(peer, *number));
         Ok(())
+    }
+
+    /// What a packet means to this node's probes.
+    fn on_message(&mut self, peer: NodeKey, message: &Message<Identity>) {
+        match message {
+            Message::Ack(number) => self.on_answer(peer, *number, true),
+            Message::ForwardedAck { origin, probe_number } => {
+                self.on_answer(origin.key, *probe_number, false);
+            }
+            Message::PingReq { target, probe_number } => self.on_plea(peer, *probe_number, target.key),
+            Message::IndirectAck { target, probe_number } => self.on_duty_done(target.key, *probe_number),
+            Message::Ping(_)
+            | Message::IndirectPing { .. }
+            | Message::Announce
+            | Message::Feed
+            | Message::Gossip
+            | Message::Broadcast
+            | Message::TurnUndead => {}
+        }
+    }
+
+    /// Whether a claim is an accusation of this node that it has refuted already.
+    fn is_refuted(&self, member: &Member<Identity>) -> bool {
+        *member.id() == *self.foca.identity()
+            && member.state() == State::Suspect
+            && member.incarnation() < self.accused_from
+    }
+
+    /// Others suspect this node: perhaps it is its own fault.
+    fn notice_accusations<'a>(&mut self, members: impl Iterator<Item = &'a Member<Identity>>) {
+        let own = *self.foca.identity();
+        let accused = members.filter(|m| *m.id() == own && m.state() == State::Suspect);
+        let accused = accused.map(Member::incarnation).filter(|at| *at >= self.accused_from).max();
+        if let Some(at) = accused {
+            self.accused_from = at.saturating_add(1);
+            self.health.worsen(1);
+        }
     }
 
     /// Fires a timer that [`MemberEffect::Timer`] asked for, so much later than it asked.
@@ -220,27 +337,16 @@ impl Membership {
         }
         match timer {
             MemberTimer::Suspicion(number) => self.on_suspicion_step(number, late),
+            MemberTimer::Turn => self.on_turn(late),
+            MemberTimer::Probe(number, sent) => self.on_probe_timer(number, sent, late),
+            MemberTimer::Duty { asker, number } => self.on_duty_over(asker, number),
+            MemberTimer::Rumours => self.on_rumours(),
+            MemberTimer::Sweep => self.on_sweep(),
             MemberTimer::Foca(timer) => {
-                if matches!(timer, Timer::ProbeRandomMember(_)) {
-                    self.outbox.touched.extend(self.outbox.probed.take());
-                }
                 let result = self.foca.handle_timer(timer, &mut self.outbox);
                 self.settle("timer", result);
             }
         }
-    }
-
-    /// Suspects a member without waiting for its turn to be probed: it has the suspicion time to refute.
-    pub(crate) fn suspect(&mut self, key: NodeKey) {
-        let member = self.foca.iter_membership_state().find(|m| m.id().key == key);
-        let Some(member) = member.filter(|m| m.state() == State::Alive) else {
-            return;
-        };
-        let suspect = Member::new(*member.id(), member.incarnation(), State::Suspect);
-        self.outbox.touched.insert(key);
-        self.outbox.accused.insert(key);
-        let result = self.foca.apply_many([suspect].into_iter(), true, &mut self.outbox);
-        self.settle("suspicion", result);
     }
 
     /// A member left of its own will at `incarnation`. One that was not known is known as gone from here
@@ -287,6 +393,10 @@ impl Membership {
             self.settle("forgotten", result);
         }
         self.left.remove(&key);
+        self.prober.forget(&key);
+        self.outbox.modern.remove(&key);
+        self.round_trips.forget(&key);
+        self.suspicions.forget(&key);
         self.departures.retain(|(gone, _, _)| *gone != key);
         self.forgotten.insert(key, incarnation);
         self.effects.push_back(MemberEffect::Forgotten { key });
@@ -312,6 +422,7 @@ impl Membership {
         if incarnation <= self.incarnation() {
             return;
         }
+        self.accused_from = 0;
         let identity = Identity { key: self.foca.identity().key, incarnation, renewable: true };
         let result = self.foca.change_identity(identity, &mut self.outbox);
         self.outbox.renewed = true;
@@ -335,6 +446,7 @@ impl Membership {
             self.compare(key);
         }
         if std::mem::take(&mut self.outbox.renewed) {
+            self.accused_from = 0;
             self.effects.push_back(MemberEffect::Renewed);
         }
         if std::mem::take(&mut self.outbox.defunct) && !self.leaving {
@@ -342,7 +454,8 @@ impl Membership {
             self.effects.push_back(MemberEffect::OutdatedSelf(self.incarnation()));
         }
         let packets = std::mem::take(&mut self.outbox.packets);
-        self.fill_note(packets.len() as u32);
+        self.noted += packets.len() as u32;
+        self.refresh_note();
         for (to, packet) in packets {
             self.effects.push_back(MemberEffect::Send { to, packet });
         }
@@ -350,9 +463,6 @@ impl Membership {
             self.effects.push_back(MemberEffect::Timer { after, timer: MemberTimer::Foca(timer) });
         }
         self.follow_size();
-        for key in std::mem::take(&mut self.outbox.accused) {
-            self.accuse(key);
-        }
     }
 
     fn compare(&mut self, key: NodeKey) {
@@ -372,32 +482,45 @@ impl Membership {
         self.forgotten.remove(&key);
         let now = Known { incarnation, refutations: member.incarnation(), status };
         let before = self.known.insert(key, now);
-        self.follow_suspicion(key, now);
+        if before.is_none() {
+            self.prober.add(key);
+        }
+        self.follow_suspicion(key, before, now);
         if before.is_none_or(|b| (b.incarnation, b.status) != (now.incarnation, now.status)) {
             self.effects.push_back(MemberEffect::Changed { key, before, now });
         }
     }
 
-    /// Counts the packets that carried the present note, and puts the next departures into those that follow.
-    fn fill_note(&mut self, packets_sent: u32) {
-        let told = std::mem::take(&mut self.outbox.note.left);
-        for (key, incarnation) in told {
-            let Some(at) = self.departures.iter().position(|d| (d.0, d.1) == (key, incarnation)) else {
-                continue;
-            };
-            let Some((_, _, left)) = self.departures.remove(at) else {
-                continue;
-            };
-            if left > packets_sent {
-                self.departures.push_back((key, incarnation, left - packets_sent));
+    /// Counts the packets that carried the present note, and puts what is to be told next into it.
+    fn refresh_note(&mut self) {
+        let packets_sent = std::mem::take(&mut self.noted);
+        if packets_sent > 0 {
+            let told = std::mem::take(&mut self.outbox.note);
+            self.suspicions.told(&told.rumours, packets_sent);
+            for (key, incarnation) in told.left {
+                let Some(at) = self.departures.iter().position(|d| (d.0, d.1) == (key, incarnation)) else {
+                    continue;
+                };
+                let Some((_, _, left)) = self.departures.remove(at) else {
+                    continue;
+                };
+                if left > packets_sent {
+                    self.departures.push_back((key, incarnation, left - packets_sent));
+                }
             }
         }
         let next = self.departures.iter().take(packet::DEPARTURES_PER_PACKET_MAX);
-        self.outbox.note.left = next.map(|d| (d.0, d.1)).collect();
+        self.outbox.note = packet::Note {
+            left: next.map(|d| (d.0, d.1)).collect(),
+            rumours: self.suspicions.next_rumours(),
+            nacks: Vec::new(),
+            health: Some(self.health.score()),
+        };
     }
 
     fn follow_size(&mut self) {
-        let timings = Timings::of(self.profile, &self.overrides, self.foca.num_members());
+        let live = self.foca.num_members();
+        let timings = Timings::of(self.profile, &self.overrides, live, self.round_trip_median);
         if timings == self.outbox.timings {
             return;
         }
@@ -418,7 +541,7 @@ fn foca_config(timings: &Timings) -> foca::Config {
         probe_rtt: Duration::from_millis(500),
         num_indirect_probes: at_least_one(timings.indirect_probes),
         max_transmissions: NonZeroU8::new(timings.transmissions.max(1)).expect("at least one"),
-        suspect_to_down_after: timings.suspicion,
+        suspect_to_down_after: timings.suspicion_max,
         // Never: who failed is called again until it is back or removed, see `links`.
         remove_down_after: None,
         max_packet_size: NonZeroUsize::new(packet::FOCA_BYTES_MAX).expect("a packet has room"),

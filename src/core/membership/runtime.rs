@@ -1,5 +1,5 @@
 //! foca's runtime: an outbox. Whatever foca wants sent, scheduled or told is kept in order and handed
-//! to the mesh; nothing is dropped, and every delay is ours to set.
+//! to the mesh, and every delay is ours to set; of its timers only those of its own probing are dropped.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use foca::{Notification, Timer};
 
 use super::identity::Identity;
-use super::packet::{self, Note};
+use super::packet::{self, Form, Note};
 use super::timings::Timings;
 use crate::core::ids::NodeKey;
 
@@ -18,16 +18,14 @@ pub(super) struct Outbox {
     pub(super) timers: Vec<(Duration, Timer<Identity>)>,
     /// Members whose state may have changed.
     pub(super) touched: BTreeSet<NodeKey>,
-    /// Members that failed this node's own probe.
-    pub(super) accused: BTreeSet<NodeKey>,
     /// foca took a new identity.
     pub(super) renewed: bool,
     /// foca gave up on its identity: nothing more will come of it until it gets another.
     pub(super) defunct: bool,
-    /// The member that is being probed.
-    pub(super) probed: Option<NodeKey>,
     pub(super) note: Note,
     pub(super) timings: Timings,
+    /// Members that are known to read packets of the compact form.
+    pub(super) modern: BTreeSet<NodeKey>,
 }
 
 impl Outbox {
@@ -36,13 +34,17 @@ impl Outbox {
             packets: Vec::new(),
             timers: Vec::new(),
             touched: BTreeSet::new(),
-            accused: BTreeSet::new(),
             renewed: false,
             defunct: false,
-            probed: None,
             note: Note::default(),
             timings,
+            modern: BTreeSet::new(),
         }
+    }
+
+    /// The form of packets that a member reads.
+    pub(super) fn form_for(&self, to: &NodeKey) -> Form {
+        if self.modern.contains(to) { Form::Compact } else { Form::Full }
     }
 }
 
@@ -62,21 +64,17 @@ impl foca::Runtime<Identity> for Outbox {
     }
 
     fn send_to(&mut self, to: Identity, data: &[u8]) {
-        self.packets.push((to.key, packet::seal(&self.note, data)));
+        let packet = packet::seal(self.form_for(&to.key), &self.note, data);
+        self.packets.push((to.key, packet));
     }
 
-    /// Replaces foca's delay by ours, which follow the size of the mesh; foca's own are fixed for life.
+    /// Replaces foca's delays by ours, which follow the size of the mesh; foca's own are fixed for life.
     fn submit_after(&mut self, timer: Timer<Identity>, asked: Duration) {
         let after = match &timer {
-            Timer::ProbeRandomMember(_) => self.timings.probe_period,
-            Timer::SendIndirectProbe { probed_id, .. } => {
-                self.probed = Some(probed_id.key);
-                self.timings.probe_timeout
-            }
+            // The room probes by itself, and times suspicions itself.
+            Timer::ProbeRandomMember(_) | Timer::SendIndirectProbe { .. } => return,
             Timer::ChangeSuspectToDown { member_id, .. } => {
-                // The room times suspicions itself.
                 self.touched.insert(member_id.key);
-                self.accused.insert(member_id.key);
                 return;
             }
             Timer::PeriodicGossip(_) => self.timings.gossip_interval,

@@ -9,17 +9,19 @@ use super::{Mesh, Pending, Phase, Timer};
 use crate::core::contract::{Change, Output};
 use crate::core::error::Refusal;
 use crate::core::error::Refused;
-use crate::core::ids::{Incarnation, LinkId, NodeKey};
+use crate::core::ids::{Incarnation, LinkId, NodeId, NodeKey};
 use crate::core::limits;
-use crate::core::membership::{Known, MemberEffect};
-use crate::core::model::{Event, Load, MemberStatus};
+use crate::core::membership::{Evidence, Known, MemberEffect};
+use crate::core::model::{Event, Finding, Found, Load, MemberStatus};
 use crate::core::registry::Applied;
 use crate::core::wire::{Control, OwnedBatch};
 
 /// How often some of the lost are called again, and how many at once: the cost of waiting is bounded
 /// whatever the number of the lost.
 const CALL_LOST_INTERVAL: Duration = Duration::from_secs(2);
-const CALL_LOST_AT_ONCE: usize = 3;
+const CALL_LOST_AT_ONCE: std::ops::RangeInclusive<usize> = 3..=16;
+/// All of the lost are called within so many rounds, unless there are more than sixteen for each.
+const CALL_LOST_ROUNDS: usize = 15;
 /// How often a random peer's summary is compared with ours.
 const SYNC_INTERVAL: Duration = Duration::from_secs(2);
 /// A wait before asking who a member is: its card is often on its way.
@@ -38,8 +40,44 @@ impl Mesh {
                     self.send_control(&key, Control::HeldForFailed { incarnation });
                 }
                 MemberEffect::Forgotten { key } => self.forget_node(&key),
+                MemberEffect::RoundTrip { .. } => {}
+                MemberEffect::Found { key, evidence } => self.on_evidence(key, evidence),
             }
         }
+    }
+
+    fn on_evidence(&mut self, key: NodeKey, evidence: Evidence) {
+        let Some(node) = self.name_of(&key) else {
+            return;
+        };
+        let found = match evidence {
+            Evidence::Hint { sign } => Found::Hint { sign },
+            Evidence::ProbeMissed { waited_ms, helpers, nacks } => {
+                Found::ProbeMissed { waited_ms, helpers, nacks }
+            }
+            Evidence::Accused { by } => match self.name_of(&by) {
+                Some(by) => Found::Accused { by },
+                None => return,
+            },
+            Evidence::Confirmed { by, so_far, wanted } => match self.name_of(&by) {
+                Some(by) => Found::Confirmed { by, so_far, wanted },
+                None => return,
+            },
+            Evidence::Refuted => Found::Refuted,
+            Evidence::Failed { by, suspected_ms, confirmations } => {
+                let by = by.and_then(|by| self.name_of(&by));
+                Found::Failed { by, suspected_ms, confirmations }
+            }
+        };
+        let incarnation = self.membership.known(&key).map_or(Incarnation(0), |known| known.incarnation);
+        self.output(Output::Found(Finding { node, incarnation, found }));
+    }
+
+    fn name_of(&self, key: &NodeKey) -> Option<NodeId> {
+        if *key == self.key {
+            return Some(self.own.clone());
+        }
+        self.links.card(key).map(|card| card.node_id.clone())
     }
 
     fn send_swim(&mut self, to: NodeKey, packet: Bytes) {
@@ -137,6 +175,9 @@ impl Mesh {
         if restarted && was_reachable && now.status.is_reachable() {
             self.member_event(key, MemberStatus::Failed, "its process ended");
             self.member_event(key, MemberStatus::Alive, "it was started again");
+            if now.status == MemberStatus::Suspect {
+                self.member_event(key, MemberStatus::Suspect, "it missed a probe");
+            }
             return;
         }
         // Whoever was never seen here has not gone from here.
@@ -177,7 +218,7 @@ impl Mesh {
         if self.nameless.is_empty() {
             return;
         }
-        if let Some(link) = self.random_link() {
+        if let Some((_, link)) = self.random_link() {
             self.send_digest(link, false);
         }
         let pause = self.jittered(ASK_CARDS_AFTER * 5);
@@ -219,7 +260,9 @@ impl Mesh {
             None => true,
         };
         let mut lost: Vec<_> = self.links.cards().map(|(key, _)| *key).filter(is_lost).collect();
-        for _ in 0..CALL_LOST_AT_ONCE.min(lost.len()) {
+        let at_once = lost.len().div_ceil(CALL_LOST_ROUNDS);
+        let at_once = at_once.clamp(*CALL_LOST_AT_ONCE.start(), *CALL_LOST_AT_ONCE.end());
+        for _ in 0..at_once.min(lost.len()) {
             let key = lost.swap_remove(self.rng.random_range(0..lost.len()));
             self.dial(&key);
         }
@@ -228,16 +271,9 @@ impl Mesh {
     }
 
     pub(super) fn sync(&mut self) {
-        if let Some(link) = self.random_link() {
-            self.send_summary(link);
-        }
+        self.compare_with_a_peer();
         let pause = self.jittered(SYNC_INTERVAL);
         self.set_timer(pause, Timer::Sync);
-    }
-
-    fn random_link(&mut self) -> Option<LinkId> {
-        let links: Vec<_> = self.links.all_proven().map(|(_, link)| link).collect();
-        (!links.is_empty()).then(|| links[self.rng.random_range(0..links.len())])
     }
 
     pub(super) fn send_summary(&mut self, link: LinkId) {
@@ -303,7 +339,10 @@ impl Mesh {
             Control::Check { nonce } => {
                 self.output(Output::Control { link, frame: Control::CheckAnswer { nonce } });
             }
-            Control::CheckAnswer { nonce } => self.on_check_answer(key, nonce),
+            Control::CheckAnswer { nonce } => {
+                self.on_measured(key, nonce);
+                self.on_check_answer(key, nonce);
+            }
             Control::Request { id, body } => self.on_remote_request(key, &node, id, body),
             Control::Response { id, result } => self.on_response(&node, id, result),
             Control::KeepAlive => {}
@@ -326,6 +365,7 @@ impl Mesh {
                         self.learn_card(&card);
                     }
                     self.tell_agents(&batch.node, agents);
+                    self.take_coordinate(&batch);
                     self.relay(link, batch);
                 }
                 Err(error) => {
@@ -366,8 +406,7 @@ impl Mesh {
         let live = |(key, known): (&NodeKey, &Known)| known.status.is_reachable().then_some(*key);
         let mut live: Vec<_> = self.membership.all_known().filter_map(live).collect();
         live.retain(|key| Some(*key) != except);
-        for _ in 0..limits::RELAY_FANOUT.min(live.len()) {
-            let key = live.swap_remove(self.rng.random_range(0..live.len()));
+        for key in self.choose_peers(live, limits::RELAY_FANOUT) {
             self.send_control(&key, Control::Owned { batches: vec![delta.clone()] });
         }
     }
@@ -394,6 +433,7 @@ impl Mesh {
         self.processes.remove(key);
         if let Some(node) = self.links.card(key).map(|card| card.node_id.clone()) {
             self.links.forget(key);
+            self.forget_distance(&node);
             self.registry.forget(&node);
             self.persist(vec![Change::ForgetPeer(node)], Pending::Nothing);
         }

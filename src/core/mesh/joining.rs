@@ -10,7 +10,7 @@ use crate::core::ids::{LinkId, MeshId, NodeId, NodeKey};
 use crate::core::limits;
 use crate::core::links::{Keep, Link, Links};
 use crate::core::model::{Event, Hello, NodeCard};
-use crate::core::wire::{Control, MemberEntry, MemberEntryState};
+use crate::core::wire::{Control, MemberEntry, MemberEntryState, VersionRange, no_common_version};
 
 /// How often seeds are looked at; each has its own, growing pause.
 const SEEDS_INTERVAL: Duration = Duration::from_millis(250);
@@ -60,7 +60,11 @@ impl Mesh {
                 DialTarget::Node(node) => node.to_string(),
                 DialTarget::Seed(address) => address.clone(),
             };
-            self.on_refused(peer, refused);
+            match refused {
+                // The transport knows both sides' versions and has them in its sentence.
+                Refused::Version => self.on_unspoken(peer, reason.to_owned()),
+                refused => self.on_refused(peer, refused),
+            }
         }
         match target {
             DialTarget::Node(node) => tracing::debug!(%node, reason, "dial failed"),
@@ -92,6 +96,9 @@ impl Mesh {
         if let Some(reason) = self.hello().refusal(&hello) {
             return self.refuse(link, &hello, address, reason);
         }
+        let Some(version) = VersionRange::OWN.common(hello.versions()) else {
+            return self.refuse(link, &hello, address, Refused::Version);
+        };
         if self.links.card(&key).is_none() && self.links.cards().count() >= limits::PEERS_MAX {
             return self.refuse(link, &hello, address, Refused::Full);
         }
@@ -103,6 +110,7 @@ impl Mesh {
             dialled: dialled.is_some(),
             address,
             mesh_id: hello.mesh_id,
+            version,
             doubted: false,
         };
         let by_seed = matches!(dialled, Some(DialTarget::Seed(_)));
@@ -347,7 +355,7 @@ impl Mesh {
     }
 
     /// Tells of a refusal once, however often it is tried again.
-    fn tell_refusal(&mut self, peer: String, code: u32, reason: String) {
+    pub(super) fn tell_refusal(&mut self, peer: String, code: u32, reason: String) {
         if self.told_refused.len() >= TOLD_REFUSED_MAX {
             self.told_refused.clear();
         }
@@ -369,6 +377,11 @@ impl Mesh {
         if reason == Refused::Duplicate {
             let node = hello.card.node_id.clone();
             return self.event(Event::DuplicateNode { node, address });
+        }
+        if reason == Refused::Version {
+            let node = &hello.card.node_id;
+            let why = no_common_version(node, hello.versions(), &self.own);
+            return self.on_unspoken(node.to_string(), why);
         }
         self.on_refused(format!("{} ({address})", hello.card.node_id), reason);
     }

@@ -6,14 +6,18 @@
 //! - `joining`: seeds, hellos, duplicates, links coming and going
 //! - `gossip`: what membership wants, lists, calling the lost
 //! - `agents`: deploy, stop, the runtime's reports, what is published
+//! - `regions`: how far the others are, and which of them this node talks to when it may choose
 //! - `requests`: what nodes ask of each other
+//! - `versions`: what is not said to a node of an earlier version
 //! - `view`: what readers outside see
 
 mod agents;
 mod gossip;
 mod joining;
+mod regions;
 mod requests;
 mod timers;
+mod versions;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -22,18 +26,21 @@ use std::time::Duration;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use self::regions::Regions;
+pub use self::regions::{cross_share, region_keep};
 use self::requests::{Open, Requester};
 use self::timers::{Timer, Timers};
 pub use self::view::{Fingerprint, Gauges};
 use super::contract::{Boot, Change, Counters, Effect, Input, Output, StartMode};
+use super::coordinates::Coordinates;
 use super::ids::{AgentName, Incarnation, LinkId, MeshId, MeshName, NodeId, NodeKey, PersistNo, ProcessId};
 use super::links::Links;
 use super::membership::Membership;
-use super::model::{AgentSpec, Event, Hello, NodeCard};
+use super::model::{AgentSpec, CrossRegion, Event, Hello, NodeCard};
 use super::registry::Registry;
 use super::supervision::Supervision;
 use super::time::Instant;
-use super::wire::PROTOCOL_VERSION;
+use super::wire::VersionRange;
 
 /// Agents have this long to stop before the node goes without them, beyond what they may take to drain.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
@@ -86,6 +93,9 @@ pub struct Mesh {
     links: Links,
     registry: Registry,
     supervision: Supervision,
+    coordinates: Coordinates,
+    regions: Regions,
+    cross_region: CrossRegion,
     /// The last process seen under each node id.
     processes: BTreeMap<NodeKey, ProcessId>,
     /// Doubted links, by the nonce of the check that decides about them.
@@ -110,7 +120,8 @@ impl Mesh {
     /// Makes the mesh of a node whose process start is durable. Its first outputs are ready at once.
     #[must_use]
     pub fn new(boot: Boot, now: Instant) -> Self {
-        let Boot { card, mesh_name, process_id, remembered, start, profile, overrides, seed } = boot;
+        let Boot { card, mesh_name, process_id, remembered, start, .. } = boot;
+        let Boot { profile, overrides, cross_region, seed, .. } = boot;
         let mut rng = ChaCha8Rng::from_seed(seed);
         let own = card.node_id.clone();
         let key = own.key();
@@ -134,6 +145,9 @@ impl Mesh {
             links: Links::default(),
             registry: Registry::new(own.clone(), remembered.start),
             supervision: Supervision::default(),
+            coordinates: Coordinates::new(key),
+            regions: Regions::default(),
+            cross_region,
             processes: BTreeMap::new(),
             probations: BTreeMap::new(),
             hinted: BTreeMap::new(),
@@ -149,6 +163,7 @@ impl Mesh {
             own,
             card,
         };
+        mesh.membership.set_now(now);
         mesh.begin(start, &remembered.peers, remembered.agents);
         mesh
     }
@@ -189,6 +204,7 @@ impl Mesh {
             Input::LinkDown { link, reason } => self.on_link_down(link, reason),
             Input::Hint { link, sign } => self.on_hint(link, &sign),
             Input::DialFailed { target, reason, refused } => self.on_dial_failed(&target, &reason, refused),
+            Input::Unspoken { peer, reason } => self.on_unspoken(peer, reason),
             Input::Swim { link, packet } => self.on_swim(link, &packet),
             Input::Control { link, frame } => self.on_control(link, frame),
             Input::Request { request, node, body } => self.on_request(request, node, body),
@@ -243,6 +259,7 @@ impl Mesh {
     fn advance(&mut self, now: Instant) {
         assert!(now >= self.now, "time never goes back: {now:?} after {:?}", self.now);
         self.now = now;
+        self.membership.set_now(now);
     }
 
     /// After each change: what membership wants, and one notice of a changed view.
@@ -253,7 +270,11 @@ impl Mesh {
         }
     }
 
+    /// The one way out. A control frame that its link's version does not know is not sent.
     fn output(&mut self, output: Output) {
+        if let Output::Control { link, frame } = output {
+            return self.output_control(link, frame);
+        }
         self.outputs.push_back(Effect { after: None, output });
     }
 
@@ -329,8 +350,8 @@ impl Mesh {
 
     fn hello(&self) -> Hello {
         Hello {
-            version_min: PROTOCOL_VERSION,
-            version_max: PROTOCOL_VERSION,
+            version_min: VersionRange::OWN.min,
+            version_max: VersionRange::OWN.max,
             mesh_id: self.mesh_id,
             mesh_name: self.mesh_name.clone(),
             process_id: self.process_id,

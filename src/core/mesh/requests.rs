@@ -139,6 +139,13 @@ impl Mesh {
         }
     }
 
+    /// The request could not be sent.
+    pub(super) fn fail_request(&mut self, id: u64, refusal: Refusal) {
+        if let Some(open) = self.requests.remove(&id) {
+            self.answer(Requester::Local(open.requester), Err(refusal));
+        }
+    }
+
     pub(super) fn fail_requests_to(&mut self, node: &NodeId, refusal: &Refusal) {
         let lost: Vec<_> = self.requests.iter().filter(|(_, o)| &o.node == node).map(|(id, _)| *id).collect();
         for id in lost {

@@ -90,7 +90,20 @@ impl Mesh {
             stopping: !matches!(self.phase, Phase::Running),
             agents: self.agent_views(),
             members,
-            counters: Counters { claims_dropped: self.membership.dropped_claims(), ..self.counters },
+            health: self.membership.health(),
+            regions: self.regions.rtts.clone(),
+            counters: self.counters(),
+        }
+    }
+
+    fn counters(&self) -> Counters {
+        let refusals = self.coordinates.refusals();
+        Counters {
+            claims_dropped: self.membership.dropped_claims(),
+            round_trips_refused: refusals.round_trips,
+            coordinates_refused: refusals.coordinates,
+            coordinate_resets: refusals.resets,
+            ..self.counters
         }
     }
 
@@ -111,6 +124,7 @@ impl Mesh {
             status,
             incarnation,
             load: owner.and_then(|o| o.load),
+            expected_rtt: self.expected_rtt(&card.node_id.key()),
             agents: owner.map_or(0, |o| o.agents.len() as u32),
         }
     }

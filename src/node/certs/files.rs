@@ -1,4 +1,4 @@
-//! Certificates on disk: `ca.crt`, `ca.key`, `node.crt`, `node.key`.
+//! Certificates on disk: `ca.crt`, `ca.key`, `ca.crl`, `node.crt`, `node.key`.
 //!
 //! A key is never readable by others, not for an instant: it is written to a temporary file that is created
 //! with mode 0600, made durable, and only then given its name. The files of one call are checked
@@ -10,24 +10,26 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use tempfile::NamedTempFile;
 
-use super::{CertError, CertPair, parse_certificates};
+use super::{CertError, CertPair, parse_certificates, parse_crls};
 use crate::core::limits;
 
 /// The CA's certificate, or several during a rotation: what a node trusts.
 pub const CA_CERT: &str = "ca.crt";
 /// The CA's private key. Only the machine that issues certificates has it.
 pub const CA_KEY: &str = "ca.key";
+/// The revocation lists of the CAs, as the CA made them.
+pub const CA_CRL: &str = "ca.crl";
 /// A node's certificate.
 pub const NODE_CERT: &str = "node.crt";
 /// A node's private key.
 pub const NODE_KEY: &str = "node.key";
 
 const CERT_MODE: u32 = 0o644;
-const KEY_MODE: u32 = 0o600;
-const DIR_MODE: u32 = 0o700;
+pub(super) const KEY_MODE: u32 = 0o600;
+pub(super) const DIR_MODE: u32 = 0o700;
 
 /// What happens to a file that is in the way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,18 +82,66 @@ pub fn write_node(dir: &Path, node: &NodeFiles<'_>, existing: Existing) -> Resul
     write_all(dir, &files, existing)
 }
 
+/// Writes certificates or revocation lists to `path`, in one step.
+///
+/// # Errors
+/// As [`write_ca`].
+pub fn write_certificate(path: &Path, text: &str, existing: Existing) -> Result<(), CertError> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        let source = std::io::Error::from(ErrorKind::InvalidFilename);
+        return Err(CertError::io("write it")(source).at(path));
+    };
+    // The parent of a bare name is empty, and means the directory that the process is in.
+    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+    write_all(dir, &[NewFile::certificate(name, text)], existing).map(|_| ())
+}
+
+/// Whether a node's files could be written to `dir` without replacing any: to know before a certificate is issued.
+///
+/// # Errors
+/// [`CertError::Exists`] for the first that is in the way.
+pub fn check_free(dir: &Path, with_key: bool) -> Result<(), CertError> {
+    let names: &[&str] = if with_key { &[NODE_KEY, NODE_CERT] } else { &[NODE_CERT] };
+    let paths = names.iter().map(|name| dir.join(name));
+    match paths.into_iter().find(|path| path.symlink_metadata().is_ok()) {
+        Some(path) => Err(CertError::Exists { path }),
+        None => Ok(()),
+    }
+}
+
+/// Writes revocation lists to `dir` as `ca.crl`, in one step; an older one is replaced.
+///
+/// # Errors
+/// What the file system says.
+pub fn write_crl(dir: &Path, crl_pem: &str) -> Result<PathBuf, CertError> {
+    let paths = write_all(dir, &[NewFile::certificate(CA_CRL, crl_pem)], Existing::Replace)?;
+    Ok(paths.into_iter().next().unwrap_or_else(|| dir.join(CA_CRL)))
+}
+
 /// Reads a text file of at most [`limits::CERT_FILE_BYTES_MAX`] bytes.
 ///
 /// # Errors
 /// [`CertError`] with the path: not there, not readable, too large, not text.
 pub fn read_text(path: &Path) -> Result<String, CertError> {
+    read_text_up_to(path, limits::CERT_FILE_BYTES_MAX)
+}
+
+/// Reads the revocation lists of a file in PEM format, in their order and not verified, at least one.
+///
+/// # Errors
+/// [`CertError`] with the path.
+pub fn read_crls(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, CertError> {
+    parse_crls(&read_text_up_to(path, limits::CRL_FILE_BYTES_MAX)?).map_err(|error| error.at(path))
+}
+
+fn read_text_up_to(path: &Path, bytes_max: u64) -> Result<String, CertError> {
     let read = || {
         let file = File::open(path).map_err(CertError::io("open it"))?;
         let mut bytes = Vec::new();
-        let room = limits::CERT_FILE_BYTES_MAX + 1;
+        let room = bytes_max + 1;
         let count = file.take(room).read_to_end(&mut bytes).map_err(CertError::io("read it"))?;
         if count as u64 == room {
-            return Err(CertError::TooLarge);
+            return Err(CertError::TooLarge { bytes_max });
         }
         String::from_utf8(bytes).map_err(|_| CertError::malformed("PEM file", "it is not text"))
     };
@@ -107,18 +157,18 @@ pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Ce
 }
 
 struct NewFile<'a> {
-    name: &'static str,
+    name: &'a Path,
     text: &'a str,
     mode: u32,
 }
 
 impl<'a> NewFile<'a> {
-    fn certificate(name: &'static str, text: &'a str) -> Self {
-        Self { name, text, mode: CERT_MODE }
+    fn certificate(name: &'a (impl AsRef<Path> + ?Sized), text: &'a str) -> Self {
+        Self { name: name.as_ref(), text, mode: CERT_MODE }
     }
 
-    fn key(name: &'static str, text: &'a str) -> Self {
-        Self { name, text, mode: KEY_MODE }
+    fn key(name: &'a (impl AsRef<Path> + ?Sized), text: &'a str) -> Self {
+        Self { name: name.as_ref(), text, mode: KEY_MODE }
     }
 }
 

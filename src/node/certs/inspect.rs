@@ -50,6 +50,8 @@ impl Facts {
     pub const DIGITAL_SIGNATURE: &'static str = "digitalSignature";
     /// The key usage that a CA needs to sign certificates.
     pub const KEY_CERT_SIGN: &'static str = "keyCertSign";
+    /// The key usage that a CA needs to sign revocation lists.
+    pub const CRL_SIGN: &'static str = "cRLSign";
     /// The purpose of a leaf that accepts connections.
     pub const SERVER_AUTH: &'static str = "serverAuth";
     /// The purpose of a leaf that opens connections.
@@ -156,7 +158,7 @@ fn fingerprint(der: &[u8]) -> String {
     octets.join(":")
 }
 
-fn system_time(time: ASN1Time) -> Result<SystemTime, CertError> {
+pub(super) fn system_time(time: ASN1Time) -> Result<SystemTime, CertError> {
     let seconds = time.timestamp();
     let distance = Duration::from_secs(seconds.unsigned_abs());
     let time = if seconds < 0 {
@@ -184,7 +186,7 @@ fn key_usages(usage: &KeyUsage) -> Vec<&'static str> {
         (usage.data_encipherment(), "dataEncipherment"),
         (usage.key_agreement(), "keyAgreement"),
         (usage.key_cert_sign(), Facts::KEY_CERT_SIGN),
-        (usage.crl_sign(), "cRLSign"),
+        (usage.crl_sign(), Facts::CRL_SIGN),
         (usage.encipher_only(), "encipherOnly"),
         (usage.decipher_only(), "decipherOnly"),
     ];

@@ -20,6 +20,7 @@ use time::OffsetDateTime;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
+use super::key::new_key;
 use super::{CA_CERT, CA_KEY, CertError, Facts, SpiffeName, inspect, read_text};
 use crate::core::ids::{MeshName, NodeId};
 use crate::core::limits;
@@ -58,6 +59,23 @@ impl Validity {
             return Err(clock());
         };
         Ok(Self { not_before, not_after })
+    }
+
+    /// The same start and an earlier end, `seconds` after it: for a certificate that is to expire soon. A later end
+    /// is not given.
+    #[must_use]
+    pub fn shortened(self, seconds: u32) -> Self {
+        let start = self.not_before + limits::CERT_BACKDATE;
+        let not_after = self.not_after.min(start + time::Duration::seconds(i64::from(seconds)));
+        Self { not_before: self.not_before, not_after }
+    }
+
+    pub(super) fn not_before(self) -> OffsetDateTime {
+        self.not_before
+    }
+
+    pub(super) fn not_after(self) -> OffsetDateTime {
+        self.not_after
     }
 }
 
@@ -123,10 +141,59 @@ impl Ca {
         &self.mesh
     }
 
+    pub(super) fn issuer(&self) -> &Issuer<'static, KeyPair> {
+        &self.issuer
+    }
+
     /// The certificates of the CA in PEM format: what a node trusts, its `ca.crt`.
     #[must_use]
     pub fn bundle_pem(&self) -> &str {
         &self.bundle_pem
+    }
+
+    /// The fingerprints of those certificates, as [`Facts::fingerprint`] writes them.
+    ///
+    /// # Errors
+    /// [`CertError`] when one of them cannot be read.
+    pub fn fingerprints(&self) -> Result<Vec<String>, CertError> {
+        let certificates = inspect::parse_certificates(&self.bundle_pem)?;
+        certificates.iter().map(|certificate| Ok(Facts::read(certificate)?.fingerprint)).collect()
+    }
+
+    /// Whether the CA is valid for at least as long as a certificate of that validity.
+    ///
+    /// # Errors
+    /// [`CertError::OutlivesCa`].
+    pub fn outlives(&self, validity: &Validity) -> Result<(), CertError> {
+        let ca_not_after = OffsetDateTime::from(self.not_after);
+        if validity.not_after <= ca_not_after {
+            return Ok(());
+        }
+        let start = validity.not_before + limits::CERT_BACKDATE;
+        Err(CertError::OutlivesCa {
+            ca_days_left: (ca_not_after - start).whole_seconds().div_euclid(86_400),
+            days_asked: (validity.not_after - start).whole_days(),
+        })
+    }
+
+    /// Whole days from `now` until the CA expires; negative once it has.
+    pub(super) fn days_left(&self, now: SystemTime) -> i64 {
+        (OffsetDateTime::from(self.not_after) - OffsetDateTime::from(now)).whole_seconds().div_euclid(86_400)
+    }
+
+    pub(super) fn key(&self) -> &KeyPair {
+        self.issuer.key()
+    }
+
+    /// The certificate of the bundle that the key belongs to, in DER format.
+    pub(super) fn certificate(&self) -> Result<CertificateDer<'static>, CertError> {
+        Ok(certificate_of(self.key(), &self.bundle_pem)?.0)
+    }
+
+    /// Whether the signature of `certificate` (DER format) is of this CA's key.
+    #[must_use]
+    pub fn has_signed(&self, certificate: &[u8]) -> bool {
+        self.certificate().is_ok_and(|ca| inspect::is_signed_by(certificate, &ca))
     }
 }
 
@@ -208,14 +275,7 @@ fn leaf_params(
     if count > limits::CERT_HOSTS_MAX {
         return Err(CertError::TooManyHosts { count });
     }
-    let ca_not_after = OffsetDateTime::from(ca.not_after);
-    if validity.not_after > ca_not_after {
-        let start = validity.not_before + limits::CERT_BACKDATE;
-        return Err(CertError::OutlivesCa {
-            ca_days_left: (ca_not_after - start).whole_seconds().div_euclid(86_400),
-            days_asked: (validity.not_after - start).whole_days(),
-        });
-    }
+    ca.outlives(&validity)?;
     // The identity is the URI; the common name is for people, so a long id may be cut in it.
     let common_name = &node.as_str()[..node.as_str().len().min(COMMON_NAME_BYTES_MAX)];
     let mut params = params(&ca.mesh, common_name, validity)?;
@@ -251,10 +311,6 @@ fn new_serial() -> Result<SerialNumber, CertError> {
     Ok(SerialNumber::from_slice(&octets))
 }
 
-fn new_key() -> Result<KeyPair, CertError> {
-    KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(CertError::crypto)
-}
-
 fn uri(name: &SpiffeName) -> Result<SanType, CertError> {
     name.to_string().try_into().map(SanType::URI).map_err(CertError::crypto)
 }
@@ -267,7 +323,7 @@ fn dns(name: &str) -> Result<SanType, CertError> {
     name.try_into().map(SanType::DnsName).map_err(|_| fault())
 }
 
-fn requested_key(request_pem: &str) -> Result<SubjectPublicKeyInfo, CertError> {
+pub(super) fn requested_key(request_pem: &str) -> Result<SubjectPublicKeyInfo, CertError> {
     let der = CertificateSigningRequestDer::from_pem_slice(request_pem.as_bytes())
         .map_err(|why| refused(format_args!("it holds no CERTIFICATE REQUEST in PEM format ({why})")))?;
     let (rest, request) = X509CertificationRequest::from_der(&der)

@@ -1,4 +1,4 @@
-//! Certificates of a mesh: makes them, writes them to disk, reads what they say.
+//! Certificates of a mesh and lists of revoked ones: makes them, writes them to disk, reads what they say.
 //!
 //! A mesh has a CA (two during a rotation) whose certificate names the mesh, `spiffe://<mesh>`, and each
 //! node has one leaf, signed by the CA directly, that names the node, `spiffe://<mesh>/node/<id>`. Keys are
@@ -11,18 +11,28 @@ use std::path::PathBuf;
 
 use crate::core::limits;
 
+mod authority;
+mod crl;
 mod files;
 mod inspect;
 mod issue;
+mod key;
+mod ledger;
 mod name;
+mod token;
 
+pub use authority::{Authority, Granted, Hosts, JoinAsk, JoinRefused, Renewing, Revoking, Which};
+pub use crl::{CaKeyId, Crl, Revoked, Serial, make_crl, parse_crls};
 pub use files::{
-    CA_CERT, CA_KEY, Existing, NODE_CERT, NODE_KEY, NodeFiles, read_certificates, read_text, write_ca,
-    write_node,
+    CA_CERT, CA_CRL, CA_KEY, Existing, NODE_CERT, NODE_KEY, NodeFiles, check_free, read_certificates,
+    read_crls, read_text, write_ca, write_certificate, write_crl, write_node,
 };
 pub use inspect::{Facts, is_signed_by, parse_certificates};
 pub use issue::{Ca, CertPair, Validity, issue, issue_for_request, make_ca};
+pub use key::{has_signed, keep_key, new_key_pem, request_for, sign_with};
+pub use ledger::{Entry, Issued, LEDGER, Ledger, OpenLedger, Revocation, Way};
 pub use name::{NameFault, SpiffeName};
+pub use token::{Claims, JoinToken, ShownToken, TOKEN_PREFIX, TokenError};
 
 /// Why a certificate could not be made, written or read. Nothing was written, unless the text says otherwise.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +105,29 @@ pub enum CertError {
     /// No certificate of the bundle has the public half of the key.
     #[error("the key belongs to none of the certificates in the CA's bundle")]
     KeyMismatch,
+    /// A file without a revocation list.
+    #[error("it holds no revocation list (X509 CRL) in PEM format")]
+    NoCrl,
+    /// A file with more revocation lists than there are CAs.
+    #[error("it holds more than {} revocation lists", limits::CRLS_MAX)]
+    TooManyCrls,
+    /// A revocation list that is too long to be passed on.
+    #[error(
+        "the revocation list is larger than {} bytes: leave out certificates that have expired",
+        limits::CRL_BYTES_MAX
+    )]
+    CrlTooLarge,
+    /// A revocation list that nobody who is trusted has signed.
+    #[error("the revocation list is not signed by a CA that is trusted and may sign one")]
+    CrlIssuer,
+    /// A text is not a serial number.
+    #[error(
+        "{text:?} is not a serial number: give its bytes in hexadecimal, as `shoal cert show` prints them"
+    )]
+    Serial {
+        /// The text given, cut after 80 characters.
+        text: String,
+    },
     /// A signing request is refused.
     #[error("the signing request is refused: {why}")]
     Request {
@@ -108,11 +141,11 @@ pub enum CertError {
         path: PathBuf,
     },
     /// A file is too large to be what it should be.
-    #[error(
-        "it has more than {} bytes, which no certificate, key or request needs",
-        limits::CERT_FILE_BYTES_MAX
-    )]
-    TooLarge,
+    #[error("it has more than {bytes_max} bytes, which nothing that belongs in it needs")]
+    TooLarge {
+        /// Bytes allowed.
+        bytes_max: u64,
+    },
     /// The file system refused.
     #[error("cannot {action}: {source}")]
     Io {
@@ -127,6 +160,48 @@ pub enum CertError {
         /// What the library said.
         why: String,
     },
+    /// Another program writes the ledger, for longer than one should.
+    #[error("another program has it open for writing: try again when that one is done")]
+    Locked,
+    /// The ledger takes no more.
+    #[error(
+        "the ledger has more than {} bytes: when its certificates have expired, put the file aside",
+        limits::LEDGER_BYTES_MAX
+    )]
+    LedgerFull,
+    /// A line of the ledger cannot be read.
+    #[error(
+        "line {no} of the ledger is not understood ({why}): restore the file, because a used token may be told there"
+    )]
+    LedgerLine {
+        /// Which, from 1.
+        no: u64,
+        /// What the parser said.
+        why: String,
+    },
+    /// A certificate that is not in the ledger.
+    #[error(
+        "the ledger knows no certificate of {what} that could be revoked: see `shoal cert show` for what it \
+             knows, or give the certificate itself with --cert"
+    )]
+    NotInLedger {
+        /// What was asked for.
+        what: String,
+    },
+    /// A certificate of another CA.
+    #[error("the certificate of {subject} was not signed by this CA: use the directory of the CA that did")]
+    OtherCa {
+        /// Whom the certificate names.
+        subject: String,
+    },
+    /// A certificate that was revoked.
+    #[error(
+        "the certificate has been revoked and is not renewed: `shoal cert issue` makes a new one, if that is meant"
+    )]
+    Revoked,
+    /// A token that would be good for too long, or not at all.
+    #[error("a join token can be good for 1 s to {}", humantime::format_duration(limits::JOIN_TOKEN_TTL_MAX))]
+    TokenTtl,
     /// Something about one file.
     #[error("{path}: {source}")]
     File {

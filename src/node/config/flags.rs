@@ -6,6 +6,8 @@
 
 use std::path::PathBuf;
 
+use super::Secret;
+
 /// The flags as they were given.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Flags {
@@ -56,6 +58,18 @@ pub struct Flags {
     /// Directory with ca.crt, node.crt and node.key [env: SHOAL_CERTS] [default: certs in the data directory]
     #[arg(long, value_name = "DIR")]
     pub certs: Option<PathBuf>,
+
+    /// Directory of the mesh's CA, from which this node gives certificates to machines with a join token
+    /// [env: SHOAL_CA] [default: none]
+    #[arg(long, value_name = "DIR")]
+    pub ca: Option<PathBuf>,
+
+    /// Token for this node's first certificate, or @FILE with it [env: SHOAL_JOIN_TOKEN] [default: none]
+    ///
+    /// `shoal cert token` makes one. The certificate comes from a node of --join that has the CA. With a
+    /// certificate in place the token is not used. Other users of the machine can see flags: prefer @FILE.
+    #[arg(long, value_name = "TOKEN")]
+    pub join_token: Option<Secret>,
 
     /// Nodes of the mesh to join, repeatable or separated by commas [env: SHOAL_JOIN]
     ///
@@ -121,6 +135,9 @@ pub(super) const JOIN: Names = names("coordination.cluster.seeds", "--join", "SH
 pub(super) const BOOTSTRAP: Names = names("", "--bootstrap", "SHOAL_BOOTSTRAP");
 /// In the file each certificate has a key of its own.
 pub(super) const CERTS: Names = names("", "--certs", "SHOAL_CERTS");
+pub(super) const CA: Names = names("security.cluster.enrolment.ca_dir", "--ca", "SHOAL_CA");
+/// Not a key of the file, which names a file with the token instead.
+pub(super) const JOIN_TOKEN: Names = names("", "--join-token", "SHOAL_JOIN_TOKEN");
 pub(super) const API_ADDR: Names = names("api.bind_addr", "--api-addr", "SHOAL_API_ADDR");
 pub(super) const METRICS_ADDR: Names = names("api.metrics_addr", "--metrics-addr", "SHOAL_METRICS_ADDR");
 pub(super) const TOKEN_FILE: Names = names("api.token_file", "--token-file", "SHOAL_TOKEN_FILE");

@@ -25,6 +25,8 @@ pub(super) enum Shape {
     List(usize),
     /// Names of the user's choice with one value each; none is fine.
     Labels,
+    /// A list of regions, each with its name and its nodes; none is fine.
+    Regions,
 }
 
 /// Every key that is honoured.
@@ -45,6 +47,13 @@ pub(super) const KEYS: &[(&str, Shape)] = &[
     ("coordination.cluster.gossip_fanout", Shape::One),
     ("coordination.cluster.probe_interval", Shape::One),
     ("coordination.cluster.probe_timeout", Shape::One),
+    ("coordination.cluster.suspicion_min", Shape::One),
+    ("coordination.cluster.suspicion_max", Shape::One),
+    ("coordination.cluster.regions", Shape::Regions),
+    ("coordination.cluster.cross_region", Shape::Section),
+    ("coordination.cluster.cross_region.latency_aware_routing", Shape::One),
+    ("coordination.cluster.cross_region.prefer_local_region", Shape::One),
+    ("coordination.cluster.cross_region.max_cross_region_latency", Shape::OneOrNull),
     ("security", Shape::Section),
     ("security.cluster", Shape::Section),
     ("security.cluster.mtls", Shape::Section),
@@ -53,6 +62,9 @@ pub(super) const KEYS: &[(&str, Shape)] = &[
     ("security.cluster.mtls.ca_cert", Shape::One),
     ("security.cluster.mtls.node_cert", Shape::One),
     ("security.cluster.mtls.node_key", Shape::One),
+    ("security.cluster.enrolment", Shape::Section),
+    ("security.cluster.enrolment.ca_dir", Shape::OneOrNull),
+    ("security.cluster.enrolment.token_file", Shape::OneOrNull),
     ("transport", Shape::Section),
     ("transport.type", Shape::One),
     ("transport.congestion_control", Shape::One),
@@ -68,17 +80,8 @@ pub(super) const KEYS: &[(&str, Shape)] = &[
 
 /// Keys that belong to the design and that this version does not honour: refused by name, because a
 /// key that is accepted and does nothing misleads.
-const NOT_OFFERED: &[&str] = &[
-    "agents",
-    "coordination.cluster.cross_region",
-    "coordination.cluster.regions",
-    "coordination.cluster.suspicion_max",
-    "coordination.cluster.suspicion_min",
-    "coordination.partition",
-    "node.roles",
-    "partition",
-    "security.cluster.mtls.crl",
-];
+const NOT_OFFERED: &[&str] =
+    &["agents", "coordination.partition", "node.roles", "partition", "security.cluster.mtls.crl"];
 
 /// A value of the file, as text with its variables expanded.
 #[derive(Debug, PartialEq, Eq)]
@@ -93,6 +96,15 @@ pub(super) enum FileValue {
     List(Vec<Item>),
     /// Names and values.
     Labels(Vec<(String, Item)>),
+    /// The line of the list, and its regions.
+    Regions(usize, Vec<FileRegion>),
+}
+
+/// One region of the file.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct FileRegion {
+    pub(super) name: Item,
+    pub(super) nodes: Vec<Item>,
 }
 
 /// One text and where it stands.
@@ -176,6 +188,7 @@ impl Walk<'_> {
             },
             Shape::List(items_max) => self.list(key, items_max, node),
             Shape::Labels => self.labels(key, node),
+            Shape::Regions => self.regions(key, node),
         }
     }
 
@@ -229,6 +242,71 @@ impl Walk<'_> {
             (name.clone(), self.item(yaml::joined(key, name), node.line, node))
         };
         FileValue::Labels(entries.iter().map(label).collect())
+    }
+
+    fn regions(&mut self, key: &str, node: &Node) -> FileValue {
+        let nodes = match &node.value {
+            Value::Null => return FileValue::Regions(node.line, Vec::new()),
+            Value::List(nodes) => nodes,
+            Value::Bad => return FileValue::Bad,
+            Value::Text { .. } | Value::Map(_) => {
+                self.problem(
+                    node.line,
+                    key,
+                    "a list is expected here, as in [{name: us-east, nodes: [node-1]}]",
+                );
+                return FileValue::Bad;
+            }
+        };
+        if nodes.len() > limits::REGIONS_MAX {
+            let message = format!("the list has {} regions, at most {}", nodes.len(), limits::REGIONS_MAX);
+            self.problem(node.line, key, &message);
+            return FileValue::Bad;
+        }
+        let region = |(index, node): (usize, &Node)| self.region(&format!("{key}[{index}]"), node);
+        let regions: Vec<_> = nodes.iter().enumerate().map(region).collect();
+        let regions: Option<Vec<_>> = regions.into_iter().collect();
+        regions.map_or(FileValue::Bad, |regions| FileValue::Regions(node.line, regions))
+    }
+
+    /// One region of the list; `None` when it has not the two keys that it must have, and no others.
+    fn region(&mut self, key: &str, node: &Node) -> Option<FileRegion> {
+        let Value::Map(entries) = &node.value else {
+            if !matches!(node.value, Value::Bad) {
+                self.problem(
+                    node.line,
+                    key,
+                    "a region has a name and nodes, as in {name: us-east, nodes: [node-1]}",
+                );
+            }
+            return None;
+        };
+        let (mut name, mut nodes) = (None, None);
+        for (entry, child) in entries {
+            let full = yaml::joined(key, entry);
+            match entry.as_str() {
+                "name" => name = Some(self.item(full, child.line, child)),
+                "nodes" => nodes = Some(self.list(&full, limits::REGION_NODES_MAX, child)),
+                _ => self.problem(child.line, &full, "there is no such key; a region has name, nodes"),
+            }
+        }
+        if entries.keys().any(|entry| !matches!(entry.as_str(), "name" | "nodes")) {
+            return None;
+        }
+        match (name, nodes) {
+            (Some(name), Some(FileValue::List(nodes))) if !nodes.is_empty() => {
+                Some(FileRegion { name, nodes })
+            }
+            (_, Some(FileValue::Bad)) => None,
+            (None, _) => {
+                self.problem(node.line, key, "the region has no name");
+                None
+            }
+            (Some(_), _) => {
+                self.problem(node.line, key, "the region names no nodes");
+                None
+            }
+        }
     }
 
     /// One value where there must be one.

@@ -12,8 +12,8 @@ use super::error::{Origin, Problems, quoted};
 use super::sources::{Place, Setting, Sources};
 use super::{
     API_PORT, ApiConfig, CLUSTER_PORT, ClusterConfig, Config, ConfigErrors, CongestionControl, Flags,
-    HostPort, LogConfig, LogFormat, METRICS_PORT, NodeConfig, ProbeTimings, Profile, StartMode, TlsPaths,
-    TransportConfig, flags, keys, parse_listen, values, yaml,
+    HostPort, LogConfig, LogFormat, METRICS_PORT, NodeConfig, ProbeTimings, Profile, StartMode,
+    SuspicionTimings, TlsPaths, TransportConfig, enrolment, flags, keys, parse_listen, regions, values, yaml,
 };
 use crate::core::limits;
 
@@ -50,9 +50,10 @@ impl Config {
         };
         let mut sources = Sources { env, path, file: values, problems };
 
-        let node = node(&mut sources, flags, is_root);
-        let cluster = cluster(&mut sources, flags);
+        let (node, unplaced) = node(&mut sources, flags, is_root);
+        let cluster = cluster(&mut sources, flags, unplaced);
         let tls = tls(&mut sources, flags);
+        let enrolment = enrolment::read(&mut sources, flags, &cluster.start);
         let transport = transport(&mut sources);
         let api = api(&mut sources, flags);
         let log = log(&mut sources, flags);
@@ -65,7 +66,7 @@ impl Config {
         sources.problems.into_result()?;
         let node = node.expect("a node without an id or a data directory was reported");
         let tls = tls.under(&node.data_dir);
-        Ok(Self { node, cluster, tls, transport, api, log })
+        Ok(Self { node, cluster, tls, enrolment, transport, api, log })
     }
 }
 
@@ -108,7 +109,8 @@ fn parse_file(
     top.map(|top| keys::read(&top, path, env, problems))
 }
 
-fn node(sources: &mut Sources<'_>, flags: &Flags, is_root: bool) -> Option<NodeConfig> {
+/// Who the node is, and whether it has no region.
+fn node(sources: &mut Sources<'_>, flags: &Flags, is_root: bool) -> (Option<NodeConfig>, bool) {
     let id = sources.one(&flags::NODE_ID, flags.node_id.as_deref(), values::node_id);
     if id == Setting::Absent {
         let message = "this node has no name: give --node-id, SHOAL_NODE_ID or node.id in the file, the same \
@@ -122,12 +124,14 @@ fn node(sources: &mut Sources<'_>, flags: &Flags, is_root: bool) -> Option<NodeC
             "there is no HOME to keep data in: give --data-dir, SHOAL_DATA_DIR or node.data_dir in the file";
         sources.problems.add(Origin::Missing, flags::DATA_DIR.key, message);
     }
-    let region =
-        sources.one(&flags::REGION, flags.region.as_deref(), values::label_text).or_default_to(String::new());
+    let region = regions::own_region(sources, flags, &id);
+    let unplaced = region == Setting::Absent;
+    let region = region.or_default_to(String::new());
     let zone =
         sources.one(&flags::ZONE, flags.zone.as_deref(), values::label_text).or_default_to(String::new());
     let labels = sources.labels(&flags::LABEL, &flags.label);
-    Some(NodeConfig { id: id.into_value()?, data_dir: data_dir.into_value()?, region, zone, labels })
+    let named = id.into_value().zip(data_dir.into_value());
+    (named.map(|(id, data_dir)| NodeConfig { id, data_dir, region, zone, labels }), unplaced)
 }
 
 /// A relative `XDG_STATE_HOME` is to be ignored, says the XDG base directory specification.
@@ -141,7 +145,7 @@ fn default_data_dir(sources: &Sources<'_>, is_root: bool) -> Setting<PathBuf> {
     state.map_or(Setting::Absent, |state| Setting::Value(state.join("shoal"), place))
 }
 
-fn cluster(sources: &mut Sources<'_>, flags: &Flags) -> ClusterConfig {
+fn cluster(sources: &mut Sources<'_>, flags: &Flags, unplaced: bool) -> ClusterConfig {
     let bind_addr = sources
         .one(&flags::BIND_ADDR, flags.bind_addr.as_deref(), |text| listen(text, CLUSTER_PORT))
         .or_default_to(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), CLUSTER_PORT));
@@ -176,6 +180,38 @@ fn cluster(sources: &mut Sources<'_>, flags: &Flags) -> ClusterConfig {
         gossip_interval: gossip_interval.into_value(),
         gossip_fanout: gossip_fanout.into_value(),
         probe: probe(sources),
+        suspicion: suspicion(sources),
+        cross_region: regions::cross_region(sources, unplaced),
+    }
+}
+
+/// Both or none, for the same reason as with [`probe`].
+fn suspicion(sources: &mut Sources<'_>) -> Option<SuspicionTimings> {
+    let (shortest, longest) = (limits::SUSPICION_MIN, limits::SUSPICION_MAX);
+    let min = sources
+        .in_file("coordination.cluster.suspicion_min", |text| values::duration(text, shortest, longest));
+    let max = sources
+        .in_file("coordination.cluster.suspicion_max", |text| values::duration(text, shortest, longest));
+    match (min, max) {
+        (Setting::Value(min, _), Setting::Value(max, _)) if min <= max => Some(SuspicionTimings { min, max }),
+        (Setting::Value(min, _), Setting::Value(max, place)) => {
+            let message = format!(
+                "it is {}, which must not be shorter than suspicion_min, {}",
+                humantime::format_duration(max),
+                humantime::format_duration(min)
+            );
+            sources.problem(&place, message);
+            None
+        }
+        (Setting::Value(_, place), Setting::Absent) => {
+            sources.problem(&place, "it needs suspicion_max beside it: set both, or neither");
+            None
+        }
+        (Setting::Absent, Setting::Value(_, place)) => {
+            sources.problem(&place, "it needs suspicion_min beside it: set both, or neither");
+            None
+        }
+        (Setting::Bad, _) | (_, Setting::Bad) | (Setting::Absent, Setting::Absent) => None,
     }
 }
 

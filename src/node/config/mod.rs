@@ -18,14 +18,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::core::ids::NodeId;
-pub use crate::core::model::Profile;
+pub use crate::core::model::{CrossRegion, Profile};
 
 mod address;
+mod enrolment;
 mod error;
 mod expand;
 mod flags;
 mod keys;
 mod load;
+mod regions;
 mod sources;
 #[cfg(test)]
 mod tests;
@@ -33,6 +35,7 @@ mod values;
 mod yaml;
 
 pub use address::{AddressError, Host, HostPort, parse_listen};
+pub use enrolment::{EnrolmentConfig, Secret, TokenSource};
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use flags::Flags;
 
@@ -52,6 +55,8 @@ pub struct Config {
     pub cluster: ClusterConfig,
     /// How it proves who it is: `security.cluster.mtls`.
     pub tls: TlsPaths,
+    /// How it gets its first certificate, and whether it gives others theirs: `security.cluster.enrolment`.
+    pub enrolment: EnrolmentConfig,
     /// How its links carry: `transport`.
     pub transport: TransportConfig,
     /// Its HTTP API: `api`.
@@ -71,7 +76,8 @@ pub struct NodeConfig {
     /// `~/.local/state/shoal`. One node at a time uses it: several on one machine need one each. A node
     /// that loses it has to join again.
     pub data_dir: PathBuf,
-    /// Region, a free text; default empty, none. Peers see it; it travels with every copy of the node's
+    /// Region, a free text; default: the one under which `coordination.cluster.regions` lists the node, or
+    /// empty, none, where there is no such list. Peers see it; it travels with every copy of the node's
     /// card, as do zone and labels.
     pub region: String,
     /// Zone within the region, a free text; default empty, none.
@@ -104,6 +110,21 @@ pub struct ClusterConfig {
     pub gossip_fanout: Option<u8>,
     /// How peers are probed. Default: the profile's.
     pub probe: Option<ProbeTimings>,
+    /// How long suspects may take to answer for themselves. Default: the profile's.
+    pub suspicion: Option<SuspicionTimings>,
+    /// How regions weigh on whom the node talks to. Default: nearest instances first, the own region before
+    /// others, no bound on the round trip to other regions.
+    pub cross_region: CrossRegion,
+}
+
+/// How long a suspect may take to answer for itself: `suspicion_min` and `suspicion_max`, which are set
+/// together. Shorter finds failures sooner, and calls a node that only stalled failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SuspicionTimings {
+    /// The time when enough others confirm that it is gone, 100 ms to 10 minutes.
+    pub min: Duration,
+    /// The time when nobody does, at least `min`.
+    pub max: Duration,
 }
 
 /// How peers are probed: `probe_interval` and `probe_timeout`, which are set together because each

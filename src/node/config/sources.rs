@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::error::{Origin, Problems};
 use super::flags::Names;
-use super::keys::{FileValue, FileValues, Item};
+use super::keys::{FileRegion, FileValue, FileValues, Item};
 use super::values;
 use crate::core::limits;
 
@@ -44,6 +44,14 @@ impl<T> Setting<T> {
     /// The value. `Bad` gives the default too: it was reported, so nobody will see what it gave.
     pub(super) fn or_default_to(self, default: T) -> T {
         self.into_value().unwrap_or(default)
+    }
+
+    /// Where a value was given.
+    pub(super) fn place(&self) -> Option<Place> {
+        match self {
+            Self::Value(_, place) => Some(place.clone()),
+            Self::Absent | Self::Bad => None,
+        }
     }
 
     pub(super) fn into_value(self) -> Option<T> {
@@ -113,7 +121,22 @@ impl Sources<'_> {
         match self.take(key) {
             None | Some(FileValue::Null) => Setting::Absent,
             Some(FileValue::One(item)) => self.item(item, &parse),
-            Some(FileValue::Bad | FileValue::List(_) | FileValue::Labels(_)) => Setting::Bad,
+            Some(FileValue::Bad | FileValue::List(_) | FileValue::Labels(_) | FileValue::Regions(..)) => {
+                Setting::Bad
+            }
+        }
+    }
+
+    /// A list of regions that only a file gives, its texts not yet parsed; an empty one counts as not given.
+    pub(super) fn take_regions(&mut self, key: &str) -> Setting<Vec<FileRegion>> {
+        match self.take(key) {
+            None => Setting::Absent,
+            Some(FileValue::Regions(_, regions)) if regions.is_empty() => Setting::Absent,
+            Some(FileValue::Regions(line, regions)) => {
+                Setting::Value(regions, Place { origin: self.line(line), key: key.to_owned() })
+            }
+            Some(FileValue::Bad | FileValue::Null | FileValue::One(_)) => Setting::Bad,
+            Some(FileValue::List(_) | FileValue::Labels(_)) => Setting::Bad,
         }
     }
 
@@ -212,9 +235,8 @@ impl Sources<'_> {
         let items = match self.take(key) {
             None => return Setting::Absent,
             Some(FileValue::List(items)) => items,
-            Some(FileValue::Bad | FileValue::Null | FileValue::One(_) | FileValue::Labels(_)) => {
-                return Setting::Bad;
-            }
+            Some(FileValue::Bad | FileValue::Null | FileValue::One(_)) => return Setting::Bad,
+            Some(FileValue::Labels(_) | FileValue::Regions(..)) => return Setting::Bad,
         };
         let Some(first) = items.first() else {
             return Setting::Absent;
@@ -224,7 +246,8 @@ impl Sources<'_> {
         all(settings, place)
     }
 
-    fn item<T>(&mut self, item: Item, parse: impl Fn(&str) -> Result<T, String>) -> Setting<T> {
+    /// One text of a file.
+    pub(super) fn item<T>(&mut self, item: Item, parse: impl Fn(&str) -> Result<T, String>) -> Setting<T> {
         let Item { line, key, text } = item;
         let Some(text) = text else {
             return Setting::Bad;

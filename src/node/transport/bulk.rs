@@ -29,7 +29,7 @@ use super::framing::{FrameReader, FrameWriter, SendFailure};
 use super::peer::Peer;
 use super::reading::{Lane, read_frames};
 use crate::core::limits;
-use crate::core::wire::Control;
+use crate::core::wire::{self, Control};
 
 /// What both sides may say when a bulk connection is no longer needed.
 const DONE: VarInt = VarInt::from_u32(0);
@@ -37,8 +37,8 @@ const DONE: VarInt = VarInt::from_u32(0);
 /// A link's bulk connections: the one that this side opens, and the one that the peer does.
 #[derive(Debug)]
 pub(super) struct Bulk {
-    /// The peer speaks a version that knows of bulk connections.
-    is_spoken: bool,
+    /// What both ends speak.
+    version: u8,
     outgoing: Mutex<Outgoing>,
     incoming: Mutex<Option<Connection>>,
 }
@@ -67,8 +67,9 @@ pub(super) enum Way {
 }
 
 impl Bulk {
-    pub(super) fn new(is_spoken: bool) -> Self {
-        Self { is_spoken, outgoing: Mutex::new(Outgoing::Closed), incoming: Mutex::new(None) }
+    /// For a link whose ends both speak `version`.
+    pub(super) fn new(version: u8) -> Self {
+        Self { version, outgoing: Mutex::new(Outgoing::Closed), incoming: Mutex::new(None) }
     }
 
     /// Whether a frame may leave the order of the control stream. Those that may are versioned lists; all
@@ -76,12 +77,17 @@ impl Bulk {
     pub(super) fn may_carry(&self, frame: &Control) -> bool {
         let is_list =
             matches!(frame, Control::Members { .. } | Control::OwnedDigest { .. } | Control::Owned { .. });
-        self.is_spoken && is_list
+        self.version >= wire::BULK_SINCE && is_list
+    }
+
+    /// The protocol version of its frames.
+    pub(super) fn version(&self) -> u8 {
+        self.version
     }
 
     /// Takes an encoded frame.
     pub(super) fn take(&self, frame: &[u8]) -> Way {
-        if !self.is_spoken || frame.len() < limits::BULK_FRAME_BYTES_MIN {
+        if self.version < wire::BULK_SINCE || frame.len() < limits::BULK_FRAME_BYTES_MIN {
             return Way::Link;
         }
         let mut outgoing = self.outgoing();

@@ -1,5 +1,7 @@
 //! The QUIC endpoint: accepting, dialling, and the table of links.
 
+mod greeting;
+
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -10,26 +12,28 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::future::{FutureExt, select_ok};
 use quinn::congestion::{BbrConfig, CubicConfig};
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{Connection, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, VarInt};
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{Endpoint, EndpointConfig, IdleTimeout, ServerConfig, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
 use tokio::net::lookup_host;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use super::bulk::{self, Bulk};
-use super::framing::{FrameReader, FrameWriter, ReadError};
-use super::peer::{Peer, link_end};
+use self::greeting::{Arrival, DialFailure};
+use super::bulk;
+use super::framing::FrameReader;
+use super::join::{self, Door};
+use super::peer::Peer;
 use super::signs::{DialSigns, HintPace};
 use super::socket::{Socket, Unreached, canonical};
-use super::tls::{self, NodeIdentity};
+use super::tls::NodeIdentity;
 use super::{DataHandler, Inbox, LogPace};
-use crate::core::contract::{DialTarget, Input, LinkEnd};
+use crate::core::contract::{DialTarget, Input};
 use crate::core::error::Refused;
-use crate::core::ids::{LinkId, MeshName, NodeId, ProcessId};
+use crate::core::ids::{LinkId, MeshName, NodeId};
 use crate::core::limits;
 use crate::core::model::Hello;
-use crate::core::wire::{self, Control, FrameKind};
+use crate::core::wire::Control;
 
 /// Wait before the next address of a node is tried beside the one that has not answered.
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(200);
@@ -65,6 +69,8 @@ pub struct TransportConfig {
     pub connection_id_key: u64,
     /// Certificate, key and trusted CAs.
     pub identity: NodeIdentity,
+    /// Gives certificates to machines that may have one, where this node has the CA.
+    pub door: Option<Arc<Door>>,
 }
 
 /// Why the endpoint could not be opened.
@@ -84,6 +90,9 @@ pub enum TransportError {
     /// The TLS configuration has no cipher suite that QUIC can use.
     #[error("the TLS configuration cannot be used for QUIC: {0}")]
     Tls(String),
+    /// The CA that this node is to sign with.
+    #[error("this node cannot give certificates (--ca): {0}")]
+    Ca(String),
 }
 
 fn hint(error: &std::io::Error) -> &'static str {
@@ -108,6 +117,7 @@ pub struct Transport {
 struct Inner {
     endpoint: Endpoint,
     client: quinn::ClientConfig,
+    door: Option<Arc<Door>>,
     mesh: MeshName,
     hello: ArcSwap<Hello>,
     inbox: Inbox,
@@ -133,8 +143,8 @@ impl Transport {
     ) -> Result<Self, TransportError> {
         let tls_error = |e: quinn::crypto::rustls::NoInitialCipherSuite| TransportError::Tls(e.to_string());
         let transport = Arc::new(quic_config(&config));
-        let server = QuicServerConfig::try_from(config.identity.server_config()).map_err(tls_error)?;
-        let mut server = ServerConfig::with_crypto(Arc::new(server));
+        let server = join::server_crypto(&config.identity, config.door.as_deref())?;
+        let mut server = ServerConfig::with_crypto(server);
         server.transport_config(Arc::clone(&transport));
         server.max_incoming(limits::INCOMING_MAX);
         let client = QuicClientConfig::try_from(config.identity.client_config()).map_err(tls_error)?;
@@ -153,6 +163,7 @@ impl Transport {
         let inner = Arc::new(Inner {
             endpoint,
             client,
+            door: config.door,
             mesh: config.identity.mesh.clone(),
             hello: ArcSwap::from_pointee(hello),
             inbox: Inbox { core, data },
@@ -296,12 +307,13 @@ async fn accept_all(inner: Arc<Inner>) {
             let outcome = timeout(limits::HANDSHAKE_DEADLINE, inner.greet_incoming(incoming)).await;
             drop(slot);
             match outcome {
-                Ok(Ok(Arrival::Link(peer, reader, hello))) => {
-                    inner.run_link(peer, reader, *hello, address, None).await;
+                Ok(Ok(Arrival::Link((peer, reader, hello)))) => {
+                    inner.run_link(peer, reader, hello, address, None).await;
                 }
                 Ok(Ok(Arrival::Bulk(peer, connection, reader))) => {
                     bulk::read_from(peer, connection, reader, inner.inbox.clone()).await;
                 }
+                Ok(Ok(Arrival::Join(connection, door))) => door.serve(connection, address).await,
                 Ok(Err(failure)) => inner.note_failed_arrival(address, &failure.reason),
                 Err(_) => inner.note_failed_arrival(address, "the handshake took too long"),
             }
@@ -338,38 +350,6 @@ impl Drop for HandshakeSlot {
     fn drop(&mut self) {
         self.0.handshakes.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// Why a dial or a handshake came to nothing.
-#[derive(Debug)]
-struct DialFailure {
-    reason: String,
-    refused: Option<Refused>,
-}
-
-impl DialFailure {
-    fn new(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), refused: None }
-    }
-}
-
-impl From<ConnectionError> for DialFailure {
-    fn from(error: ConnectionError) -> Self {
-        let refused = match link_end(&error) {
-            LinkEnd::Refused(refused) => Some(refused),
-            LinkEnd::Idle | LinkEnd::Closed { .. } | LinkEnd::Local => None,
-        };
-        Self { reason: error.to_string(), refused }
-    }
-}
-
-type Greeted = (Arc<Peer>, FrameReader, Hello);
-
-/// What another node has opened.
-enum Arrival {
-    Link(Arc<Peer>, FrameReader, Box<Hello>),
-    /// Beside the link of that peer.
-    Bulk(Arc<Peer>, Connection, FrameReader),
 }
 
 impl Inner {
@@ -413,162 +393,6 @@ impl Inner {
         }
         *count += 1;
         *count > limits::HANDSHAKES_PER_SECOND_MAX
-    }
-
-    async fn greet_incoming(&self, incoming: quinn::Incoming) -> Result<Arrival, DialFailure> {
-        let connection = incoming.await?;
-        let node = self.peer_name(&connection)?;
-        let (send, recv) = connection.accept_bi().await?;
-        let control = Peer::control_writer(send);
-        let mut reader = FrameReader::new(recv, limits::HELLO_BYTES_MAX);
-        let hello = self.read_hello(&connection, &mut reader, &node).await?;
-        if let Some(process) = hello.bulk_beside {
-            let Some(peer) = self.link_of(&hello, process) else {
-                connection.close(VarInt::from_u32(Refused::Superseded.code()), b"there is no such link");
-                return Err(DialFailure::new(format!("{node} opened a bulk connection without its link")));
-            };
-            peer.until_accepted().await;
-            self.say_hello(&control)?;
-            return Ok(Arrival::Bulk(peer, connection, reader));
-        }
-        if self.peers().values().filter(|peer| *peer.node() == node).count() >= limits::LINKS_PER_NODE_MAX {
-            connection.close(VarInt::from_u32(Refused::Full.code()), Refused::Full.as_str().as_bytes());
-            return Err(DialFailure::new(format!("{node} has too many connections already")));
-        }
-        self.say_hello(&control)?;
-        let (peer, reader, hello) = self.peer_of(connection, node, control, reader, hello).await?;
-        Ok(Arrival::Link(peer, reader, Box::new(hello)))
-    }
-
-    /// The link beside which a bulk connection stands that says this hello, of this process: the newest that
-    /// the core has accepted.
-    fn link_of(&self, hello: &Hello, process: ProcessId) -> Option<Arc<Peer>> {
-        if process != self.hello.load().process_id {
-            return None;
-        }
-        let is_theirs =
-            |peer: &&Arc<Peer>| *peer.node() == hello.card.node_id && peer.process() == hello.process_id;
-        self.peers().values().filter(is_theirs).max_by_key(|p| (p.is_accepted(), p.link())).cloned()
-    }
-
-    /// Opens a bulk connection beside a link, to where the link leads.
-    async fn open_bulk(&self, peer: &Peer) -> Result<(Connection, Arc<FrameWriter>), String> {
-        let greeted = timeout(limits::HANDSHAKE_DEADLINE, self.greet_bulk(peer)).await;
-        greeted.unwrap_or_else(|_| Err(DialFailure::new("timed out"))).map_err(|failure| failure.reason)
-    }
-
-    async fn greet_bulk(&self, peer: &Peer) -> Result<(Connection, Arc<FrameWriter>), DialFailure> {
-        let (connection, node) = self.connect(peer.remote_address(), Some(peer.node())).await?;
-        let (send, recv) = connection.open_bi().await?;
-        let writer = Peer::control_writer(send);
-        let hello = Hello { bulk_beside: Some(peer.process()), ..Hello::clone(&self.hello.load()) };
-        writer.send(&hello).map_err(|e| DialFailure::new(e.to_string()))?;
-        let mut reader = FrameReader::new(recv, limits::HELLO_BYTES_MAX);
-        let theirs = self.read_hello(&connection, &mut reader, &node).await?;
-        if theirs.process_id != peer.process() {
-            connection
-                .close(VarInt::from_u32(Refused::Superseded.code()), b"another process was expected here");
-            return Err(DialFailure::new("another process answers at the link's address"));
-        }
-        Ok((connection, writer))
-    }
-
-    async fn greet(&self, address: SocketAddr, expected: Option<&NodeId>) -> Result<Greeted, DialFailure> {
-        let (connection, node) = self.connect(address, expected).await?;
-        let (send, recv) = connection.open_bi().await?;
-        let control = Peer::control_writer(send);
-        let mut reader = FrameReader::new(recv, limits::HELLO_BYTES_MAX);
-        self.say_hello(&control)?;
-        let hello = self.read_hello(&connection, &mut reader, &node).await?;
-        self.peer_of(connection, node, control, reader, hello).await
-    }
-
-    /// TLS with whoever is at an address.
-    async fn connect(
-        &self,
-        address: SocketAddr,
-        expected: Option<&NodeId>,
-    ) -> Result<(Connection, NodeId), DialFailure> {
-        let connecting = self
-            .endpoint
-            .connect_with(self.client.clone(), address, tls::SERVER_NAME)
-            .map_err(|e| DialFailure::new(e.to_string()))?;
-        let connection = connecting.await?;
-        let node = self.peer_name(&connection)?;
-        if let Some(expected) = expected.filter(|expected| **expected != node) {
-            connection.close(VarInt::from_u32(Refused::Name.code()), b"another node was expected here");
-            return Err(DialFailure::new(format!("{address} is {node}, not {expected}")));
-        }
-        Ok((connection, node))
-    }
-
-    /// Dials one address until it greets us, refuses us, says that nothing listens there, or takes too long.
-    async fn try_address(
-        &self,
-        address: SocketAddr,
-        expected: Option<&NodeId>,
-    ) -> Result<Greeted, DialFailure> {
-        let mut dial = self.dials.watch(address);
-        let greeted = timeout(limits::HANDSHAKE_DEADLINE, self.greet(address, expected));
-        let refused = tokio::select! {
-            greeted = greeted => greeted.ok(),
-            () = dial.refused() => Some(Err(DialFailure::new("connection refused: nothing listens on that port"))),
-        };
-        refused.unwrap_or_else(|| Err(DialFailure::new(format!("timed out{}", dial.last_word()))))
-    }
-
-    fn peer_name(&self, connection: &Connection) -> Result<NodeId, DialFailure> {
-        tls::peer_identity(connection, &self.mesh).map_err(|e| DialFailure::new(e.to_string()))
-    }
-
-    fn say_hello(&self, control: &Arc<FrameWriter>) -> Result<(), DialFailure> {
-        control.send(&**self.hello.load()).map_err(|e| DialFailure::new(e.to_string()))
-    }
-
-    async fn read_hello(
-        &self,
-        connection: &Connection,
-        reader: &mut FrameReader,
-        node: &NodeId,
-    ) -> Result<Hello, DialFailure> {
-        let refuse = |refused: Refused, reason: String| {
-            connection.close(VarInt::from_u32(refused.code()), refused.as_str().as_bytes());
-            Err(DialFailure { reason, refused: None })
-        };
-        let frame = match reader.next().await {
-            Ok(Some(frame)) => frame,
-            Ok(None) | Err(ReadError::CutShort) => return refuse(Refused::Malformed, "no hello came".into()),
-            Err(ReadError::Wire(error)) => return refuse(Refused::Malformed, error.to_string()),
-            Err(ReadError::Gone(_)) => return Err(connection.closed().await.into()),
-        };
-        let hello = match wire::split(&frame) {
-            Ok(Some((FrameKind::Hello, body))) => wire::decode::<Hello>(body),
-            Ok(_) => return refuse(Refused::Malformed, "the first frame was not a hello".into()),
-            Err(error) => return refuse(Refused::Version, error.to_string()),
-        };
-        match hello {
-            Ok(hello) if hello.card.node_id != *node || hello.mesh_name != self.mesh => {
-                let (id, mesh) = (&hello.card.node_id, &hello.mesh_name);
-                refuse(Refused::Name, format!("the certificate says {node}, the hello {id} of mesh {mesh}"))
-            }
-            Ok(hello) => Ok(hello),
-            Err(error) => refuse(Refused::Malformed, error.to_string()),
-        }
-    }
-
-    async fn peer_of(
-        &self,
-        connection: Connection,
-        node: NodeId,
-        control: Arc<FrameWriter>,
-        reader: FrameReader,
-        hello: Hello,
-    ) -> Result<Greeted, DialFailure> {
-        let link = LinkId(self.links.fetch_add(1, Ordering::Relaxed) + 1);
-        let version = hello.version_max.min(self.hello.load().version_max);
-        let bulk = Bulk::new(version >= wire::BULK_SINCE);
-        let peer = Peer::new(link, node, connection, control, hello.process_id, bulk).await?;
-        Ok((Arc::new(peer), reader, hello))
     }
 
     /// Tells the core of a link, reads it until it ends, and tells the core that.

@@ -1,6 +1,7 @@
 //! Frames on QUIC streams: reading with bounds, and writing without a task in between.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -95,6 +96,8 @@ pub enum SendFailure {
 pub(super) struct FrameWriter {
     state: Mutex<WriterState>,
     waiting_bytes_max: usize,
+    /// The protocol version that frames carry.
+    version: AtomicU8,
     /// The node's own: a caller's may end before what waits is written.
     executor: tokio::runtime::Handle,
 }
@@ -115,11 +118,16 @@ enum Stream {
 }
 
 impl FrameWriter {
-    /// Must be called on the node's executor.
-    pub(super) fn new(stream: SendStream, waiting_bytes_max: usize) -> Self {
+    /// Its frames carry `version` until it is told another. Must be called on the node's executor.
+    pub(super) fn new(stream: SendStream, waiting_bytes_max: usize, version: u8) -> Self {
         let state = WriterState { waiting: Vec::new(), stream: Stream::Idle(stream) };
         let executor = tokio::runtime::Handle::current();
-        Self { state: Mutex::new(state), waiting_bytes_max, executor }
+        Self { state: Mutex::new(state), waiting_bytes_max, version: AtomicU8::new(version), executor }
+    }
+
+    /// The version that frames carry from here on.
+    pub(super) fn speak(&self, version: u8) {
+        self.version.store(version, Ordering::Relaxed);
     }
 
     /// Writes a frame, or queues it behind those that are being written.
@@ -127,7 +135,7 @@ impl FrameWriter {
     /// # Errors
     /// [`SendFailure`]; the frame was not taken.
     pub(super) fn send<B: Body>(self: &Arc<Self>, body: &B) -> Result<(), SendFailure> {
-        self.push(|waiting| wire::encode(body, waiting))
+        self.push(|version, waiting| wire::encode_at(version, body, waiting))
     }
 
     /// Writes what [`wire::encode`] has made: one frame or more.
@@ -135,22 +143,22 @@ impl FrameWriter {
     /// # Errors
     /// As [`send`](Self::send).
     pub(super) fn send_encoded(self: &Arc<Self>, frames: &[u8]) -> Result<(), SendFailure> {
-        self.push(|waiting| {
+        self.push(|_, waiting| {
             waiting.extend_from_slice(frames);
             Ok(())
         })
     }
 
     pub(super) fn send_swim(self: &Arc<Self>, packet: &[u8]) -> Result<(), SendFailure> {
-        self.push(|waiting| {
-            wire::encode_swim(packet, waiting);
+        self.push(|version, waiting| {
+            wire::encode_swim(version, packet, waiting);
             Ok(())
         })
     }
 
     fn push(
         self: &Arc<Self>,
-        encode: impl FnOnce(&mut Vec<u8>) -> Result<(), WireError>,
+        encode: impl FnOnce(u8, &mut Vec<u8>) -> Result<(), WireError>,
     ) -> Result<(), SendFailure> {
         let mut state = self.lock();
         if matches!(state.stream, Stream::Gone) {
@@ -159,7 +167,7 @@ impl FrameWriter {
         if state.waiting.len() >= self.waiting_bytes_max {
             return Err(SendFailure::Full);
         }
-        encode(&mut state.waiting)?;
+        encode(self.version.load(Ordering::Relaxed), &mut state.waiting)?;
         if !matches!(state.stream, Stream::Idle(_)) {
             return Ok(());
         }

@@ -12,6 +12,7 @@
 mod bulk;
 mod endpoint;
 mod framing;
+pub mod join;
 mod peer;
 mod reading;
 mod signs;

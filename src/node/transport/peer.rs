@@ -55,19 +55,20 @@ impl fmt::Debug for Peer {
 }
 
 impl Peer {
-    /// Opens the data streams of a connection whose hellos are exchanged.
+    /// Opens the data streams of a connection whose hellos are exchanged; both ends speak `version`.
     pub(super) async fn new(
         link: LinkId,
         node: NodeId,
         connection: Connection,
         control: Arc<FrameWriter>,
+        version: u8,
         process: ProcessId,
-        bulk: Bulk,
     ) -> Result<Self, ConnectionError> {
+        control.speak(version);
         let mut data = Vec::with_capacity(limits::DATA_STREAMS);
         for _ in 0..limits::DATA_STREAMS {
             let stream = connection.open_uni().await?;
-            data.push(Arc::new(FrameWriter::new(stream, limits::STREAM_QUEUE_BYTES_MAX)));
+            data.push(Arc::new(FrameWriter::new(stream, limits::STREAM_QUEUE_BYTES_MAX, version)));
         }
         Ok(Self {
             link,
@@ -79,15 +80,16 @@ impl Peer {
             gone: AtomicBool::new(false),
             pace: Pace::new(),
             process,
-            bulk,
+            bulk: Bulk::new(version),
             complaints: Mutex::default(),
             acceptance: Notify::new(),
             had_message: AtomicBool::new(false),
         })
     }
 
+    /// For the control stream, whose first frame is the hello: that carries the lowest version.
     pub(super) fn control_writer(stream: quinn::SendStream) -> Arc<FrameWriter> {
-        Arc::new(FrameWriter::new(stream, CONTROL_WAITING_BYTES_MAX))
+        Arc::new(FrameWriter::new(stream, CONTROL_WAITING_BYTES_MAX, wire::PROTOCOL_VERSION_MIN))
     }
 
     /// The connection's number.
@@ -182,7 +184,7 @@ impl Peer {
             return false;
         }
         let mut bytes = Vec::new();
-        if let Err(error) = wire::encode(frame, &mut bytes) {
+        if let Err(error) = wire::encode_at(self.bulk.version(), frame, &mut bytes) {
             self.note_sent(Err(error.into()));
             return false;
         }
@@ -336,6 +338,12 @@ impl Peer {
         if let Some(untold) = self.complaints.lock().unwrap_or_else(PoisonError::into_inner).tell() {
             tracing::warn!(node = %self.node, %error, untold, "malformed frame dropped");
         }
+    }
+
+    /// A later version may say more than is understood here: that is skipped, and no fault of the peer.
+    pub(super) fn note_unknown_frame(&self, what: &str) {
+        metrics::counter!("shoal_transport_unknown_frames_total").increment(1);
+        tracing::debug!(node = %self.node, what, "a frame that this version does not know is skipped");
     }
 
     /// The stream cannot be followed further: the whole link goes, and both sides start afresh.

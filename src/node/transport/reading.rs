@@ -32,8 +32,10 @@ pub(super) enum Lane {
 enum Taken {
     /// It was handed on.
     Frame,
-    /// There is nothing in it for this version.
+    /// There is nothing to hand on in it.
     Nothing,
+    /// A later version may know what it is.
+    Unknown,
     /// Nobody is left to hand it to.
     Unwanted,
 }
@@ -57,6 +59,8 @@ pub(super) async fn read_frames(peer: Arc<Peer>, mut reader: FrameReader, lane: 
         match taken {
             Ok(Taken::Frame) => bad = 0,
             Ok(Taken::Nothing) => {}
+            Ok(Taken::Unknown) => peer.note_unknown_frame("its kind"),
+            Err(WireError::Unknown(what)) => peer.note_unknown_frame(&what),
             Ok(Taken::Unwanted) => return,
             Err(error) => {
                 bad += 1;
@@ -80,7 +84,7 @@ async fn take_control(peer: &Peer, frame: &Bytes, inbox: &Inbox) -> Result<Taken
         Some((FrameKind::Hello | FrameKind::Data, _)) => {
             return Err(WireError::Bound("a frame of this kind does not belong on the control stream"));
         }
-        None => return Ok(Taken::Nothing),
+        None => return Ok(Taken::Unknown),
     };
     if frame == Control::KeepAlive {
         return Ok(Taken::Nothing);
@@ -100,7 +104,7 @@ fn take_data(peer: &Arc<Peer>, frame: &Bytes, inbox: &Inbox) -> Result<Taken, Wi
         Some((FrameKind::Hello | FrameKind::Control | FrameKind::Swim, _)) => {
             Err(WireError::Bound("a frame of this kind does not belong on a data stream"))
         }
-        None => Ok(Taken::Nothing),
+        None => Ok(Taken::Unknown),
     }
 }
 

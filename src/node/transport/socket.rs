@@ -182,6 +182,10 @@ impl Shared {
         });
         match sent {
             Ok(()) => self.note_blocked(false),
+            // The address that the peer knows this side by is gone: another one may reach it.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) && transmit.src_ip.is_some() => {
+                return self.try_send(&Transmit { src_ip: None, ..transmit.clone() });
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.note_blocked(true);
                 return Err(error);

@@ -18,13 +18,19 @@ use crate::core::ids::{MeshName, NodeId};
 use crate::node::certs::{CertError, Facts};
 
 mod identity;
+mod join;
 mod verify;
 
 pub use identity::NodeIdentity;
 pub use verify::Refusal;
 
+pub(crate) use join::{join_client_config, join_server_config, renewal_client_config};
+
 /// The protocol that nodes speak with each other, as negotiated by ALPN.
 pub const ALPN: &[u8] = b"shoal/1";
+
+/// The protocol of those that want a certificate. Nothing of the mesh is spoken in it.
+pub const JOIN_ALPN: &[u8] = b"shoal-join/1";
 
 /// The server name to dial every node with. QUIC asks for one; ours is the same for all, is not sent, and is
 /// not compared, because a node is known by the URI in its certificate and not by the host it runs on.

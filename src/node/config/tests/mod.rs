@@ -9,6 +9,7 @@ use clap::Parser;
 mod bad_input;
 mod hostile;
 mod precedence;
+mod regions;
 
 use super::error::Problems;
 use super::keys::{KEYS, Shape};
@@ -96,12 +97,19 @@ fn every_value_of_the_full_example_arrives() {
                 interval: Duration::from_secs(1),
                 timeout: Duration::from_millis(500),
             }),
+            suspicion: Some(SuspicionTimings { min: Duration::from_secs(1), max: Duration::from_secs(6) }),
+            cross_region: CrossRegion {
+                latency_aware_routing: true,
+                prefer_local_region: true,
+                max_cross_region_latency: Some(Duration::from_millis(100)),
+            },
         },
         tls: TlsPaths {
             ca: "/var/lib/shoal/certs/ca.crt".into(),
             cert: "/var/lib/shoal/certs/node.crt".into(),
             key: "/var/lib/shoal/certs/node.key".into(),
         },
+        enrolment: EnrolmentConfig { ca: None, token: None },
         transport: TransportConfig { congestion_control: CongestionControl::Cubic, max_streams: 32 },
         api: ApiConfig {
             bind_addr: "127.0.0.1:8080".parse().expect("valid"),

@@ -75,6 +75,20 @@ const LAYERED: &[Layered] = &[
             directory.display().to_string()
         },
     ),
+    ("--ca", "f", "SHOAL_CA", "e", "node: {id: n}\nsecurity: {cluster: {enrolment: {ca_dir: y}}}", |c| {
+        c.enrolment.ca.as_ref().expect("set").display().to_string()
+    }),
+    (
+        "--join-token",
+        "@f",
+        "SHOAL_JOIN_TOKEN",
+        "@e",
+        "node: {id: n}\ncoordination: {cluster: {seeds: a}}\nsecurity: {cluster: {enrolment: {token_file: y}}}",
+        |c| match c.enrolment.token.as_ref().expect("set") {
+            TokenSource::File(path) => path.display().to_string(),
+            TokenSource::Text(_) => "no file".into(),
+        },
+    ),
     ("--log-level", "error", "SHOAL_LOG_LEVEL", "warn", "node: {id: n}\nlog: {level: debug}", |c| {
         c.log.level.replace("error", "f").replace("warn", "e").replace("debug", "y")
     }),

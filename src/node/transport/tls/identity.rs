@@ -108,6 +108,14 @@ impl NodeIdentity {
         })
     }
 
+    pub(super) fn certified(&self) -> &CertifiedKey {
+        &self.certified
+    }
+
+    pub(super) fn trust(&self) -> Arc<Trust> {
+        Arc::clone(&self.trust)
+    }
+
     /// The settings with which the node accepts connections. An expired CA or peer is noticed at each handshake, so
     /// they can be kept as long as the files do not change.
     #[must_use]

@@ -1,0 +1,222 @@
+//! Which version knows what, and what can be read of a hello whose version is not spoken here.
+
+use std::fmt;
+
+use serde::Deserialize;
+
+use super::{Control, FrameKind, RequestBody, ResponseBody, check};
+use super::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN};
+use crate::core::error::Refusal;
+use crate::core::ids::NodeId;
+use crate::core::model::Hello;
+
+/// The protocol versions that a node speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VersionRange {
+    /// The lowest.
+    pub min: u8,
+    /// The highest.
+    pub max: u8,
+}
+
+impl VersionRange {
+    /// What this build speaks.
+    pub const OWN: Self = Self { min: PROTOCOL_VERSION_MIN, max: PROTOCOL_VERSION };
+
+    /// The highest version that both speak.
+    #[must_use]
+    pub fn common(self, other: Self) -> Option<u8> {
+        let highest = self.max.min(other.max);
+        (highest >= self.min.max(other.min)).then_some(highest)
+    }
+}
+
+/// The sentence that tells both sides why `theirs`, which speaks these versions, cannot talk to `own`.
+#[must_use]
+pub fn no_common_version(theirs: &NodeId, speaks: impl fmt::Display, own: &NodeId) -> String {
+    let ours = VersionRange::OWN;
+    format!("{theirs} speaks {speaks} of the protocol, {own} {ours}: upgrade the older of the two")
+}
+
+impl fmt::Display for VersionRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self { min, max } if min == max => write!(f, "version {max}"),
+            Self { min, max } => write!(f, "versions {min} to {max}"),
+        }
+    }
+}
+
+/// Which versions the sender of this frame speaks, if it is a hello of whatever version: what follows the
+/// length prefix. Every version's hello is a MessagePack map with these two fields.
+#[must_use]
+pub fn versions_of_hello(frame: &[u8]) -> Option<VersionRange> {
+    #[derive(Deserialize)]
+    struct AnyHello {
+        version_min: u8,
+        version_max: u8,
+    }
+    let [_, kind, body @ ..] = frame else {
+        return None;
+    };
+    if *kind != FrameKind::Hello as u8 || check(body).is_err() {
+        return None;
+    }
+    let AnyHello { version_min: min, version_max: max } = rmp_serde::from_slice(body).ok()?;
+    (min <= max).then_some(VersionRange { min, max })
+}
+
+impl Hello {
+    /// The versions that its sender speaks.
+    #[must_use]
+    pub fn versions(&self) -> VersionRange {
+        VersionRange { min: self.version_min, max: self.version_max }
+    }
+
+    /// The version that a link between the senders of these two hellos speaks, if there is one.
+    #[must_use]
+    pub fn common_version(&self, theirs: &Self) -> Option<u8> {
+        self.versions().common(theirs.versions())
+    }
+}
+
+impl Control {
+    /// The first version that knows this frame: a link that speaks an earlier one must not carry it.
+    #[must_use]
+    pub fn since_version(&self) -> u8 {
+        match self {
+            Self::Members { .. }
+            | Self::Summary { .. }
+            | Self::OwnedDigest { .. }
+            | Self::Owned { .. }
+            | Self::HeldForFailed { .. }
+            | Self::Leaving { .. }
+            | Self::DuplicateSeen { .. }
+            | Self::Check { .. }
+            | Self::CheckAnswer { .. }
+            | Self::KeepAlive => 1,
+            Self::Request { body, .. } => body.since_version(),
+            Self::Response { result: Ok(body), .. } => body.since_version(),
+            Self::Response { result: Err(refusal), .. } => refusal.since_version(),
+        }
+    }
+}
+
+impl RequestBody {
+    /// The first version that knows this request.
+    #[must_use]
+    pub fn since_version(&self) -> u8 {
+        match self {
+            Self::Ping
+            | Self::Deploy { .. }
+            | Self::StopAgent { .. }
+            | Self::AgentInfo { .. }
+            | Self::AgentLogs { .. }
+            | Self::Leave { .. } => 1,
+        }
+    }
+}
+
+impl ResponseBody {
+    /// The first version that knows this answer.
+    #[must_use]
+    pub fn since_version(&self) -> u8 {
+        match self {
+            Self::Done | Self::AgentInfo { .. } | Self::Lines { .. } => 1,
+        }
+    }
+}
+
+impl Refusal {
+    /// The first version that knows this refusal; an earlier one is told its text (see
+    /// [`Refusal::BadRequest`]).
+    #[must_use]
+    pub fn since_version(&self) -> u8 {
+        match self {
+            Self::UnknownNode { .. }
+            | Self::NodeDown { .. }
+            | Self::UnknownAgent { .. }
+            | Self::AgentExists { .. }
+            | Self::StartFailed { .. }
+            | Self::Overloaded { .. }
+            | Self::TimedOut { .. }
+            | Self::LinkLost { .. }
+            | Self::BadRequest { .. }
+            | Self::StoreFailed { .. }
+            | Self::Joining { .. } => 1,
+            Self::Outdated { .. } => 2,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{WireError, decode, encode_at, split};
+    use super::*;
+    use crate::core::limits;
+
+    fn range(min: u8, max: u8) -> VersionRange {
+        VersionRange { min, max }
+    }
+
+    #[test]
+    fn two_nodes_speak_the_highest_version_that_both_know() {
+        assert_eq!(range(1, 2).common(range(1, 1)), Some(1));
+        assert_eq!(range(1, 2).common(range(1, 2)), Some(2));
+        assert_eq!(range(1, 2).common(range(2, 3)), Some(2));
+        assert_eq!(range(1, 2).common(range(3, 4)), None);
+        assert_eq!(range(1, 2).common(range(0, 0)), None);
+    }
+
+    #[test]
+    fn the_versions_of_a_hello_can_be_read_whatever_its_version_and_its_other_fields() {
+        #[derive(serde::Serialize)]
+        struct Later {
+            mood: &'static str,
+            version_max: u8,
+            version_min: u8,
+        }
+        let hello = |version_min, version_max| {
+            let body = rmp_serde::to_vec_named(&Later { mood: "fine", version_max, version_min });
+            [vec![version_min, 1], body.expect("encodes")].concat()
+        };
+        assert_eq!(versions_of_hello(&hello(3, 4)), Some(range(3, 4)));
+        assert_eq!(versions_of_hello(&hello(0, 0)), Some(range(0, 0)));
+        assert_eq!(versions_of_hello(&hello(4, 3)), None, "a range that is none");
+        assert_eq!(versions_of_hello(&[3, 2, 0x80]), None, "not a hello");
+        assert_eq!(versions_of_hello(&[3]), None);
+    }
+
+    #[test]
+    fn a_frame_of_a_variant_that_a_later_version_adds_is_unknown_and_not_malformed() {
+        #[derive(serde::Serialize)]
+        #[serde(rename_all = "snake_case")]
+        enum Later {
+            Sing { verse: u8 },
+            Hum,
+            Request { id: u64, body: Asked },
+        }
+        #[derive(serde::Serialize)]
+        #[serde(rename_all = "snake_case")]
+        enum Asked {
+            Sing,
+        }
+        for later in [Later::Sing { verse: 3 }, Later::Hum, Later::Request { id: 1, body: Asked::Sing }] {
+            let bytes = rmp_serde::to_vec_named(&later).expect("encodes");
+            assert!(matches!(decode::<Control>(&bytes), Err(WireError::Unknown(_))), "{bytes:?}");
+        }
+        let wrong = rmp_serde::to_vec_named(&("check", "no nonce")).expect("encodes");
+        assert!(matches!(decode::<Control>(&wrong), Err(WireError::Body(_))));
+    }
+
+    #[test]
+    fn a_frame_carries_the_version_of_its_link() {
+        for version in PROTOCOL_VERSION_MIN..=PROTOCOL_VERSION {
+            let mut bytes = Vec::new();
+            encode_at(version, &Control::KeepAlive, &mut bytes).expect("fits");
+            assert_eq!(bytes[4], version);
+            assert!(bytes.len() <= limits::FRAME_BYTES_MAX);
+            assert!(matches!(split(&bytes[4..]), Ok(Some((FrameKind::Control, _)))));
+        }
+    }
+}

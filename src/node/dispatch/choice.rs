@@ -1,0 +1,137 @@
+//! Which instances of an agent a message may go to when its sender names only the agent.
+//!
+//! Worked out once for each published view, not for each message: of the instances that can take a message,
+//!
+//! 1. those in another region, beyond `max_cross_region_latency`, are left out;
+//! 2. with `prefer_local_region`, if one of the rest is in the own region, only such stay;
+//! 3. with `latency_aware_routing`, only those stay whose expected round trip is next to the lowest.
+//!
+//! What stays takes messages in turn. An instance on the node itself goes before all of this, and a sender
+//! that names the node gets that node. What is not known is not held against an instance in step 1: a node
+//! that has just come is not refused, it is only not preferred.
+
+use std::time::Duration;
+
+use super::{Instance, Way};
+use crate::core::model::{AgentState, CrossRegion};
+
+/// Round trips that differ by no more than this, or by a quarter, are next to each other.
+const NEXT_TO: Duration = Duration::from_millis(5);
+
+/// The instances of one agent, by index, that take its messages in turn.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Choice {
+    pub(super) chosen: Vec<usize>,
+    /// The nearest that was left out for its distance; only where nothing else is left.
+    pub(super) too_far: Option<usize>,
+}
+
+pub(super) fn is_usable(instance: &Instance) -> bool {
+    instance.status.is_reachable() && matches!(instance.state, AgentState::Running)
+}
+
+pub(super) fn choose(own_region: &str, instances: &[Instance], rule: &CrossRegion) -> Choice {
+    let usable = || instances.iter().enumerate().filter(|(_, i)| is_usable(i));
+    if let Some((here, _)) = usable().find(|(_, i)| matches!(i.way, Way::Here)) {
+        return Choice { chosen: vec![here], too_far: None };
+    }
+    let crosses = |i: &Instance| !own_region.is_empty() && i.region != own_region;
+    let is_beyond = |i: &Instance| {
+        crosses(i) && i.rtt.zip(rule.max_cross_region_latency).is_some_and(|(rtt, max)| rtt > max)
+    };
+    let mut chosen: Vec<_> = usable().filter(|(_, i)| !is_beyond(i)).collect();
+    if chosen.is_empty() {
+        let too_far = usable().min_by_key(|(_, i)| i.rtt).map(|(index, _)| index);
+        return Choice { chosen: Vec::new(), too_far };
+    }
+    if rule.prefer_local_region && chosen.iter().any(|(_, i)| !crosses(i)) {
+        chosen.retain(|(_, i)| !crosses(i));
+    }
+    if let Some(least) = chosen.iter().filter_map(|(_, i)| i.rtt).min()
+        && rule.latency_aware_routing
+    {
+        let most = least + NEXT_TO.max(least / 4);
+        chosen.retain(|(_, i)| i.rtt.is_some_and(|rtt| rtt <= most));
+    }
+    Choice { chosen: chosen.into_iter().map(|(index, _)| index).collect(), too_far: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::ids::NodeId;
+    use crate::core::model::MemberStatus;
+
+    fn instance(node: &str, region: &str, rtt_ms: Option<u64>) -> Instance {
+        Instance {
+            node: NodeId::new(node).expect("valid"),
+            status: MemberStatus::Alive,
+            state: AgentState::Running,
+            way: Way::NoLink,
+            region: region.to_owned(),
+            rtt: rtt_ms.map(Duration::from_millis),
+        }
+    }
+
+    fn rule(latency_aware_routing: bool, prefer_local_region: bool, max_ms: Option<u64>) -> CrossRegion {
+        let max_cross_region_latency = max_ms.map(Duration::from_millis);
+        CrossRegion { latency_aware_routing, prefer_local_region, max_cross_region_latency }
+    }
+
+    fn chosen(own: &str, instances: &[Instance], rule: &CrossRegion) -> Vec<usize> {
+        choose(own, instances, rule).chosen
+    }
+
+    #[test]
+    fn an_instance_on_the_node_itself_goes_before_all_others() {
+        let here = Instance { way: Way::Here, ..instance("own", "eu", None) };
+        let all = [instance("a", "eu", Some(1)), here];
+        assert_eq!(chosen("eu", &all, &CrossRegion::default()), [1]);
+        let broken = Instance { state: AgentState::Draining, ..all[1].clone() };
+        assert_eq!(chosen("eu", &[all[0].clone(), broken], &CrossRegion::default()), [0]);
+    }
+
+    #[test]
+    fn the_own_region_goes_before_others_only_if_that_is_wanted() {
+        let all = [instance("a", "us", Some(2)), instance("b", "eu", Some(20)), instance("c", "", Some(1))];
+        assert_eq!(chosen("eu", &all, &rule(true, true, None)), [1]);
+        assert_eq!(chosen("eu", &all, &rule(true, false, None)), [0, 2]);
+        assert_eq!(chosen("eu", &all, &rule(false, false, None)), [0, 1, 2]);
+        assert_eq!(chosen("", &all, &rule(false, true, None)), [0, 1, 2], "it is in none");
+        assert_eq!(chosen("ap", &all, &rule(false, true, None)), [0, 1, 2], "it has none there");
+    }
+
+    #[test]
+    fn the_nearest_share_and_who_is_next_to_them_and_the_unknown_waits() {
+        let all = [
+            instance("a", "", Some(100)),
+            instance("b", "", Some(124)),
+            instance("c", "", Some(126)),
+            instance("d", "", None),
+        ];
+        assert_eq!(chosen("", &all, &rule(true, true, None)), [0, 1]);
+        assert_eq!(chosen("", &all, &rule(false, true, None)), [0, 1, 2, 3]);
+        let unknown = [instance("a", "", None), instance("b", "", None)];
+        assert_eq!(chosen("", &unknown, &rule(true, true, None)), [0, 1]);
+        let lan = [instance("a", "", Some(0)), instance("b", "", Some(4))];
+        assert_eq!(chosen("", &lan, &rule(true, true, None)), [0, 1], "a local network is one place");
+    }
+
+    #[test]
+    fn other_regions_beyond_the_configured_latency_are_never_chosen_and_the_nearest_is_named() {
+        let near = rule(true, true, Some(100));
+        let all =
+            [instance("a", "us", Some(250)), instance("b", "ap", Some(120)), instance("c", "eu", Some(300))];
+        assert_eq!(chosen("eu", &all, &near), [2], "the bound is for other regions only");
+        assert_eq!(choose("eu", &all[..2], &near), Choice { chosen: vec![], too_far: Some(1) });
+        let unknown = [instance("a", "us", None)];
+        assert_eq!(chosen("eu", &unknown, &near), [0], "not known is not too far");
+        assert_eq!(chosen("", &all[..2], &near), [1], "without a region nothing crosses, and near is near");
+    }
+
+    #[test]
+    fn what_cannot_take_a_message_is_neither_chosen_nor_too_far() {
+        let failed = Instance { status: MemberStatus::Failed, ..instance("a", "us", Some(500)) };
+        assert_eq!(choose("eu", &[failed], &rule(true, true, Some(100))), Choice::default());
+    }
+}
