@@ -7,7 +7,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use shoal::core::contract::{Input, LinkEnd};
+use shoal::core::contract::{Input, LinkEnd, Sign};
 use shoal::core::limits;
 use shoal::core::wire::Control;
 use tokio::runtime::Runtime;
@@ -46,8 +46,8 @@ fn closed_port() -> SocketAddr {
     UdpSocket::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound")
 }
 
-fn hint(input: &Input) -> Option<(shoal::core::ids::LinkId, String)> {
-    if let Input::Hint { link, sign } = input { Some((*link, sign.clone())) } else { None }
+fn hint(input: &Input) -> Option<(shoal::core::ids::LinkId, Sign)> {
+    if let Input::Hint { link, sign } = input { Some((*link, *sign)) } else { None }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,7 +81,7 @@ async fn a_gone_process_is_hinted_at(options: EndOptions) {
     let (hinted, sign) = end.until(hint).await;
     println!("hinted after {:?}", begun.elapsed());
     assert!(begun.elapsed() < Duration::from_millis(250), "{:?}", begun.elapsed());
-    assert_eq!((hinted, sign.as_str()), (here, "port unreachable"));
+    assert_eq!((hinted, sign), (here, Sign::PortUnreachable));
     assert!(end.transport.peer(here).is_some(), "a hint is no verdict: the link is still there");
 }
 

@@ -136,6 +136,7 @@ impl Listener {
             start: StartMode::Resume,
             profile: Profile::Auto,
             overrides: Overrides::default(),
+            cross_region: Default::default(),
             seed: [1; 32],
         };
         let mut listener = Self { mesh: Mesh::new(boot, now), now };

@@ -49,8 +49,8 @@ pub enum Input {
     Hint {
         /// The link.
         link: LinkId,
-        /// What was said, for people: "port unreachable".
-        sign: String,
+        /// What was said.
+        sign: Sign,
     },
     /// A dial failed before it became a link.
     DialFailed {
@@ -126,6 +126,29 @@ pub enum Input {
         /// What the store said.
         reason: String,
     },
+}
+
+/// What the network says of a destination that a packet did not reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Sign {
+    /// The machine is there, and nothing listens on that port.
+    PortUnreachable,
+    /// The machine cannot be reached, or a filter says so.
+    HostUnreachable,
+    /// There is no way to its network.
+    NetworkUnreachable,
+}
+
+impl Sign {
+    /// In words, for logs and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PortUnreachable => "port unreachable",
+            Self::HostUnreachable => "host unreachable",
+            Self::NetworkUnreachable => "network unreachable",
+        }
+    }
 }
 
 /// Why a link ended.

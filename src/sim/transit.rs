@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
 
-use super::net::{Network, Paths, transit};
+use super::net::Network;
+use super::paths::{Paths, transit};
 
 impl Network {
     /// How long a packet takes from one machine to another, or `None` when it is lost.

@@ -395,6 +395,7 @@ impl Membership {
         self.left.remove(&key);
         self.prober.forget(&key);
         self.outbox.modern.remove(&key);
+        self.outbox.places.remove(&key);
         self.round_trips.forget(&key);
         self.suspicions.forget(&key);
         self.departures.retain(|(gone, _, _)| *gone != key);

@@ -24,6 +24,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::identity::Identity;
 use super::packet::{self, SwimCodec};
+use super::runtime::Crossing;
 use super::{Evidence, Known, MemberEffect, MemberTimer, Membership};
 use crate::core::ids::NodeKey;
 use crate::core::limits;
@@ -73,8 +74,6 @@ pub(super) struct Prober {
     open: BTreeMap<u8, Probe>,
     /// Members that others have asked this node to reach: who asked, and under which number.
     duties: BTreeMap<(NodeKey, u8), NodeKey>,
-    /// Where members are, for the ring; 0 where nothing is known.
-    places: BTreeMap<NodeKey, u64>,
 }
 
 impl Prober {
@@ -86,7 +85,6 @@ impl Prober {
             last_number: 0,
             open: BTreeMap::new(),
             duties: BTreeMap::new(),
-            places: BTreeMap::new(),
         }
     }
 
@@ -102,7 +100,6 @@ impl Prober {
     pub(super) fn forget(&mut self, key: &NodeKey) {
         self.lap.retain(|other| other != key);
         self.open.retain(|_, probe| probe.key != *key);
-        self.places.remove(key);
     }
 
     /// Some of these, each with the same chance.
@@ -126,19 +123,31 @@ impl Prober {
 impl Membership {
     /// Where a member is: members of one place are neighbours in the ring.
     pub(crate) fn place(&mut self, key: NodeKey, place: u64) {
-        if self.prober.places.len() <= limits::PEERS_MAX {
-            self.prober.places.insert(key, place);
+        if self.outbox.places.len() <= limits::PEERS_MAX {
+            self.outbox.places.insert(key, place);
+        }
+    }
+
+    /// The shares of gossip that go to other places, by place; to those not named, all goes.
+    pub(crate) fn set_crossings(&mut self, shares: impl Iterator<Item = (u64, f64)>) {
+        let before = std::mem::take(&mut self.outbox.crossings);
+        let due = |place: &u64| before.get(place).map_or(0.0, |crossing| crossing.due);
+        self.outbox.crossings =
+            shares.map(|(place, share)| (place, Crossing { share, due: due(&place) })).collect();
+    }
+
+    /// Whether a member's packets and ours may be of the compact form.
+    pub(crate) fn set_modern(&mut self, key: NodeKey, is_modern: bool) {
+        if is_modern {
+            self.outbox.modern.insert(key);
+        } else {
+            self.outbox.modern.remove(&key);
         }
     }
 
     /// A guess of the round trip to a member that was not measured.
     pub(crate) fn expect_round_trip(&mut self, key: NodeKey, span: Duration) {
         self.round_trips.expect(key, span);
-    }
-
-    /// The round trip to a member, as probes measure it.
-    pub(crate) fn round_trip(&self, key: &NodeKey) -> Option<Duration> {
-        self.round_trips.smoothed(key)
     }
 
     /// This node's own health: 0 while all is well, at most 7.
@@ -172,7 +181,7 @@ impl Membership {
 
     /// The live member behind this node in the ring.
     fn next_in_ring(&self) -> Option<NodeKey> {
-        let place_of = |key: &NodeKey| self.prober.places.get(key).copied().unwrap_or(0);
+        let place_of = |key: &NodeKey| self.outbox.places.get(key).copied().unwrap_or(0);
         let own = self.foca.identity().key;
         let own = (place_of(&own), own);
         let live = self.known.iter().filter(|(_, known)| known.status.is_reachable());
@@ -245,9 +254,14 @@ impl Membership {
         if self.leaving || !self.is_live(&key) {
             return;
         }
+        self.hint(key, sign);
+        self.probe(key, Why::Check);
+    }
+
+    /// Keeps a sign that a member may be gone for those who ask why.
+    pub(crate) fn hint(&mut self, key: NodeKey, sign: &str) {
         let sign = sign.chars().take(limits::PEER_ERROR_CHARS_MAX).collect();
         self.effects.push_back(MemberEffect::Found { key, evidence: Evidence::Hint { sign } });
-        self.probe(key, Why::Check);
     }
 
     /// A probe's wait is over; `sent` tells whether it is still the same one.

@@ -1,15 +1,23 @@
 //! foca's runtime: an outbox. Whatever foca wants sent, scheduled or told is kept in order and handed
 //! to the mesh, and every delay is ours to set; of its timers only those of its own probing are dropped.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use foca::{Notification, Timer};
+use foca::{Header, Message, Notification, Timer};
 
 use super::identity::Identity;
 use super::packet::{self, Form, Note};
 use super::timings::Timings;
 use crate::core::ids::NodeKey;
+
+/// How much of the gossip to one place is sent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Crossing {
+    pub(super) share: f64,
+    /// What has gathered since the last packet.
+    pub(super) due: f64,
+}
 
 /// What foca asked for, in order.
 #[derive(Debug)]
@@ -26,6 +34,10 @@ pub(super) struct Outbox {
     pub(super) timings: Timings,
     /// Members that are known to read packets of the compact form.
     pub(super) modern: BTreeSet<NodeKey>,
+    /// Where members are; 0 where nothing is known.
+    pub(super) places: BTreeMap<NodeKey, u64>,
+    /// Of the gossip that chance sends to other places, which share is kept.
+    pub(super) crossings: BTreeMap<u64, Crossing>,
 }
 
 impl Outbox {
@@ -39,7 +51,26 @@ impl Outbox {
             note: Note::default(),
             timings,
             modern: BTreeSet::new(),
+            places: BTreeMap::new(),
+            crossings: BTreeMap::new(),
         }
+    }
+
+    /// Whether a packet for a member goes out: all do, but for a share of the gossip to other places.
+    fn crosses(&mut self, to: &NodeKey, data: &[u8]) -> bool {
+        let place = self.places.get(to).copied().unwrap_or(0);
+        let Some(crossing) = self.crossings.get_mut(&place) else {
+            return true;
+        };
+        let header = postcard::take_from_bytes::<Header<Identity>>(data);
+        if !header.is_ok_and(|(header, _)| header.message == Message::Gossip) {
+            return true;
+        }
+        // The share is kept evenly, without a draw.
+        crossing.due += crossing.share;
+        let goes = crossing.due >= 1.0;
+        crossing.due -= if goes { 1.0 } else { 0.0 };
+        goes
     }
 
     /// The form of packets that a member reads.
@@ -64,6 +95,9 @@ impl foca::Runtime<Identity> for Outbox {
     }
 
     fn send_to(&mut self, to: Identity, data: &[u8]) {
+        if !self.crosses(&to.key, data) {
+            return;
+        }
         let packet = packet::seal(self.form_for(&to.key), &self.note, data);
         self.packets.push((to.key, packet));
     }

@@ -245,8 +245,7 @@ impl Membership {
         }
         let is_accused = |s: &Suspicion| matches!(s.role, Role::Accuser(_));
         if !self.suspicions.standing.get(&key).is_some_and(is_accused) {
-            self.effects
-                .push_back(MemberEffect::Found { key, evidence: Evidence::Hint { sign: sign.to_owned() } });
+            self.hint(key, sign);
             self.accuse(key, &BTreeSet::new());
         }
         if let Some(standing) = self.suspicions.standing.get_mut(&key) {

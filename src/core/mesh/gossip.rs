@@ -40,7 +40,7 @@ impl Mesh {
                     self.send_control(&key, Control::HeldForFailed { incarnation });
                 }
                 MemberEffect::Forgotten { key } => self.forget_node(&key),
-                MemberEffect::RoundTrip { .. } => {}
+                MemberEffect::RoundTrip { key, took } => self.on_round_trip(key, took),
                 MemberEffect::Found { key, evidence } => self.on_evidence(key, evidence),
             }
         }

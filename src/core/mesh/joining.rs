@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Mesh, Pending, Phase, Timer};
-use crate::core::contract::{Change, DialTarget, LinkEnd, Output};
+use crate::core::contract::{Change, DialTarget, LinkEnd, Output, Sign};
 use crate::core::error::Refusal;
 use crate::core::error::Refused;
 use crate::core::ids::{LinkId, MeshId, NodeId, NodeKey};
@@ -22,6 +22,8 @@ const TOLD_REFUSED_MAX: usize = 256;
 const NEWCOMER_FOR: Duration = Duration::from_secs(60);
 /// Two nodes without a mesh are no news so soon after the start.
 const NO_MESH_GRACE: Duration = Duration::from_secs(3);
+/// The protocol version since which SWIM packets may leave out what the link says.
+const COMPACT_SINCE: u8 = 2;
 /// How long a peer may take to come back after its link was closed, before it is suspected.
 const HINT_GRACE: Duration = Duration::from_millis(400);
 
@@ -205,9 +207,6 @@ impl Mesh {
 
     /// `key` has answered a check: whoever else claims its id is refused. An answer of anybody else is none.
     pub(super) fn on_check_answer(&mut self, key: NodeKey, nonce: u64) {
-        if self.hinted.get(&key) == Some(&nonce) {
-            self.hinted.remove(&key);
-        }
         let decided = self.probations.iter().find(|(_, (n, _))| *n == nonce).map(|(id, _)| *id);
         if let Some(id) = decided.filter(|id| self.links.get(*id).is_some_and(|link| link.key == key)) {
             self.refuse_duplicate(id);
@@ -236,6 +235,7 @@ impl Mesh {
         let known = self.membership.known(&key);
         self.links.seed_accepted(&key);
         self.processes.insert(key, link.process);
+        self.membership.set_modern(key, link.version >= COMPACT_SINCE);
         self.links.insert(id, link);
         self.learn_card(&hello.card);
         self.view_changed = true;
@@ -275,6 +275,7 @@ impl Mesh {
             return;
         }
         self.view_changed = true;
+        self.place(card);
         self.persist(vec![Change::Peer(card.clone())], Pending::Nothing);
         self.on_named(card.node_id.key());
     }
@@ -302,8 +303,9 @@ impl Mesh {
             return self.accept_doubted(next);
         }
         match reason {
-            LinkEnd::Closed { .. } if self.is_reachable(&link.key) => {
+            LinkEnd::Closed { reason } if self.is_reachable(&link.key) => {
                 // A hint, not a verdict: call it at once, and suspect it only if it does not come back.
+                self.membership.hint(link.key, &reason);
                 self.dial(&link.key);
                 self.set_timer(HINT_GRACE, Timer::Hint(link.key));
             }
@@ -314,22 +316,22 @@ impl Mesh {
     }
 
     /// A datagram to a link's peer was not taken: ask it over the link, and suspect it if it stays silent.
-    pub(super) fn on_hint(&mut self, id: LinkId, sign: &str) {
+
+    /// The network says something of a peer. That nobody listens at its port is as good as an accusation;
+    /// whatever else may be a router's mood leads to a check at once.
+    pub(super) fn on_hint(&mut self, id: LinkId, sign: Sign) {
         let key = self.links.get(id).map(|link| link.key);
-        let Some(key) = key.filter(|key| self.links.proven(key) == Some(id) && self.is_reachable(key)) else {
+        let Some(key) = key.filter(|key| self.links.proven(key) == Some(id)) else {
             return;
         };
-        if !self.hinted.contains_key(&key) {
-            tracing::debug!(link = ?id, sign, "a peer that was not reached is asked whether it lives");
-            let nonce = self.next_number();
-            self.hinted.insert(key, nonce);
-            self.output(Output::Control { link: id, frame: Control::Check { nonce } });
-            self.set_timer(HINT_GRACE, Timer::Hint(key));
+        match sign {
+            Sign::PortUnreachable => self.membership.port_refuses(key, sign.as_str()),
+            Sign::HostUnreachable | Sign::NetworkUnreachable => self.membership.check(key, sign.as_str()),
         }
     }
 
     pub(super) fn on_hint_over(&mut self, key: NodeKey) {
-        if self.hinted.remove(&key).is_some() || self.links.proven(&key).is_none() {
+        if self.links.proven(&key).is_none() {
             self.membership.suspect(key);
         }
     }

@@ -100,8 +100,6 @@ pub struct Mesh {
     processes: BTreeMap<NodeKey, ProcessId>,
     /// Doubted links, by the nonce of the check that decides about them.
     probations: BTreeMap<LinkId, (u64, Hello)>,
-    /// Peers that were not reached and are asked whether they live, with the nonce of the check.
-    hinted: BTreeMap<NodeKey, u64>,
     /// Who refused this node or was refused, and with which code, as far as told.
     told_refused: BTreeSet<(String, u32)>,
     /// Members that are known by their key only.
@@ -150,7 +148,6 @@ impl Mesh {
             cross_region,
             processes: BTreeMap::new(),
             probations: BTreeMap::new(),
-            hinted: BTreeMap::new(),
             told_refused: BTreeSet::new(),
             nameless: BTreeSet::new(),
             requests: BTreeMap::new(),
@@ -172,8 +169,10 @@ impl Mesh {
         let card = self.card.clone();
         let delta = self.registry.publish_card(&card);
         self.spread(delta);
+        self.place(&card);
         for peer in peers {
             self.links.learn(peer);
+            self.place(peer);
         }
         match start {
             StartMode::Bootstrap { mesh_id } if self.mesh_id.is_none() => {
@@ -202,7 +201,7 @@ impl Mesh {
         match input {
             Input::LinkUp { link, hello, address, dialled } => self.on_link_up(link, hello, address, dialled),
             Input::LinkDown { link, reason } => self.on_link_down(link, reason),
-            Input::Hint { link, sign } => self.on_hint(link, &sign),
+            Input::Hint { link, sign } => self.on_hint(link, sign),
             Input::DialFailed { target, reason, refused } => self.on_dial_failed(&target, &reason, refused),
             Input::Unspoken { peer, reason } => self.on_unspoken(peer, reason),
             Input::Swim { link, packet } => self.on_swim(link, &packet),

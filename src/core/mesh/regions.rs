@@ -20,11 +20,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rand::{Rng, RngExt};
+use sha2::{Digest, Sha256};
 
 use super::Mesh;
 use crate::core::contract::{Output, RegionRtt};
 use crate::core::ids::{LinkId, NodeId, NodeKey};
 use crate::core::limits;
+use crate::core::model::NodeCard;
 use crate::core::registry::COORDINATE_PATH;
 use crate::core::time::Instant;
 use crate::core::wire::{Control, OwnedBatch};
@@ -34,7 +36,7 @@ const CROSS_SHARE: f64 = 0.25;
 /// The share of crossings that keep to peers within `max_cross_region_latency`, where there are any.
 const NEAR_SHARE: f64 = 0.75;
 /// A peer that nothing has measured for so long is measured when this node compares summaries with it.
-const MEASURE_AFTER: Duration = Duration::from_secs(5);
+const MEASURE_AFTER: Duration = Duration::from_secs(60);
 /// How often the round trips between regions are computed anew.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -64,6 +66,19 @@ impl Mesh {
         }
     }
 
+    /// Tells membership where a node is: the nodes of a region are neighbours in its ring.
+    pub(super) fn place(&mut self, card: &NodeCard) {
+        self.membership.place(card.node_id.key(), place_of(&card.region));
+    }
+
+    /// Gossip to other regions follows the law of peer choice.
+    fn refresh_crossings(&mut self) {
+        let (own, counts) = (self.card.region.clone(), self.region_counts());
+        let others = counts.keys().filter(|region| self.cross_region.prefer_local_region && **region != own);
+        let shares = others.map(|region| (place_of(region), region_keep(&own, region, &counts)));
+        self.membership.set_crossings(shares.filter(|(_, share)| *share < 1.0));
+    }
+
     /// The round trip to be expected of a node: measured by this node if that is not long ago, else
     /// estimated from coordinates. `None` while nothing is known.
     #[must_use]
@@ -75,7 +90,11 @@ impl Mesh {
     pub(super) fn take_coordinate(&mut self, batch: &OwnedBatch) {
         let told = batch.records.iter().rev().find(|record| record.path == COORDINATE_PATH);
         if let Some(value) = told.and_then(|record| record.value.as_ref()) {
-            self.coordinates.handle_coordinate(batch.node.key(), value);
+            let key = batch.node.key();
+            self.coordinates.handle_coordinate(key, value);
+            if let Some(rtt) = self.expected_rtt(&key) {
+                self.membership.expect_round_trip(key, rtt);
+            }
         }
     }
 
@@ -168,6 +187,7 @@ impl Mesh {
         }
         self.regions.refreshed = Some(self.now);
         self.regions.rtts = self.region_rtts();
+        self.refresh_crossings();
         // What readers see of round trips is as old as the view.
         self.view_changed = true;
     }
@@ -269,6 +289,14 @@ pub fn region_keep(own: &str, theirs: &str, counts: &BTreeMap<String, usize>) ->
     }
     let by_chance = remotes as f64 / (locals + remotes) as f64;
     (cross_share(own, counts) / by_chance).min(1.0)
+}
+
+/// The number of a region's place in the ring; 0 for none.
+fn place_of(region: &str) -> u64 {
+    match region {
+        "" => 0,
+        region => u64::from_le_bytes(Sha256::digest(region)[..8].try_into().expect("it has 32 bytes")),
+    }
 }
 
 /// A whole number that is `share` on average, and next to it each time.

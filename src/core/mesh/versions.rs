@@ -100,6 +100,7 @@ mod tests {
             start: StartMode::Resume,
             profile: Profile::Auto,
             overrides: Overrides::default(),
+            cross_region: Default::default(),
             seed: [1; 32],
         };
         Mesh::new(boot, Instant::ZERO)

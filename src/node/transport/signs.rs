@@ -13,7 +13,8 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
-use super::socket::{Sign, Unreached, canonical};
+use super::socket::{Unreached, canonical};
+use crate::core::contract::Sign;
 use crate::core::limits;
 
 /// The dials under way, by where they go. As many entries as dials at most.

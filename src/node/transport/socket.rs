@@ -29,6 +29,8 @@ use tokio::time::sleep;
 
 use super::LogPace;
 
+use crate::core::contract::Sign;
+
 /// Errors about earlier datagrams that one sending or receiving takes off before it gives up or gives way.
 const ERRORS_PER_CALL_MAX: u32 = 8;
 /// Errors read from the queue before other tasks get their turn.
@@ -38,37 +40,16 @@ const ERROR_BYTES: usize = 512;
 /// Wait before a full send buffer is tried again where readiness can no longer be waited for.
 const SEND_RETRY_AFTER: Duration = Duration::from_millis(1);
 
-/// What the network said of a destination.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sign {
-    /// The machine is there, and nothing listens on that port.
-    PortUnreachable,
-    /// The machine cannot be reached, or a filter says so.
-    HostUnreachable,
-    /// There is no way to its network.
-    NetworkUnreachable,
-}
-
-impl Sign {
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::PortUnreachable => "port unreachable",
-            Self::HostUnreachable => "host unreachable",
-            Self::NetworkUnreachable => "network unreachable",
-        }
+fn sign_of(error: &libc::sock_extended_err) -> Option<Sign> {
+    if ![libc::SO_EE_ORIGIN_ICMP, libc::SO_EE_ORIGIN_ICMP6].contains(&error.ee_origin) {
+        return None;
     }
-
-    fn of(error: &libc::sock_extended_err) -> Option<Self> {
-        if ![libc::SO_EE_ORIGIN_ICMP, libc::SO_EE_ORIGIN_ICMP6].contains(&error.ee_origin) {
-            return None;
-        }
-        match Errno::from_raw(i32::try_from(error.ee_errno).ok()?) {
-            Errno::ECONNREFUSED => Some(Self::PortUnreachable),
-            Errno::EHOSTUNREACH | Errno::EHOSTDOWN | Errno::EACCES => Some(Self::HostUnreachable),
-            Errno::ENETUNREACH | Errno::ENONET => Some(Self::NetworkUnreachable),
-            // A packet that was too large, a protocol that is not spoken: nothing about who is there.
-            _ => None,
-        }
+    match Errno::from_raw(i32::try_from(error.ee_errno).ok()?) {
+        Errno::ECONNREFUSED => Some(Sign::PortUnreachable),
+        Errno::EHOSTUNREACH | Errno::EHOSTDOWN | Errno::EACCES => Some(Sign::HostUnreachable),
+        Errno::ENETUNREACH | Errno::ENONET => Some(Sign::NetworkUnreachable),
+        // A packet that was too large, a protocol that is not spoken: nothing about who is there.
+        _ => None,
     }
 }
 
@@ -267,7 +248,7 @@ fn read_error(socket: &tokio::net::UdpSocket, space: &mut [u8]) -> io::Result<Op
     let message = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut [], Some(space), flags)?;
     let sign = message.cmsgs()?.find_map(|said| match said {
         ControlMessageOwned::Ipv4RecvErr(error, _) | ControlMessageOwned::Ipv6RecvErr(error, _) => {
-            Sign::of(&error)
+            sign_of(&error)
         }
         _ => None,
     });
