@@ -307,7 +307,8 @@ async fn accept_all(inner: Arc<Inner>) {
             let outcome = timeout(limits::HANDSHAKE_DEADLINE, inner.greet_incoming(incoming)).await;
             drop(slot);
             match outcome {
-                Ok(Ok(Arrival::Link((peer, reader, hello)))) => {
+                Ok(Ok(Arrival::Link(greeted))) => {
+                    let (peer, reader, hello) = *greeted;
                     inner.run_link(peer, reader, hello, address, None).await;
                 }
                 Ok(Ok(Arrival::Bulk(peer, connection, reader))) => {

@@ -51,7 +51,7 @@ pub(super) type Greeted = (Arc<Peer>, FrameReader, Hello);
 
 /// What an accepted connection turned out to be.
 pub(super) enum Arrival {
-    Link(Greeted),
+    Link(Box<Greeted>),
     /// Large frames beside the link of that peer.
     Bulk(Arc<Peer>, Connection, FrameReader),
     /// Somebody wants a certificate: nothing of the mesh is ever spoken there.
@@ -92,7 +92,9 @@ impl Inner {
             return Err(DialFailure::new(format!("{node} has too many connections already")));
         }
         self.say_hello(&control)?;
-        self.peer_of(connection, node, control, reader, hello).await.map(Arrival::Link)
+        self.peer_of(connection, node, control, reader, hello)
+            .await
+            .map(|greeted| Arrival::Link(Box::new(greeted)))
     }
 
     /// The link beside which a bulk connection stands that says this hello, of this process: the newest that
