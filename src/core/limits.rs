@@ -26,7 +26,7 @@ pub const ROUND_TRIP_SAMPLES: usize = 5;
 /// A measured round trip goes before an estimate for so long.
 pub const ROUND_TRIP_FRESH: Duration = Duration::from_secs(60);
 /// Bytes of a node's coordinate. More: refused and counted.
-pub const COORDINATE_BYTES_MAX: usize = 128;
+pub const COORDINATE_BYTES_MAX: usize = 21;
 /// Regions that round trips are told for, the largest first, and that a configuration may list. More are
 /// left out of the metrics, and refused in a configuration.
 pub const REGIONS_MAX: usize = 16;
@@ -47,7 +47,7 @@ pub const LABEL_BYTES_MAX: usize = 128;
 /// handshake, before the path's MTU is known.
 pub const SWIM_PACKET_BYTES_MAX: usize = 1150;
 /// Bytes of our trailer in a SWIM packet, set aside from the packet's budget.
-pub const SWIM_TRAILER_BYTES_MAX: usize = 176;
+pub const SWIM_TRAILER_BYTES_MAX: usize = 200;
 /// Probes under way at once, and pleas of others to reach somebody. One more: not begun, not answered.
 pub const PROBES_OPEN_MAX: usize = 64;
 /// Accusations and verdicts that wait to be told; the oldest is dropped.

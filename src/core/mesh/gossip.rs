@@ -24,6 +24,11 @@ const CALL_LOST_AT_ONCE: std::ops::RangeInclusive<usize> = 3..=16;
 const CALL_LOST_ROUNDS: usize = 15;
 /// How often a random peer's summary is compared with ours.
 const SYNC_INTERVAL: Duration = Duration::from_secs(2);
+/// So many quick restarts of a member are told in so long.
+const RESTARTS_TOLD_MAX: u32 = 3;
+const RESTARTS_TOLD_PER: Duration = Duration::from_secs(60);
+/// A changed load is told at most so often, for each other member: together they tell five a second.
+const LOAD_PAUSE_PER_MEMBER: Duration = Duration::from_millis(200);
 /// A wait before asking who a member is: its card is often on its way.
 const ASK_CARDS_AFTER: Duration = Duration::from_millis(100);
 
@@ -40,6 +45,7 @@ impl Mesh {
                     self.send_control(&key, Control::HeldForFailed { incarnation });
                 }
                 MemberEffect::Forgotten { key } => self.forget_node(&key),
+                MemberEffect::Coordinate { key, told } => self.on_coordinate(key, &told),
                 MemberEffect::RoundTrip { key, took } => self.on_round_trip(key, took),
                 MemberEffect::Found { key, evidence } => self.on_evidence(key, evidence),
             }
@@ -173,6 +179,9 @@ impl Mesh {
         let restarted = before.is_some_and(|b| b.incarnation.start() < now.incarnation.start());
         let was_reachable = was.is_some_and(MemberStatus::is_reachable);
         if restarted && was_reachable && now.status.is_reachable() {
+            if self.restarts_too_often(key) {
+                return;
+            }
             self.member_event(key, MemberStatus::Failed, "its process ended");
             self.member_event(key, MemberStatus::Alive, "it was started again");
             if now.status == MemberStatus::Suspect {
@@ -194,6 +203,20 @@ impl Mesh {
             (MemberStatus::Left, _) => "it said good-bye",
         };
         self.member_event(key, now.status, reason);
+    }
+
+    /// A process that is started again and again is told of a few times, and then once a minute.
+    fn restarts_too_often(&mut self, key: NodeKey) -> bool {
+        let now = self.now;
+        let (count, since) = self.restarts_told.entry(key).or_insert((0, now));
+        if now.since(*since) >= RESTARTS_TOLD_PER {
+            (*count, *since) = (0, now);
+        }
+        *count += 1;
+        if *count == RESTARTS_TOLD_MAX + 1 {
+            tracing::warn!(node = ?self.links.card(&key).map(|card| &card.node_id), "it is started again and again: told once a minute from now on");
+        }
+        *count > RESTARTS_TOLD_MAX
     }
 
     fn member_event(&mut self, key: NodeKey, status: MemberStatus, reason: &str) {
@@ -365,7 +388,6 @@ impl Mesh {
                         self.learn_card(&card);
                     }
                     self.tell_agents(&batch.node, agents);
-                    self.take_coordinate(&batch);
                     self.relay(link, batch);
                 }
                 Err(error) => {
@@ -413,7 +435,11 @@ impl Mesh {
 
     pub(super) fn on_load(&mut self, load: &Load) {
         let told = self.registry.owner(&self.own).and_then(|own| own.load);
-        if told.is_none_or(|told| differs_noticeably(&told, load)) {
+        // Everybody hears of everybody's load: the larger the mesh, the more rarely.
+        let pause = LOAD_PAUSE_PER_MEMBER * self.membership.live_count() as u32;
+        let is_due = self.load_told.is_none_or(|at| self.now.since(at) >= pause);
+        if is_due && told.is_none_or(|told| differs_noticeably(&told, load)) {
+            self.load_told = Some(self.now);
             let delta = self.registry.publish_load(load);
             self.spread(delta);
         }
@@ -430,6 +456,7 @@ impl Mesh {
     fn forget_node(&mut self, key: &NodeKey) {
         self.view_changed = true;
         self.nameless.remove(key);
+        self.restarts_told.remove(key);
         self.processes.remove(key);
         if let Some(node) = self.links.card(key).map(|card| card.node_id.clone()) {
             self.links.forget(key);

@@ -102,6 +102,9 @@ pub struct Mesh {
     probations: BTreeMap<LinkId, (u64, Hello)>,
     /// Who refused this node or was refused, and with which code, as far as told.
     told_refused: BTreeSet<(String, u32)>,
+    load_told: Option<Instant>,
+    /// Quick restarts of members that were told, and since when they are counted.
+    restarts_told: BTreeMap<NodeKey, (u32, Instant)>,
     /// Members that are known by their key only.
     nameless: BTreeSet<NodeKey>,
     requests: BTreeMap<u64, Open>,
@@ -149,6 +152,8 @@ impl Mesh {
             processes: BTreeMap::new(),
             probations: BTreeMap::new(),
             told_refused: BTreeSet::new(),
+            load_told: None,
+            restarts_told: BTreeMap::new(),
             nameless: BTreeSet::new(),
             requests: BTreeMap::new(),
             questions: BTreeMap::new(),
