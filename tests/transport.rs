@@ -86,15 +86,6 @@ async fn a_handshake_above_the_bound_is_refused_and_one_above_a_quarter_of_it_mu
     let ca = new_ca("test");
     let end = End::open(&ca, "node-1");
     let config = client(&identity(&ca, "node-9"));
-    let mut silent = Vec::new();
-    for _ in 0..limits::HANDSHAKES_MAX {
-        silent.push(Raw::connect_with(config.clone(), end.address()).await.expect("there is room"));
-    }
-    // Nobody has said a hello, so every one of them is still under way.
-    match Raw::connect_with(config.clone(), end.address()).await.map(|raw| raw.connection) {
-        Err(ConnectionError::ConnectionClosed(close)) => println!("refused: {close}"),
-        other => panic!("one more is refused, not {other:?}"),
-    }
     let retries = Arc::new(AtomicUsize::new(0));
     let seen = Arc::clone(&retries);
     let proxy = Proxy::before(end.address(), move |toward, datagram| {
@@ -104,15 +95,23 @@ async fn a_handshake_above_the_bound_is_refused_and_one_above_a_quarter_of_it_mu
         true
     })
     .await;
-    silent.truncate(limits::HANDSHAKES_UNPROVEN_MAX);
-    until_room(&config, proxy.address).await;
+    // All at once and without a hello, so that they are under way together.
+    let silent = async |count: usize| {
+        let connects = (0..count).map(|_| Raw::connect_with(config.clone(), end.address()));
+        futures_util::future::join_all(connects).await
+    };
+    let first = silent(2 * limits::HANDSHAKES_UNPROVEN_MAX).await;
+    assert!(first.iter().all(Result::is_ok), "there is room for them");
+    let sent_away = Raw::connect_with(config.clone(), proxy.address).await.expect("it proves itself");
     assert!(retries.load(Ordering::Relaxed) > 0, "an unproven address is sent away to prove itself");
-}
 
-/// Connects as soon as the handshakes that were given up have made room.
-async fn until_room(config: &quinn::ClientConfig, address: SocketAddr) {
+    let more = silent(2 * limits::HANDSHAKES_MAX).await;
+    let refused = more.iter().filter(|raw| matches!(raw, Err(ConnectionError::ConnectionClosed(_)))).count();
+    println!("{refused} of {} more were refused", more.len());
+    assert!(refused > 0, "above the bound");
+    drop((first, more, sent_away));
     let begun = Instant::now();
-    while Raw::connect_with(config.clone(), address).await.is_err() {
+    while Raw::connect_with(config.clone(), end.address()).await.is_err() {
         assert!(begun.elapsed() < PATIENCE, "those that are gone make room");
     }
 }
@@ -211,23 +210,24 @@ async fn control_bytes_are_read_at_their_pace() {
     let mut end = End::open(&ca, "node-1");
     let raw = Raw::connect(&ca, "node-9", end.address()).await.expect("connects");
     let (mut send, _recv) = member(&mut end, &raw).await;
-    let lines = vec!["x".repeat(256 << 10)];
-    let large = frame(&Control::Response { id: 1, result: Ok(wire::ResponseBody::Lines { lines }) });
+    // Of a kind that is not known: it costs nothing but its bytes.
+    let body = vec![0; 1 << 20];
+    let length = u32::try_from(body.len() + 2).expect("it fits");
+    let large = [&length.to_le_bytes()[..], &[wire::PROTOCOL_VERSION_MIN, 99], &body].concat();
     let rate = usize::try_from(limits::CONTROL_BYTES_PER_SECOND_MAX).expect("it fits");
-    // A second's worth may come at once; two more take two seconds.
-    let count = 3 * rate / large.len();
+    // A second's worth may come at once; four more take four seconds.
+    let count = 5 * rate / large.len();
     let begun = Instant::now();
     let writing = tokio::spawn(async move {
         for _ in 0..count {
             send.write_all(&large).await.expect("written");
         }
+        send.write_all(&frame(&Control::Check { nonce: 1 })).await.expect("written");
         send
     });
-    for _ in 0..count {
-        end.until(control).await;
-    }
-    println!("{count} frames in {:?}", begun.elapsed());
-    assert!(begun.elapsed() >= Duration::from_millis(1_800), "{:?}", begun.elapsed());
+    assert_eq!(end.until(control).await, Control::Check { nonce: 1 });
+    println!("{count} MiB in {:?}", begun.elapsed());
+    assert!(begun.elapsed() >= Duration::from_millis(3_500), "{:?}", begun.elapsed());
     writing.await.expect("written");
 }
 
