@@ -512,6 +512,7 @@ fn hello(node: &Node) -> Vec<u8> {
             labels: Default::default(),
             version: "test".to_owned(),
         },
+        bulk_beside: None,
     };
     let mut bytes = Vec::new();
     wire::encode(&hello, &mut bytes).expect("fits");

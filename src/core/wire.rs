@@ -41,6 +41,8 @@ pub const PROTOCOL_VERSION: u8 = 2;
 /// The lowest protocol version that this build speaks: the one before, so that a mesh can be upgraded
 /// node by node.
 pub const PROTOCOL_VERSION_MIN: u8 = 1;
+/// The first protocol version in which large control frames go over a connection of their own.
+pub const BULK_SINCE: u8 = 2;
 /// Bytes before a frame's body.
 pub const HEADER_BYTES: usize = 6;
 

@@ -82,6 +82,19 @@ impl Net {
         fs::write(etc.join("resolv.conf"), resolv).expect("writes");
     }
 
+    /// `ip ARGS` on machine `n`.
+    pub fn ip(&self, n: usize, args: &[&str]) {
+        ip(&[&["-n", &self.space(n)], args].concat());
+    }
+
+    /// `nft COMMAND` on machine `n`; what it prints.
+    pub fn nft(&self, n: usize, command: &str) -> String {
+        let output = Command::new("ip").args(["netns", "exec", &self.space(n), "nft", command]).output();
+        let output = output.expect("`nft` is installed (Debian: nftables)");
+        assert!(output.status.success(), "nft {command}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// Takes machine `n` off the network, or puts it back.
     pub fn set_link(&self, n: usize, state: &str) {
         ip(&["-n", &self.switch(), "link", "set", &format!("p{n}"), state]);

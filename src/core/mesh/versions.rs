@@ -118,6 +118,7 @@ mod tests {
             process_id: ProcessId(Uuid::from_bytes([3; 16])),
             incarnation: Incarnation::first_of(1),
             card: card("node-3"),
+            bulk_beside: None,
         }
     }
 

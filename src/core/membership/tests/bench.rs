@@ -289,6 +289,7 @@ impl Bench {
             | MemberEffect::OutdatedSelf(_)
             | MemberEffect::TellHeldForFailed { .. }
             | MemberEffect::Forgotten { .. }
+            | MemberEffect::Coordinate { .. }
             | MemberEffect::RoundTrip { .. }
             | MemberEffect::Found { .. } => None,
         });
