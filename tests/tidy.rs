@@ -43,6 +43,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("node::certs", &["GROUND"]),
     ("node::clock", &["GROUND"]),
     ("node::config", &["GROUND"]),
+    ("node::discovery", &["GROUND", "node::clock"]),
     ("node::events", &["GROUND", "node::clock"]),
     ("node::runtime", &["GROUND"]),
     ("node::store", &["GROUND"]),

@@ -205,8 +205,9 @@ fn what_a_later_version_appends_to_a_note_is_skipped() {
     let meant = Packet::read(&packet).expect("it reads what it wrote");
     assert!(!meant.left.is_empty());
     let note = 2 + packet[1] as usize;
-    let mut longer = [&packet[..note], &[7, 1, 2, 3], &packet[note..]].concat();
-    longer[1] += 4;
+    // What version 2 has added, all of it empty, and what a later one might.
+    let mut longer = [&packet[..note], &[0, 0, 0, 0], &[7, 1, 2, 3], &packet[note..]].concat();
+    longer[1] += 8;
     assert_eq!(Packet::read(&longer).expect("version 1 skips it"), meant);
     let mut listener = Listener::new();
     listener.hears(longer);

@@ -7,9 +7,11 @@
 mod agents;
 mod certificates;
 mod cluster;
+mod diagnosis;
 mod events;
 mod guard;
 mod health;
+mod history;
 mod listen;
 mod messages;
 mod problem;
@@ -160,6 +162,8 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/cluster/ping", post(cluster::ping))
         .route("/v1/cluster/events", get(events::follow))
         .route("/v1/certificates", get(certificates::show))
+        .route("/v1/cluster/facts", get(diagnosis::facts))
+        .route("/v1/history", get(history::read))
         .route("/v1/agents", get(agents::list))
         .route("/v1/agents/{name}", get(agents::info))
         .route("/v1/agents/{name}/logs", get(agents::logs))

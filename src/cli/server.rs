@@ -30,6 +30,7 @@ pub(crate) enum ServerCommand {
     #[command(after_help = "Examples:
   shoal server start --node-id node-1 --bootstrap
   shoal server start --node-id node-2 --join node-1.example.com
+  shoal server start --node-id node-3 --discover dns:nodes.example.com,mdns
   shoal server start --node-id node-2 --join node-1.example.com --join-token @/run/join-token
   shoal server start --config /etc/shoal/node.yaml --check-config")]
     Start(Box<StartArgs>),

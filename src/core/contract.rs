@@ -21,7 +21,7 @@ use super::ids::{AgentName, CaKeyId, LinkId, MeshId, MeshName, NodeId, PersistNo
 use super::model::{
     AgentSpec, AgentView, CrossRegion, Event, Finding, Hello, Load, MemberView, NodeCard, Overrides, Profile,
 };
-use super::wire::{AgentStats, Control, RequestBody, ResponseBody};
+use super::wire::{AgentStats, Control, HistoryPage, HistoryQuery, NodeFacts, RequestBody, ResponseBody};
 
 /// What the driver tells the core.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -69,6 +69,12 @@ pub enum Input {
         /// One sentence that names both sides' versions.
         reason: String,
     },
+    /// What discovery finds at present: these addresses are seeds from now on, and those that it found before
+    /// and does not any more are none. Seeds that were given at the start stay.
+    Seeds {
+        /// `host:port` texts, at most [`SEEDS_MAX`](super::limits::SEEDS_MAX) of which are called.
+        addresses: Vec<String>,
+    },
     /// A SWIM packet came in.
     Swim {
         /// The link it came over.
@@ -107,6 +113,13 @@ pub enum Input {
         question: u64,
         /// The answer.
         answer: RuntimeAnswer,
+    },
+    /// The answer to [`Output::AskNode`].
+    NodeAnswer {
+        /// The number of the question.
+        question: u64,
+        /// The answer, or why there is none.
+        answer: Result<NodeAnswer, String>,
     },
     /// The machine's load was measured.
     Load(Load),
@@ -259,6 +272,13 @@ pub enum Output {
         /// What.
         query: RuntimeQuery,
     },
+    /// Ask the shell something about this node; answered by [`Input::NodeAnswer`], not at once.
+    AskNode {
+        /// Names the answer.
+        question: u64,
+        /// What.
+        query: NodeQuery,
+    },
     /// Answer a local client.
     Reply {
         /// Which request.
@@ -375,6 +395,24 @@ pub enum RuntimeAnswer {
     Lines(Vec<String>),
 }
 
+/// A question about this node that only the shell can answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NodeQuery {
+    /// What it measures.
+    Facts,
+    /// A part of its history.
+    History(HistoryQuery),
+}
+
+/// The shell's answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NodeAnswer {
+    /// To [`NodeQuery::Facts`].
+    Facts(Box<NodeFacts>),
+    /// To [`NodeQuery::History`].
+    History(HistoryPage),
+}
+
 /// What a mesh is made from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Boot {
@@ -407,9 +445,9 @@ pub enum StartMode {
         /// Freshly drawn.
         mesh_id: MeshId,
     },
-    /// Ask these seeds, `host:port`, for ever.
+    /// Ask these seeds, `host:port`, for ever, and those that discovery finds.
     Join {
-        /// At least one.
+        /// None where only discovery finds them.
         seeds: Vec<String>,
     },
     /// Go back to the mesh that is remembered.

@@ -235,6 +235,14 @@ pub enum Refusal {
         /// What the store said.
         reason: String,
     },
+    /// The node could not find out what was asked.
+    #[error("{node} could not answer: {reason}")]
+    NoAnswer {
+        /// The node asked.
+        node: NodeId,
+        /// Why.
+        reason: String,
+    },
     /// This node is not part of a mesh yet.
     #[error("{node} has not joined its mesh yet: none of its seeds has answered")]
     Joining {
@@ -266,6 +274,7 @@ impl Refusal {
             Self::LinkLost { .. } => "link_lost",
             Self::BadRequest { .. } => "bad_request",
             Self::StoreFailed { .. } => "store_failed",
+            Self::NoAnswer { .. } => "no_answer",
             Self::Joining { .. } => "joining",
             Self::Outdated { .. } => "outdated",
         }

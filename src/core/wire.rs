@@ -23,9 +23,16 @@ use super::ids::{AgentName, CaKeyId, Incarnation, NodeId, NodeKey};
 use super::limits;
 use super::model::{AgentSpec, Answer, Hello, Message};
 
+mod facts;
+mod history;
 mod shape;
 mod versions;
 
+pub use facts::{
+    AgentStats, ArrivalFacts, CaFacts, CertificateFacts, DiskFacts, LinkFacts, MemberFacts, NodeFacts,
+    QueueFacts,
+};
+pub use history::{HistoryEntry, HistoryPage, HistoryQuery, Recorded};
 pub use shape::check;
 pub use versions::{VersionRange, no_common_version, versions_of_hello};
 
@@ -250,7 +257,7 @@ pub struct OwnedBatch {
 /// One record `_owned/<node>/<path>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OwnedRecord {
-    /// The path below `_owned/<node>/`: `node`, `load`, `coordinate`, `agents/<name>`.
+    /// The path below `_owned/<node>/`: `node`, `load`, `agents/<name>`.
     pub path: String,
     /// The number of the write, growing by one with each write of the owner.
     pub n: u64,
@@ -291,6 +298,13 @@ pub enum RequestBody {
         /// How long agents may take to finish what they have.
         drain_ms: u64,
     },
+    /// What the node measures of itself and of its links.
+    Facts,
+    /// A part of the node's history.
+    History {
+        /// Which part.
+        query: HistoryQuery,
+    },
 }
 
 /// What a request brings.
@@ -311,21 +325,10 @@ pub enum ResponseBody {
         /// The lines, without newlines.
         lines: Vec<String>,
     },
-}
-
-/// What the runtime measures of one agent.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AgentStats {
-    /// Operating-system process, where it has one.
-    pub pid: Option<u32>,
-    /// Seconds since it last became `running`.
-    pub uptime_seconds: u64,
-    /// Messages handled or failed since the node started.
-    pub requests: u64,
-    /// Messages that ended in an error.
-    pub errors: u64,
-    /// Messages waiting in its mailbox now.
-    pub waiting: u64,
+    /// What the node measures.
+    Facts(Box<NodeFacts>),
+    /// A part of the node's history.
+    History(HistoryPage),
 }
 
 /// Data frames: messages between agents, on the data streams. No core step sees them.
@@ -396,6 +399,8 @@ impl Body for Control {
             }
             Self::CrlDigest { have, .. } if have.len() > limits::CRLS_MAX => Err("too many revocation lists"),
             Self::Crl { der } if der.len() > limits::CRL_BYTES_MAX => Err("the revocation list is too large"),
+            Self::Response { result: Ok(ResponseBody::Facts(facts)), .. } => facts.check(),
+            Self::Response { result: Ok(ResponseBody::History(page)), .. } => page.check(),
             Self::Members { .. }
             | Self::Summary { .. }
             | Self::OwnedDigest { .. }

@@ -13,9 +13,11 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-use super::clock::Clock;
+use super::clock::{self, Clock};
+use super::discovery::Discovery;
 use super::dispatch::{Dispatcher, Instance, Routes, Way};
 use super::events::Events;
+use super::facts::Witness;
 use super::identity::KeeperHandle;
 use super::runtime::Runtime;
 use super::store::Store;
@@ -27,7 +29,7 @@ use crate::core::ids::{AgentName, NodeId, PersistNo, RequestId};
 use crate::core::limits;
 use crate::core::mesh::Mesh;
 use crate::core::model::{AgentView, CrossRegion, Event, MemberStatus};
-use crate::core::wire::{RequestBody, ResponseBody};
+use crate::core::wire::{Recorded, RequestBody, ResponseBody};
 
 /// Inputs taken before timers and effects get their turn.
 const BATCH: usize = 64;
@@ -96,10 +98,12 @@ pub(super) struct Driver {
     /// What the runtime reports; unbounded, because there are only so many agents and each says little.
     pub(super) reports: mpsc::UnboundedReceiver<Input>,
     pub(super) store: Store,
+    pub(super) witness: Witness,
     pub(super) transport: Transport,
     pub(super) runtime: Runtime,
     pub(super) identity: KeeperHandle,
     pub(super) dispatcher: Dispatcher,
+    pub(super) discovery: Discovery,
     pub(super) shared: Arc<Shared>,
     /// What the core wanted when it was made.
     pub(super) first: VecDeque<Effect>,
@@ -164,6 +168,7 @@ impl Driver {
             return;
         };
         let late = now.since(at);
+        self.witness.lateness.note(late);
         if late > LATE {
             metrics::counter!("shoal_loop_late_total").increment(1);
             tracing::warn!(
@@ -208,6 +213,7 @@ impl Driver {
                 let answer = self.ask_runtime(&agent, &query);
                 self.answers.push_back(Input::RuntimeAnswer { question, answer });
             }
+            Output::AskNode { question, query } => self.witness.answer(question, query),
             Output::Reply { request, result } => {
                 // Whoever is told that an agent runs may ask it at once.
                 if self.dirty {
@@ -221,9 +227,13 @@ impl Driver {
             Output::CheckCrl { from, der } => self.identity.check(from, der),
             Output::Event(event) => {
                 log_event(&event);
+                self.witness.history.record(clock::unix_ms(), Recorded::Event(event.clone()));
                 self.shared.events.push(event);
             }
-            Output::Found(finding) => tracing::debug!(?finding, "found"),
+            Output::Found(finding) => {
+                tracing::debug!(?finding, "found");
+                self.witness.history.record(clock::unix_ms(), Recorded::Finding(finding));
+            }
             Output::ViewChanged => self.dirty = true,
             Output::HelloChanged(hello) => self.transport.set_hello(hello),
             Output::Fatal { reason } => self.end = Some(End::Fatal(reason)),
@@ -267,7 +277,7 @@ impl Driver {
 
     async fn shut_down(mut self) -> End {
         self.publish();
-        self.transport.shut_down(Refused::Stopping).await;
+        tokio::join!(self.transport.shut_down(Refused::Stopping), self.discovery.stop());
         let end = self.end.take().unwrap_or(End::Stopped);
         // The store's thread reports through `inputs`; closed, it cannot wait for this task.
         self.inputs.close();

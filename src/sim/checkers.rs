@@ -12,6 +12,7 @@ use crate::core::contract::View;
 use crate::core::error::Refusal;
 use crate::core::ids::{Incarnation, NodeId, RequestId};
 use crate::core::limits;
+use crate::core::mesh::Gauges;
 use crate::core::model::{Event, Hello, MemberStatus};
 use crate::core::time::Instant;
 use crate::core::wire::{RequestBody, ResponseBody};
@@ -190,7 +191,9 @@ impl World {
                 | RequestBody::Deploy { .. }
                 | RequestBody::StopAgent { .. }
                 | RequestBody::AgentInfo { .. }
-                | RequestBody::AgentLogs { .. } => Duration::ZERO,
+                | RequestBody::AgentLogs { .. }
+                | RequestBody::Facts
+                | RequestBody::History { .. } => Duration::ZERO,
             };
             self.now.since(*at) > limits::REQUEST_DEADLINE + more + REPLY_SLACK
         };
@@ -265,6 +268,12 @@ impl World {
             }
         }
         found
+    }
+
+    /// How much a machine's core holds; `None` when it does not run.
+    #[must_use]
+    pub fn gauges(&self, machine: usize) -> Option<Gauges> {
+        self.machines[machine].process.as_ref().map(|process| process.mesh.gauges())
     }
 
     /// Whether all running nodes see all running nodes alive.

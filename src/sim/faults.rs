@@ -207,7 +207,23 @@ impl World {
         }
     }
 
-    /// Gives a machine another address, for its next start; nobody listens at the old one.
+    /// Freezes a machine for a while together with its clock, as a virtual machine is: when it goes on, no
+    /// time has passed as far as it knows.
+    pub fn suspend(&mut self, machine: usize, span: Duration) {
+        if !self.machines[machine].paused {
+            self.machines[machine].suspended = Some(self.now);
+            self.pause(machine, span);
+        }
+    }
+
+    /// Replaces a machine's labels, for its next start.
+    pub fn set_labels(&mut self, machine: usize, labels: &[(&str, &str)]) {
+        let text = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        self.machines[machine].labels = labels.iter().map(text).collect();
+    }
+
+    /// Gives a machine another address, for its next start; nobody listens at the old one. A process that runs keeps
+    /// its connections, as those of QUIC survive a change of the path, and is dialled in vain at the old one.
     pub fn move_to(&mut self, machine: usize, address: &str) {
         let old = std::mem::replace(&mut self.machines[machine].address, address.to_owned());
         self.addresses.remove(&old);

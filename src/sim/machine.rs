@@ -1,6 +1,7 @@
 //! A machine: a disk that outlives its processes, an address, and at most one process.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::core::contract::{Change, Effect, Remembered};
 use crate::core::ids::{AgentName, LinkId, MeshId, NodeId, PersistNo};
@@ -94,12 +95,17 @@ pub(super) struct Machine {
     pub(super) node: NodeId,
     pub(super) address: String,
     pub(super) region: String,
+    pub(super) labels: BTreeMap<String, String>,
     pub(super) seeds: Vec<String>,
     /// The mesh that it begins, if it begins one.
     pub(super) bootstrap: Option<MeshId>,
     pub(super) disk: Disk,
     pub(super) process: Option<Process>,
     pub(super) paused: bool,
+    /// How far the clock of its process is behind the world's, because it stood still while it was suspended.
+    pub(super) behind: Duration,
+    /// Since when it stands still.
+    pub(super) suspended: Option<Instant>,
     /// How its last process ended.
     pub(super) ended: Ended,
     /// Another machine has the same node id, or its disk went back in time.
@@ -132,9 +138,14 @@ impl Machine {
             addresses: vec![self.address.clone()],
             region: self.region.clone(),
             zone: String::new(),
-            labels: BTreeMap::new(),
+            labels: self.labels.clone(),
             version: "0.0.0".to_owned(),
         }
+    }
+
+    /// The time as its process knows it.
+    pub(super) fn clock(&self, now: Instant) -> Instant {
+        Instant::ZERO + now.since(Instant::ZERO + self.behind)
     }
 
     pub(super) fn is_running(&self, run: u64) -> bool {

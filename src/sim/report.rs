@@ -142,6 +142,12 @@ impl World {
         self.machines.iter().fold((0, 0), add)
     }
 
+    /// Bytes that one machine has sent so far.
+    #[must_use]
+    pub fn bytes_sent(&self, machine: usize) -> u64 {
+        self.machines[machine].bytes_sent
+    }
+
     /// How often nodes had to renew their incarnation, in the processes that run now.
     #[must_use]
     pub fn renewals(&self) -> u64 {

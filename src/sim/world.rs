@@ -151,11 +151,14 @@ impl World {
             node,
             address,
             region,
+            labels: BTreeMap::new(),
             seeds,
             bootstrap,
             disk: Disk::default(),
             process: None,
             paused: false,
+            behind: Duration::ZERO,
+            suspended: None,
             ended: Ended::Never,
             is_odd,
             disturbed: Instant::ZERO,
@@ -208,6 +211,7 @@ impl World {
             seed,
         };
         host.disturbed = now;
+        host.behind = Duration::ZERO;
         self.report.log(now, machine, &boot);
         host.process = Some(Process {
             run: self.runs,
@@ -349,8 +353,10 @@ impl World {
 
     /// A paused machine goes on: what has reached it meanwhile and its due timers, in one order or the other.
     fn resume(&mut self, machine: usize) {
-        self.machines[machine].paused = false;
-        self.machines[machine].disturbed = self.now;
+        let host = &mut self.machines[machine];
+        host.paused = false;
+        host.disturbed = self.now;
+        host.behind += host.suspended.take().map_or(Duration::ZERO, |since| self.now.since(since));
         let inbox = self.inboxes.remove(&machine).unwrap_or_default();
         let (timers, rest): (Vec<_>, Vec<_>) =
             inbox.into_iter().partition(|event| matches!(event, Event::Wake { .. }));
@@ -363,6 +369,7 @@ impl World {
 
     fn on_wake(&mut self, machine: usize, run: u64) {
         let now = self.now;
+        let clock = self.machines[machine].clock(now);
         let Some(process) = self.machines[machine].process.as_mut().filter(|p| p.run == run) else {
             return;
         };
@@ -370,9 +377,9 @@ impl World {
             return;
         }
         process.wake = None;
-        if process.mesh.poll_timeout().is_some_and(|(at, _)| at <= now) {
+        if process.mesh.poll_timeout().is_some_and(|(at, _)| at <= clock) {
             self.report.log(now, machine, &());
-            process.mesh.handle_timeout(now);
+            process.mesh.handle_timeout(clock);
         }
         self.drain(machine);
     }
@@ -396,11 +403,12 @@ impl World {
     /// Gives the core of a running machine an input, and does what it says.
     pub(super) fn feed(&mut self, machine: usize, input: Input) {
         let now = self.now;
+        let clock = self.machines[machine].clock(now);
         let Some(process) = &mut self.machines[machine].process else {
             return;
         };
         self.report.log(now, machine, &input);
-        process.mesh.handle(input, now);
+        process.mesh.handle(input, clock);
         self.drain(machine);
     }
 
@@ -422,13 +430,13 @@ impl World {
                 self.perform(machine, effect);
             }
         }
-        let now = self.now;
+        let (now, behind) = (self.now, self.machines[machine].behind);
         let Some(process) = self.machines[machine].process.as_mut().filter(|p| p.run == run) else {
             return;
         };
         process.held = held;
         if let Some((at, _)) = process.mesh.poll_timeout() {
-            let at = at.max(now);
+            let at = (at + behind).max(now);
             if process.wake.is_none_or(|wake| at < wake) {
                 process.wake = Some(at);
                 self.at(at, Event::Wake { machine, run });
@@ -455,6 +463,7 @@ impl World {
             Output::AskRuntime { question, agent, query } => {
                 self.ask_runtime(machine, question, &agent, &query);
             }
+            Output::AskNode { question, query } => self.ask_node(machine, question, &query),
             Output::Reply { request, result } => self.on_reply(machine, request, result),
             Output::Event(event) => self.on_event(machine, event),
             Output::Found(finding) => self.report.found(self.now, machine, finding),

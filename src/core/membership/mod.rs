@@ -112,6 +112,8 @@ pub(crate) enum MemberEffect {
     TellHeldForFailed { key: NodeKey, incarnation: Incarnation },
     /// A node left for good: nothing of it is kept.
     Forgotten { key: NodeKey },
+    /// A member told its network coordinate.
+    Coordinate { key: NodeKey, told: Vec<u8> },
     /// A member answered a probe after this time.
     RoundTrip { key: NodeKey, took: Duration },
     /// Something was found out about a member.
@@ -275,8 +277,9 @@ impl Membership {
         let rebuilt = taken.contains(&false).then(|| opened.rebuilt(&taken));
         self.dropped_claims += dropped as u64;
         self.suspicions.hear(self.now);
-        if opened.note.health.is_some() {
-            self.outbox.modern.insert(peer);
+        if !opened.note.coordinate.is_empty() {
+            let told = opened.note.coordinate.clone();
+            self.effects.push_back(MemberEffect::Coordinate { key: peer, told });
         }
         // The origin of a verdict first, so that it is known when the verdict is told.
         let (verdicts, accusations): (Vec<_>, Vec<_>) =
@@ -524,6 +527,7 @@ impl Membership {
             rumours: self.suspicions.next_rumours(),
             nacks: Vec::new(),
             health: Some(self.health.score()),
+            coordinate: Vec::new(),
         };
     }
 

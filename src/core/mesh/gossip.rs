@@ -12,7 +12,7 @@ use crate::core::error::Refused;
 use crate::core::ids::{Incarnation, LinkId, NodeId, NodeKey};
 use crate::core::limits;
 use crate::core::membership::{Evidence, Known, MemberEffect};
-use crate::core::model::{Event, Finding, Found, Load, MemberStatus};
+use crate::core::model::{Event, Found, Load, MemberStatus};
 use crate::core::registry::Applied;
 use crate::core::wire::{Control, OwnedBatch};
 
@@ -27,6 +27,8 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(2);
 /// So many quick restarts of a member are told in so long.
 const RESTARTS_TOLD_MAX: u32 = 3;
 const RESTARTS_TOLD_PER: Duration = Duration::from_secs(60);
+/// A changed load is told at most so often, for each other member: together they tell five a second.
+const LOAD_PAUSE_PER_MEMBER: Duration = Duration::from_millis(200);
 /// A wait before asking who a member is: its card is often on its way.
 const ASK_CARDS_AFTER: Duration = Duration::from_millis(100);
 
@@ -43,6 +45,7 @@ impl Mesh {
                     self.send_control(&key, Control::HeldForFailed { incarnation });
                 }
                 MemberEffect::Forgotten { key } => self.forget_node(&key),
+                MemberEffect::Coordinate { key, told } => self.on_coordinate(key, &told),
                 MemberEffect::RoundTrip { key, took } => self.on_round_trip(key, took),
                 MemberEffect::Found { key, evidence } => self.on_evidence(key, evidence),
             }
@@ -50,9 +53,6 @@ impl Mesh {
     }
 
     fn on_evidence(&mut self, key: NodeKey, evidence: Evidence) {
-        let Some(node) = self.name_of(&key) else {
-            return;
-        };
         let found = match evidence {
             Evidence::Hint { sign } => Found::Hint { sign },
             Evidence::ProbeMissed { waited_ms, helpers, nacks } => {
@@ -72,8 +72,7 @@ impl Mesh {
                 Found::Failed { by, suspected_ms, confirmations }
             }
         };
-        let incarnation = self.membership.known(&key).map_or(Incarnation(0), |known| known.incarnation);
-        self.output(Output::Found(Finding { node, incarnation, found }));
+        self.found(&key, found);
     }
 
     fn name_of(&self, key: &NodeKey) -> Option<NodeId> {
@@ -179,6 +178,7 @@ impl Mesh {
             if self.restarts_too_often(key) {
                 return;
             }
+            self.found(&key, Found::Restarted);
             self.member_event(key, MemberStatus::Failed, "its process ended");
             self.member_event(key, MemberStatus::Alive, "it was started again");
             if now.status == MemberStatus::Suspect {
@@ -200,6 +200,14 @@ impl Mesh {
             (MemberStatus::Left, _) => "it said good-bye",
         };
         let reason = self.expulsion_of(&key, now).unwrap_or(reason);
+        match (now.status, was) {
+            (MemberStatus::Alive, Some(MemberStatus::Suspect)) | (MemberStatus::Suspect, _) => {}
+            (MemberStatus::Alive, _) if restarted => self.found(&key, Found::Restarted),
+            (MemberStatus::Alive, _) => self.found(&key, Found::Alive),
+            (MemberStatus::Left, _) => self.found(&key, Found::Left),
+            // Membership tells of verdicts itself, with their origin.
+            (MemberStatus::Failed, _) => {}
+        }
         self.member_event(key, now.status, reason);
     }
 
@@ -391,7 +399,6 @@ impl Mesh {
                         self.learn_card(&card);
                     }
                     self.tell_agents(&batch.node, agents);
-                    self.take_coordinate(&batch);
                     self.relay(link, batch);
                 }
                 Err(error) => {
@@ -447,7 +454,11 @@ impl Mesh {
 
     pub(super) fn on_load(&mut self, load: &Load) {
         let told = self.registry.owner(&self.own).and_then(|own| own.load);
-        if told.is_none_or(|told| differs_noticeably(&told, load)) {
+        // Everybody hears of everybody's load: the larger the mesh, the more rarely.
+        let pause = LOAD_PAUSE_PER_MEMBER * self.membership.live_count() as u32;
+        let is_due = self.load_told.is_none_or(|at| self.now.since(at) >= pause);
+        if is_due && told.is_none_or(|told| differs_noticeably(&told, load)) {
+            self.load_told = Some(self.now);
             let delta = self.registry.publish_load(load);
             self.spread(delta);
         }

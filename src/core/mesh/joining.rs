@@ -9,7 +9,7 @@ use crate::core::error::Refused;
 use crate::core::ids::{LinkId, MeshId, NodeId, NodeKey};
 use crate::core::limits;
 use crate::core::links::{Keep, Link, Links};
-use crate::core::model::{Event, Hello, NodeCard};
+use crate::core::model::{Event, Found, Hello, NodeCard};
 use crate::core::wire::{Control, MemberEntry, MemberEntryState, VersionRange, no_common_version};
 
 /// How often seeds are looked at; each has its own, growing pause.
@@ -39,6 +39,12 @@ impl Mesh {
             let pause = self.jittered(SEEDS_INTERVAL);
             self.set_timer(pause, Timer::Seeds);
         }
+    }
+
+    /// Discovery has found other addresses than before; they are called when seeds are looked at next.
+    pub(super) fn on_seeds(&mut self, mut addresses: Vec<String>) {
+        addresses.retain(|address| !self.card.addresses.contains(address));
+        self.links.set_found_seeds(addresses);
     }
 
     /// Opens a link to a known node, unless one is there or on its way.
@@ -104,6 +110,9 @@ impl Mesh {
         }
         if let Some(reason) = self.hello().refusal(&hello) {
             return self.refuse(link, &hello, address, reason);
+        }
+        if hello.mesh_id.is_some_and(|theirs| self.belongs_to().is_some_and(|own| own != theirs)) {
+            return self.refuse(link, &hello, address, Refused::Mesh);
         }
         let Some(version) = VersionRange::OWN.common(hello.versions()) else {
             return self.refuse(link, &hello, address, Refused::Version);
@@ -243,6 +252,7 @@ impl Mesh {
         let known = self.membership.known(&key);
         self.links.seed_accepted(&key);
         self.processes.insert(key, link.process);
+        let address = link.address.clone();
         self.membership.set_modern(key, link.version >= COMPACT_SINCE);
         self.links.insert(id, link);
         self.learn_card(&hello.card);
@@ -260,6 +270,7 @@ impl Mesh {
             state: MemberEntryState::Alive,
         };
         self.membership.apply_entries(key, &[entry]);
+        self.found(&key, Found::Linked { address });
         let (packets, frames) = self.links.unstash(&key, self.now);
         for packet in packets {
             self.output(Output::Swim { link: id, packet });
@@ -269,13 +280,41 @@ impl Mesh {
         }
     }
 
+    /// The mesh that this node belongs to, or will when that is durable: it decides once.
+    fn belongs_to(&self) -> Option<MeshId> {
+        let decided = |pending: &Pending| match pending {
+            Pending::BelongTo(mesh_id) => Some(*mesh_id),
+            Pending::Nothing
+            | Pending::Deploy { .. }
+            | Pending::Undeploy { .. }
+            | Pending::LeaveMesh { .. }
+            | Pending::RestartAs(_) => None,
+        };
+        self.mesh_id.or_else(|| self.pending.values().find_map(decided))
+    }
+
     /// The peer has accepted this node: it said something over a link that this node holds for proven.
     pub(super) fn on_accepted(&mut self, mesh_id: MeshId) {
-        let on_its_way = self.pending.values().any(|p| matches!(p, Pending::BelongTo(_)));
-        if self.mesh_id.is_some() || on_its_way {
+        if self.belongs_to().is_some() {
             return;
         }
         self.persist(vec![Change::MeshId(mesh_id)], Pending::BelongTo(mesh_id));
+        // A newcomer that finds two meshes joins one of them, and must not become a bridge between both.
+        let of_other = |(_, link): &(LinkId, &Link)| link.mesh_id.is_some_and(|theirs| theirs != mesh_id);
+        let others: Vec<_> = self.links.all().filter(of_other).map(|(id, link)| (id, link.clone())).collect();
+        for (id, link) in others {
+            self.drop_link(id, Refused::Mesh);
+            self.links.seed_refused(&link.key, false, self.now);
+            self.forget_stranger(link.key);
+            self.on_refused(format!("{} ({})", link.node, link.address), Refused::Mesh);
+        }
+    }
+
+    /// A node was taken for a member and belongs to another mesh.
+    fn forget_stranger(&mut self, key: NodeKey) {
+        if let Some(known) = self.membership.known(&key) {
+            self.membership.forget(key, known.incarnation);
+        }
     }
 
     pub(super) fn learn_card(&mut self, card: &NodeCard) {
@@ -297,6 +336,9 @@ impl Mesh {
         if let LinkEnd::Refused(refused) = &reason {
             self.links.seed_refused(&link.key, *refused == Refused::NoMesh, self.now);
             self.on_refused(format!("{} ({})", link.node, link.address), *refused);
+            if *refused == Refused::Mesh && link.mesh_id.is_none() {
+                self.forget_stranger(link.key);
+            }
             if refused.is_about_certificate() {
                 self.links.pause(link.key, self.now + limits::CERTIFICATE_REDIAL_PAUSE);
             }
@@ -314,6 +356,7 @@ impl Mesh {
         if let Some(next) = next {
             return self.accept_doubted(next);
         }
+        self.found(&link.key, Found::LinkLost { reason: told_end(&reason) });
         match reason {
             LinkEnd::Closed { reason } if self.is_reachable(&link.key) => {
                 // A hint, not a verdict: call it at once, and suspect it only if it does not come back.
@@ -409,6 +452,8 @@ impl Mesh {
             self.view_changed = true;
             self.fail_requests_to(&link.node, &Refusal::LinkLost { node: link.node.clone() });
             self.close(id, reason);
+            let reason = format!("closed by this node: {}", reason.as_str());
+            self.found(&link.key, Found::LinkLost { reason });
         }
     }
 
@@ -418,5 +463,19 @@ impl Mesh {
 
     pub(super) fn is_reachable(&self, key: &NodeKey) -> bool {
         self.membership.known(key).is_some_and(|known| known.status.is_reachable())
+    }
+}
+
+/// How a link ended, for people.
+fn told_end(end: &LinkEnd) -> String {
+    match end {
+        LinkEnd::Idle => {
+            format!("nothing came over it for {} s", limits::LINK_IDLE_MAX.as_secs())
+        }
+        LinkEnd::Closed { reason } => {
+            reason.chars().take(limits::PEER_ERROR_CHARS_MAX).flat_map(char::escape_debug).collect()
+        }
+        LinkEnd::Refused(refused) => format!("the other side closed it: {}", refused.as_str()),
+        LinkEnd::Local => "closed by this node".to_owned(),
     }
 }

@@ -114,6 +114,7 @@ impl RequestBody {
             | Self::AgentInfo { .. }
             | Self::AgentLogs { .. }
             | Self::Leave { .. } => 1,
+            Self::Facts | Self::History { .. } => 2,
         }
     }
 }
@@ -124,6 +125,7 @@ impl ResponseBody {
     pub fn since_version(&self) -> u8 {
         match self {
             Self::Done | Self::AgentInfo { .. } | Self::Lines { .. } => 1,
+            Self::Facts(_) | Self::History(_) => 2,
         }
     }
 }
@@ -145,16 +147,16 @@ impl Refusal {
             | Self::BadRequest { .. }
             | Self::StoreFailed { .. }
             | Self::Joining { .. } => 1,
-            Self::Outdated { .. } => 2,
+            Self::Outdated { .. } | Self::NoAnswer { .. } => 2,
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{WireError, decode, encode_at, split};
     use super::*;
     use crate::core::limits;
+    use crate::core::wire::{WireError, decode, encode_at, split};
 
     fn range(min: u8, max: u8) -> VersionRange {
         VersionRange { min, max }

@@ -42,6 +42,7 @@ pub(super) const KEYS: &[(&str, Shape)] = &[
     ("coordination.cluster.bind_addr", Shape::One),
     ("coordination.cluster.advertise_addr", Shape::List(limits::ADDRESSES_MAX)),
     ("coordination.cluster.seeds", Shape::List(limits::SEEDS_MAX)),
+    ("coordination.cluster.discover", Shape::List(limits::DISCOVERIES_MAX)),
     ("coordination.cluster.profile", Shape::One),
     ("coordination.cluster.gossip_interval", Shape::One),
     ("coordination.cluster.gossip_fanout", Shape::One),

@@ -53,7 +53,7 @@ impl Config {
         let (node, unplaced) = node(&mut sources, flags, is_root);
         let cluster = cluster(&mut sources, flags, unplaced);
         let tls = tls(&mut sources, flags);
-        let enrolment = enrolment::read(&mut sources, flags, &cluster.start);
+        let enrolment = enrolment::read(&mut sources, flags, &cluster);
         let transport = transport(&mut sources);
         let api = api(&mut sources, flags);
         let log = log(&mut sources, flags);
@@ -154,7 +154,13 @@ fn cluster(sources: &mut Sources<'_>, flags: &Flags, unplaced: bool) -> ClusterC
             advertised(text, bind_addr.port())
         })
         .or_default_to(Vec::new());
-    let start = start_mode(sources, flags);
+    let discover = sources
+        .list(&flags::DISCOVER, &flags.discover, limits::DISCOVERIES_MAX, values::discover)
+        .or_default_to(Vec::new());
+    let start = match start_mode(sources, flags) {
+        StartMode::Resume if !discover.is_empty() => StartMode::Discover,
+        start => start,
+    };
     let profile = sources
         .in_file("coordination.cluster.profile", |text| {
             let choices = [
@@ -176,6 +182,7 @@ fn cluster(sources: &mut Sources<'_>, flags: &Flags, unplaced: bool) -> ClusterC
         bind_addr,
         advertise_addrs: without_repetitions(advertise_addrs),
         start,
+        discover: BTreeSet::from_iter(discover).into_iter().collect(),
         profile,
         gossip_interval: gossip_interval.into_value(),
         gossip_fanout: gossip_fanout.into_value(),

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -10,30 +10,28 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use futures_util::future::{FutureExt, select_ok};
 use quinn::congestion::{BbrConfig, CubicConfig};
-use quinn::{
-    Connection, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TransportErrorCode,
-    VarInt,
-};
+use quinn::{Connection, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
-use rustls::AlertDescription;
 use tokio::net::lookup_host;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use self::credentials::Credentials;
-use super::framing::{FrameReader, ReadError};
+use super::facts::{FailedArrivals, was_unanswered};
+use super::framing::FrameReader;
+use super::hello::{self, DialFailure};
 use super::join::{self, Door};
-use super::peer::{Peer, link_end};
+use super::peer::Peer;
 use super::signs::{DialSigns, HintPace};
 use super::socket::{Socket, Unreached, canonical};
 use super::tls::{self, NodeIdentity};
 use super::{DataHandler, Inbox, LogPace};
-use crate::core::contract::{DialTarget, Input, LinkEnd};
+use crate::core::contract::{DialTarget, Input};
 use crate::core::error::Refused;
 use crate::core::ids::{LinkId, MeshName, NodeId};
 use crate::core::limits;
 use crate::core::model::Hello;
-use crate::core::wire::{self, Control, FrameKind, VersionRange, WireError};
+use crate::core::wire::{ArrivalFacts, Control, VersionRange};
 use crate::node::clock;
 
 mod credentials;
@@ -139,7 +137,8 @@ struct Inner {
     links: AtomicU64,
     handshakes: AtomicUsize,
     arrivals: Mutex<HashMap<IpAddr, (Instant, u32)>>,
-    failed_arrivals: Mutex<LogPace>,
+    complaints: Mutex<LogPace>,
+    failed_arrivals: Mutex<FailedArrivals>,
 }
 
 impl Transport {
@@ -185,6 +184,7 @@ impl Transport {
             links: AtomicU64::new(0),
             handshakes: AtomicUsize::new(0),
             arrivals: Mutex::new(HashMap::new()),
+            complaints: Mutex::default(),
             failed_arrivals: Mutex::default(),
         });
         tokio::spawn(accept_all(Arc::clone(&inner)));
@@ -203,6 +203,19 @@ impl Transport {
     /// The hello that new links begin with.
     pub fn set_hello(&self, hello: Hello) {
         self.inner.hello.store(Arc::new(hello));
+    }
+
+    /// Whom new connections show this node to be, and whom it trusts.
+    pub(super) fn identity(&self) -> NodeIdentity {
+        self.inner.credentials.load().identity.clone()
+    }
+
+    pub(super) fn peers(&self) -> Vec<Arc<Peer>> {
+        self.inner.peers().values().cloned().collect()
+    }
+
+    pub(super) fn arrivals_kept(&self) -> Vec<ArrivalFacts> {
+        self.inner.failed_arrivals.lock().unwrap_or_else(PoisonError::into_inner).facts()
     }
 
     /// The peer at the other end of a link, while it lasts.
@@ -254,13 +267,13 @@ impl Transport {
             let held = inner.held.load_full();
             let outcome = match (held.as_deref(), &target) {
                 (Some((refused, reason)), _) => {
-                    Err(DialFailure { reason: reason.clone(), refused: Some(*refused) })
+                    Err(DialFailure { reason: reason.clone(), refused: Some(*refused), unanswered: false })
                 }
                 (None, DialTarget::Node(node)) => inner.dial_node(node, &addresses).await,
                 (None, DialTarget::Seed(_)) => inner.dial_seed(&target, &addresses).await,
             };
             if let Err(failure) = outcome {
-                let DialFailure { reason, refused } = failure;
+                let DialFailure { reason, refused, .. } = failure;
                 let _ = inner.inbox.core.send(Input::DialFailed { target, reason, refused }).await;
             }
         });
@@ -326,15 +339,21 @@ async fn accept_all(inner: Arc<Inner>) {
         let slot = HandshakeSlot::take(&inner);
         tokio::spawn(async move {
             let address = incoming.remote_address();
-            let outcome = timeout(limits::HANDSHAKE_DEADLINE, inner.greet_incoming(incoming)).await;
+            let heard = AtomicBool::new(false);
+            let greeting = inner.greet_incoming(incoming, &heard);
+            let outcome = timeout(limits::HANDSHAKE_DEADLINE, greeting).await;
             drop(slot);
             match outcome {
-                Ok(Ok(Arrival::Link((peer, reader, hello)))) => {
+                Ok(Ok(Arrival::Link(greeted))) => {
+                    let (peer, reader, hello) = *greeted;
                     inner.run_link(peer, reader, hello, address, None).await;
                 }
                 Ok(Ok(Arrival::Join(connection, door))) => door.serve(connection, address).await,
-                Ok(Err(failure)) => inner.note_failed_arrival(address, &failure.reason),
-                Err(_) => inner.note_failed_arrival(address, "the handshake took too long"),
+                Ok(Err(failure)) => inner.note_failed_arrival(address, &failure.reason, failure.unanswered),
+                Err(_) => {
+                    let unanswered = !heard.load(Ordering::Relaxed);
+                    inner.note_failed_arrival(address, "the handshake took too long", unanswered);
+                }
             }
         });
     }
@@ -371,60 +390,11 @@ impl Drop for HandshakeSlot {
     }
 }
 
-/// Why a dial or a handshake came to nothing.
-#[derive(Debug)]
-struct DialFailure {
-    reason: String,
-    refused: Option<Refused>,
-}
-
-impl DialFailure {
-    fn new(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), refused: None }
-    }
-}
-
-impl From<ConnectionError> for DialFailure {
-    fn from(error: ConnectionError) -> Self {
-        if let Some((refused, whose)) = certificate_refusal(&error) {
-            return Self { reason: format!("{whose}: {error}"), refused: Some(refused) };
-        }
-        let refused = match link_end(&error) {
-            LinkEnd::Refused(refused) => Some(refused),
-            LinkEnd::Idle | LinkEnd::Closed { .. } | LinkEnd::Local => None,
-        };
-        // The peer's own words may be among them.
-        let words = error.to_string();
-        let reason = words.chars().take(limits::PEER_ERROR_CHARS_MAX);
-        let reason = reason.map(|c| if c.is_control() { ' ' } else { c }).collect();
-        Self { reason, refused }
-    }
-}
-
-/// Whether a handshake ended over a certificate, and over whose.
-fn certificate_refusal(error: &ConnectionError) -> Option<(Refused, &'static str)> {
-    let (code, whose) = if let ConnectionError::TransportError(error) = error {
-        (error.code, "this node refuses the certificate that the other shows")
-    } else if let ConnectionError::ConnectionClosed(close) = error {
-        (close.error_code, "the other node refuses this node's certificate")
-    } else {
-        return None;
-    };
-    let reasons = [
-        (AlertDescription::CertificateRevoked, Refused::Revoked),
-        // Also for one that is not valid yet.
-        (AlertDescription::CertificateExpired, Refused::Expired),
-        (AlertDescription::UnknownCA, Refused::Untrusted),
-    ];
-    let found = reasons.into_iter().find(|(alert, _)| TransportErrorCode::crypto(u8::from(*alert)) == code);
-    found.map(|(_, refused)| (refused, whose))
-}
-
 type Greeted = (Arc<Peer>, FrameReader, Hello);
 
 /// What an accepted connection turned out to be.
 enum Arrival {
-    Link(Greeted),
+    Link(Box<Greeted>),
     /// Somebody wants a certificate: nothing of the mesh is ever spoken there.
     Join(Connection, Arc<Door>),
 }
@@ -447,9 +417,12 @@ impl Inner {
     }
 
     /// Counts every failed arrival and logs at most one a second: outsiders must not fill the log.
-    fn note_failed_arrival(&self, address: SocketAddr, reason: &str) {
+    fn note_failed_arrival(&self, address: SocketAddr, reason: &str, unanswered: bool) {
         metrics::counter!("shoal_transport_handshakes_failed_total").increment(1);
-        if let Some(untold) = self.failed_arrivals.lock().unwrap_or_else(PoisonError::into_inner).tell() {
+        let mut kept = self.failed_arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.note(address, reason, unanswered);
+        drop(kept);
+        if let Some(untold) = self.complaints.lock().unwrap_or_else(PoisonError::into_inner).tell() {
             tracing::warn!(%address, reason, untold, "a connection was refused");
         }
     }
@@ -472,8 +445,17 @@ impl Inner {
         *count > limits::HANDSHAKES_PER_SECOND_MAX
     }
 
-    async fn greet_incoming(&self, incoming: quinn::Incoming) -> Result<Arrival, DialFailure> {
-        let connection = incoming.await?;
+    /// `heard` is set once the other side is known to hear this one.
+    async fn greet_incoming(
+        &self,
+        incoming: quinn::Incoming,
+        heard: &AtomicBool,
+    ) -> Result<Arrival, DialFailure> {
+        let connection = incoming.await.map_err(|error| {
+            let unanswered = was_unanswered(&error);
+            DialFailure { unanswered, ..DialFailure::from(error) }
+        })?;
+        heard.store(true, Ordering::Relaxed);
         if let Some(door) = self.door.as_ref().filter(|_| join::is_join(&connection)) {
             return Ok(Arrival::Join(connection, Arc::clone(door)));
         }
@@ -497,7 +479,9 @@ impl Inner {
             return Err(DialFailure::new(format!("{node} has too many connections already")));
         }
         self.say_hello(&connection, &control)?;
-        self.peer_of(connection, peer, control, reader, hello).await.map(Arrival::Link)
+        self.peer_of(connection, peer, control, reader, hello)
+            .await
+            .map(|greeted| Arrival::Link(Box::new(greeted)))
     }
 
     async fn greet(&self, address: SocketAddr, expected: Option<&NodeId>) -> Result<Greeted, DialFailure> {
@@ -560,41 +544,8 @@ impl Inner {
         reader: &mut FrameReader,
         node: &NodeId,
     ) -> Result<Hello, DialFailure> {
-        let refuse = |refused: Refused, reason: String| {
-            connection.close(VarInt::from_u32(refused.code()), refused.as_str().as_bytes());
-            Err(DialFailure { reason, refused: None })
-        };
-        let refuse_version = |speaks: &str| {
-            let reason = wire::no_common_version(node, speaks, &self.hello.load().card.node_id);
-            connection.close(VarInt::from_u32(Refused::Version.code()), reason.as_bytes());
-            Err(DialFailure { reason, refused: Some(Refused::Version) })
-        };
-        let frame = match reader.next().await {
-            Ok(Some(frame)) => frame,
-            Ok(None) | Err(ReadError::CutShort) => return refuse(Refused::Malformed, "no hello came".into()),
-            Err(ReadError::Wire(error)) => return refuse(Refused::Malformed, error.to_string()),
-            Err(ReadError::Gone(_)) => return Err(connection.closed().await.into()),
-        };
-        // Whatever else a hello of another version says, it says which versions its sender speaks.
-        if let Some(theirs) = wire::versions_of_hello(&frame)
-            && VersionRange::OWN.common(theirs).is_none()
-        {
-            return refuse_version(&theirs.to_string());
-        }
-        let hello = match wire::split(&frame) {
-            Ok(Some((FrameKind::Hello, body))) => wire::decode::<Hello>(body),
-            Ok(_) => return refuse(Refused::Malformed, "the first frame was not a hello".into()),
-            Err(WireError::Version(version)) => return refuse_version(&format!("version {version}")),
-            Err(error) => return refuse(Refused::Malformed, error.to_string()),
-        };
-        match hello {
-            Ok(hello) if hello.card.node_id != *node || hello.mesh_name != self.mesh => {
-                let (id, mesh) = (&hello.card.node_id, &hello.mesh_name);
-                refuse(Refused::Name, format!("the certificate says {node}, the hello {id} of mesh {mesh}"))
-            }
-            Ok(hello) => Ok(hello),
-            Err(error) => refuse(Refused::Malformed, error.to_string()),
-        }
+        let own = self.hello.load().card.node_id.clone();
+        hello::read(connection, reader, node, &self.mesh, &own).await
     }
 
     async fn peer_of(

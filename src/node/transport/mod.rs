@@ -9,7 +9,9 @@
 //! so only the hello settles that it was accepted.
 
 mod endpoint;
+mod facts;
 mod framing;
+mod hello;
 pub mod join;
 mod peer;
 mod signs;
@@ -26,6 +28,7 @@ use crate::core::ids::LinkId;
 use crate::core::wire::Data;
 
 pub use self::endpoint::{Congestion, PeerCertificate, Transport, TransportConfig, TransportError, bind};
+pub use self::facts::TransportFacts;
 pub use self::framing::SendFailure;
 pub use self::peer::{Awaited, Peer};
 

@@ -1,6 +1,7 @@
 //! One connection to a peer after the hellos: its streams, and the tasks that read them.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -33,6 +34,9 @@ pub struct Peer {
     link: LinkId,
     identity: tls::Peer,
     connection: Connection,
+    since: Instant,
+    /// Datagrams received when it was last looked, and when their number had last grown.
+    heard: Mutex<(u64, Instant)>,
     control: Arc<FrameWriter>,
     data: Vec<Arc<FrameWriter>>,
     /// Whether the core has said anything over this link: it does so only once it has accepted the peer,
@@ -91,6 +95,8 @@ impl Peer {
             link,
             identity,
             connection,
+            since: Instant::now(),
+            heard: Mutex::new((0, Instant::now())),
             control,
             data,
             accepted: AtomicBool::new(false),
@@ -141,6 +147,33 @@ impl Peer {
     #[must_use]
     pub fn rtt(&self) -> Duration {
         self.connection.rtt()
+    }
+
+    /// This side's address, where the system tells.
+    #[must_use]
+    pub fn local_ip(&self) -> Option<IpAddr> {
+        self.connection.local_ip().map(|ip| ip.to_canonical())
+    }
+
+    /// How long the connection has been there.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    /// For how long nothing at all has come from the peer, not even an acknowledgement. It is only as exact as
+    /// the calls of this are frequent.
+    pub fn silence(&self) -> Duration {
+        let received = self.connection.stats().udp_rx.datagrams;
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        if heard.0 != received {
+            *heard = (received, Instant::now());
+        }
+        heard.1.elapsed()
+    }
+
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     /// What QUIC counts of this connection.

@@ -90,6 +90,7 @@ fn every_value_of_the_full_example_arrives() {
             bind_addr: "0.0.0.0:7946".parse().expect("valid"),
             advertise_addrs: vec![address("node-1.example.com:7946")],
             start: StartMode::Join(vec![address("node-2.example.com:7946"), address("[fd00::3]:7946")]),
+            discover: vec![Discover::Dns(address("nodes.example.com:7946")), Discover::Mdns],
             profile: Profile::Auto,
             gossip_interval: Some(Duration::from_millis(200)),
             gossip_fanout: Some(3),

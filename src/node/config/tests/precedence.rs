@@ -39,9 +39,20 @@ const LAYERED: &[Layered] = &[
     ("--join", "f", "SHOAL_JOIN", "e:7946", "node: {id: n}\ncoordination: {cluster: {seeds: [y]}}", |c| {
         match &c.cluster.start {
             StartMode::Join(seeds) => seeds[0].to_string().replace(":7946", ""),
-            StartMode::Bootstrap | StartMode::Resume => "no seeds".into(),
+            StartMode::Bootstrap | StartMode::Discover | StartMode::Resume => "no seeds".into(),
         }
     }),
+    (
+        "--discover",
+        "dns:f",
+        "SHOAL_DISCOVER",
+        "dns:e:7946",
+        "node: {id: n}\ncoordination: {cluster: {discover: ['dns:y']}}",
+        |c| {
+            assert_eq!(c.cluster.start, StartMode::Discover);
+            c.cluster.discover[0].to_string().replace("dns:", "").replace(":7946", "")
+        },
+    ),
     (
         "--api-addr",
         "127.0.0.1:1",

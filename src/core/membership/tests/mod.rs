@@ -1,9 +1,17 @@
-//! Two memberships talk to each other by hand.
+//! Memberships that talk to each other by hand, or to a made-up mesh: see [`bench`].
+//!
+//! The numbers in the names are those of `docs/swim-behaviours.md`.
 
 use rand::SeedableRng;
 
 use super::*;
 use crate::core::wire::{MemberEntry, MemberEntryState};
+
+mod bench;
+mod claims;
+mod packets;
+mod probing;
+mod suspicion;
 
 fn key(byte: u8) -> NodeKey {
     NodeKey([byte; 16])
