@@ -21,7 +21,7 @@ pub(crate) fn all(installation: &Installation, plan: &Plan, results: &Results) -
     let (serf, shoal) = installation.versions()?;
     let mut text = String::from("## Real processes beside serf (`cargo bench --bench scoreboard`)\n\n");
     let line = |text: &mut String, line: &str| writeln!(text, "{line}").expect("a string takes everything");
-    line(&mut text, &format!("{}. {serf}; {shoal}.\n", machine()));
+    line(&mut text, &format!("{}. serf {serf}; {shoal}.\n", machine()));
     let Plan { rounds, kills, vanishes, idle, stutter, .. } = plan;
     line(
         &mut text,
@@ -87,6 +87,8 @@ fn rows(serf: Option<&Measured>, shoal: Option<&Measured>) -> Vec<Row> {
         add(&format!("{what}, last survivor, p50"), "", &of(0.5, true));
         add(&format!("{what}, last survivor, p99"), "<= 0.25x", &of(0.99, true));
     }
+    add("CPU used by others meanwhile, %, p50", "0", &|m| Some(100.0 * percentile(&m.foreign_cpu, 0.5)?));
+    add("CPU used by others meanwhile, %, max", "0", &|m| Some(100.0 * percentile(&m.foreign_cpu, 1.0)?));
     let median = |m: &Measured, of: fn(&crate::mesh::Idle) -> f64| {
         percentile(&m.idles.iter().map(of).collect::<Vec<_>>(), 0.5)
     };

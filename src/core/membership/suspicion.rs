@@ -43,6 +43,14 @@ const QUIET_PERIODS: u32 = 3;
 const REFUSALS: u8 = 3;
 /// How often an accusation is told on in a mesh in which a few packets reach most.
 const RETELLINGS: u32 = 3;
+/// Each return of a member that had not gone doubles the time that it gets next, at most so often.
+const FLAPS_MAX: u32 = 3;
+/// One such return is forgiven after so long.
+const FLAP_FORGIVEN_AFTER: Duration = Duration::from_secs(60);
+/// How long an answer may take of a member of whose round trip nothing is known: it may be far away.
+const UNKNOWN_WAIT: Duration = Duration::from_secs(1);
+/// With a second member that does not answer, so many others are asked at once: it may be a cut.
+const ASKED_AROUND: usize = 8;
 /// Accusers of one member that are remembered.
 const ACCUSERS_MAX: usize = 16;
 
@@ -87,9 +95,13 @@ pub(super) struct Suspicions {
     /// Accusations and verdicts to be told, and in how many more packets.
     rumours: VecDeque<(Accusation, u32)>,
     is_telling: bool,
+    asked_around: Option<Instant>,
     is_sweeping: bool,
     /// Who gave a verdict, as far as heard.
     verdicts: BTreeMap<NodeKey, (Incarnation, NodeKey)>,
+    /// Members that were called failed and came back without having been started again: how often of
+    /// late, and when the last time was.
+    flaps: BTreeMap<NodeKey, (u32, Instant)>,
 }
 
 impl Suspicions {
@@ -101,6 +113,21 @@ impl Suspicions {
     pub(super) fn forget(&mut self, key: &NodeKey) {
         self.standing.remove(key);
         self.verdicts.remove(key);
+        self.flaps.remove(key);
+    }
+
+    /// A member has come back that was called failed although its process lived.
+    pub(super) fn note_flap(&mut self, key: NodeKey, now: Instant) {
+        let count = self.flaps_of_late(&key, now);
+        self.flaps.insert(key, ((count + 1).min(FLAPS_MAX), now));
+    }
+
+    fn flaps_of_late(&self, key: &NodeKey, now: Instant) -> u32 {
+        let Some((count, at)) = self.flaps.get(key) else {
+            return 0;
+        };
+        let calm = now.since(*at).as_secs() / FLAP_FORGIVEN_AFTER.as_secs();
+        count.saturating_sub(u32::try_from(calm).unwrap_or(u32::MAX))
     }
 
     /// The next rumours for a packet's note.
@@ -206,6 +233,7 @@ impl Membership {
         if is_news {
             self.effects.push_back(MemberEffect::Found { key, evidence: Evidence::Accused { by: own } });
             self.spread(Accusation::of(key, &known, own, false));
+            self.ask_around();
         }
         helpers.iter().for_each(|helper| self.tell_confirmed(key, *helper));
         if let Some(Suspicion { role: role @ Role::Bystander, .. }) = self.suspicions.standing.get_mut(&key) {
@@ -217,6 +245,23 @@ impl Membership {
             });
         }
         self.step(key);
+    }
+
+    /// Several members do not answer at the same time: whoever else is gone with them is found out now, and
+    /// not one after the other as their turns come.
+    fn ask_around(&mut self) {
+        let own = self.foca.identity().key;
+        let accused = self.suspicions.standing.values().filter(|s| s.accusers.contains(&own)).count();
+        let pause = self.outbox.timings.suspicion_max;
+        if accused < 2 || self.suspicions.asked_around.is_some_and(|at| self.now.since(at) < pause) {
+            return;
+        }
+        self.suspicions.asked_around = Some(self.now);
+        let alive = self.known.iter().filter(|(_, known)| known.status == MemberStatus::Alive);
+        let alive: Vec<_> = alive.map(|(key, _)| *key).collect();
+        for key in self.prober.choose(alive, ASKED_AROUND) {
+            self.probe(key, Why::Turn);
+        }
     }
 
     /// Makes a live member a suspect, for this node and for all it gossips with.
@@ -306,18 +351,24 @@ impl Membership {
         self.effects.push_back(MemberEffect::Found { key, evidence });
     }
 
-    /// The others, of whom at most a few are wanted as witnesses.
+    /// The others, of whom at most a few are wanted as witnesses. Those under suspicion themselves, as all
+    /// beyond a cut are, will hardly be any; where nobody else is left, it is better to wait for them.
     fn confirmations_wanted(&self) -> usize {
-        self.live_count().saturating_sub(1).min(CONFIRMATIONS_WANTED)
+        let alive = self.known.values().filter(|known| known.status == MemberStatus::Alive).count();
+        let others = if alive > 0 { alive } else { self.live_count().saturating_sub(1) };
+        others.min(CONFIRMATIONS_WANTED)
     }
 
     /// How long the suspect has, after so many confirmations.
     fn window(&self, key: &NodeKey, confirmations: usize) -> Duration {
         let timings = &self.outbox.timings;
         // An answer must have the time to come.
-        let min = timings.suspicion_min.max(self.wait_for(key) * 2);
+        let wait = self.round_trips.wait(key).unwrap_or(UNKNOWN_WAIT);
+        let min = timings.suspicion_min.max(wait * 2);
         let max = timings.suspicion_max.max(min);
-        suspicion_window(min, max, confirmations, self.confirmations_wanted()) * self.health.factor()
+        let window = suspicion_window(min, max, confirmations, self.confirmations_wanted());
+        // Held for alive rather than for failed: a link that comes and goes must not make news each time.
+        window * self.health.factor() * 2_u32.pow(self.suspicions.flaps_of_late(key, self.now))
     }
 
     pub(super) fn on_suspicion_step(&mut self, number: u64, late: Duration) {

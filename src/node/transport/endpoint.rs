@@ -2,39 +2,48 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use futures_util::future::{FutureExt, select_ok};
 use quinn::congestion::{BbrConfig, CubicConfig};
-use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{Connection, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, VarInt};
+use quinn::{Connection, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
 use tokio::net::lookup_host;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use super::framing::{FrameReader, ReadError};
+use self::credentials::Credentials;
+use super::facts::{FailedArrivals, was_unanswered};
+use super::framing::FrameReader;
+use super::hello::{self, DialFailure};
 use super::join::{self, Door};
-use super::peer::{Peer, link_end};
+use super::peer::Peer;
 use super::signs::{DialSigns, HintPace};
 use super::socket::{Socket, Unreached, canonical};
 use super::tls::{self, NodeIdentity};
 use super::{DataHandler, Inbox, LogPace};
-use crate::core::contract::{DialTarget, Input, LinkEnd};
+use crate::core::contract::{DialTarget, Input};
 use crate::core::error::Refused;
 use crate::core::ids::{LinkId, MeshName, NodeId};
 use crate::core::limits;
 use crate::core::model::Hello;
-use crate::core::wire::{self, Control, FrameKind, VersionRange, WireError};
+use crate::core::wire::{ArrivalFacts, Control, VersionRange};
+use crate::node::clock;
+
+mod credentials;
+
+pub use self::credentials::PeerCertificate;
 
 /// Wait before the next address of a node is tried beside the one that has not answered.
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(200);
 /// How long a link that another one replaces may still deliver what is on its way.
 const SUPERSEDED_GRACE: Duration = Duration::from_secs(2);
+/// How often such a link is asked whether an answer is still awaited over it.
+const LINGER_POLL: Duration = Duration::from_millis(100);
 /// How long peers may take to acknowledge the last frames, and then the close.
 const SHUT_DOWN_GRACE: Duration = Duration::from_secs(1);
 /// Guess of a round trip before any was measured; it sets when a lost first packet is sent again.
@@ -112,7 +121,13 @@ pub struct Transport {
 #[derive(Debug)]
 struct Inner {
     endpoint: Endpoint,
-    client: quinn::ClientConfig,
+    /// What handshakes are made with from now on; replaced as a whole.
+    credentials: ArcSwap<Credentials>,
+    /// With everything but the certificates as it stays: the key of address tokens among it.
+    server: ServerConfig,
+    quic: Arc<quinn::TransportConfig>,
+    /// Why nothing is dialled now, if nothing is.
+    held: ArcSwapOption<(Refused, String)>,
     door: Option<Arc<Door>>,
     mesh: MeshName,
     hello: ArcSwap<Hello>,
@@ -122,7 +137,8 @@ struct Inner {
     links: AtomicU64,
     handshakes: AtomicUsize,
     arrivals: Mutex<HashMap<IpAddr, (Instant, u32)>>,
-    failed_arrivals: Mutex<LogPace>,
+    complaints: Mutex<LogPace>,
+    failed_arrivals: Mutex<FailedArrivals>,
 }
 
 impl Transport {
@@ -137,15 +153,11 @@ impl Transport {
         core: mpsc::Sender<Input>,
         data: Arc<dyn DataHandler>,
     ) -> Result<Self, TransportError> {
-        let tls_error = |e: quinn::crypto::rustls::NoInitialCipherSuite| TransportError::Tls(e.to_string());
-        let transport = Arc::new(quic_config(&config));
-        let server = join::server_crypto(&config.identity, config.door.as_deref())?;
-        let mut server = ServerConfig::with_crypto(server);
-        server.transport_config(Arc::clone(&transport));
+        let quic = Arc::new(quic_config(&config));
+        let credentials = Credentials::new(config.identity, config.door.as_deref(), &quic)?;
+        let mut server = ServerConfig::with_crypto(Arc::clone(&credentials.server));
+        server.transport_config(Arc::clone(&quic));
         server.max_incoming(limits::INCOMING_MAX);
-        let client = QuicClientConfig::try_from(config.identity.client_config()).map_err(tls_error)?;
-        let mut client = quinn::ClientConfig::new(Arc::new(client));
-        client.transport_config(transport);
 
         let reset_key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &config.reset_key);
         let mut endpoint = EndpointConfig::new(Arc::new(reset_key));
@@ -154,13 +166,17 @@ impl Transport {
         let (unreached, signs) = mpsc::channel(limits::SIGNS_QUEUE_MAX);
         let socket = Socket::open(socket, unreached).map_err(TransportError::Socket)?;
         let runtime = Arc::new(quinn::TokioRuntime);
-        let endpoint = Endpoint::new_with_abstract_socket(endpoint, Some(server), Arc::new(socket), runtime)
+        let (accepting, socket) = (Some(server.clone()), Arc::new(socket));
+        let endpoint = Endpoint::new_with_abstract_socket(endpoint, accepting, socket, runtime)
             .map_err(TransportError::Socket)?;
         let inner = Arc::new(Inner {
             endpoint,
-            client,
             door: config.door,
-            mesh: config.identity.mesh.clone(),
+            mesh: credentials.identity.mesh.clone(),
+            credentials: ArcSwap::from_pointee(credentials),
+            server,
+            quic,
+            held: ArcSwapOption::empty(),
             hello: ArcSwap::from_pointee(hello),
             inbox: Inbox { core, data },
             peers: Mutex::new(HashMap::new()),
@@ -168,6 +184,7 @@ impl Transport {
             links: AtomicU64::new(0),
             handshakes: AtomicUsize::new(0),
             arrivals: Mutex::new(HashMap::new()),
+            complaints: Mutex::default(),
             failed_arrivals: Mutex::default(),
         });
         tokio::spawn(accept_all(Arc::clone(&inner)));
@@ -186,6 +203,19 @@ impl Transport {
     /// The hello that new links begin with.
     pub fn set_hello(&self, hello: Hello) {
         self.inner.hello.store(Arc::new(hello));
+    }
+
+    /// Whom new connections show this node to be, and whom it trusts.
+    pub(super) fn identity(&self) -> NodeIdentity {
+        self.inner.credentials.load().identity.clone()
+    }
+
+    pub(super) fn peers(&self) -> Vec<Arc<Peer>> {
+        self.inner.peers().values().cloned().collect()
+    }
+
+    pub(super) fn arrivals_kept(&self) -> Vec<ArrivalFacts> {
+        self.inner.failed_arrivals.lock().unwrap_or_else(PoisonError::into_inner).facts()
     }
 
     /// The peer at the other end of a link, while it lasts.
@@ -208,7 +238,8 @@ impl Transport {
         }
     }
 
-    /// Closes a link. One that gives way to another delivers what is on its way first.
+    /// Closes a link. One that gives way to another stays until what is on its way has arrived and nobody waits for
+    /// an answer over it any more, at most [`limits::LINK_LINGER_MAX`].
     pub fn close(&self, link: LinkId, reason: Refused) {
         let Some(peer) = self.peer(link) else {
             return;
@@ -218,6 +249,13 @@ impl Transport {
         }
         tokio::spawn(async move {
             sleep(SUPERSEDED_GRACE).await;
+            let all_answered = async {
+                while peer.is_awaited() && !peer.is_gone() {
+                    sleep(LINGER_POLL).await;
+                }
+                peer.flush().await;
+            };
+            let _ = timeout(limits::LINK_LINGER_MAX, all_answered).await;
             peer.close(reason);
         });
     }
@@ -226,12 +264,16 @@ impl Transport {
     pub fn dial(&self, target: DialTarget, addresses: Vec<String>) {
         let inner = Arc::clone(&self.inner);
         tokio::spawn(async move {
-            let outcome = match &target {
-                DialTarget::Node(node) => inner.dial_node(node, &addresses).await,
-                DialTarget::Seed(_) => inner.dial_seed(&target, &addresses).await,
+            let held = inner.held.load_full();
+            let outcome = match (held.as_deref(), &target) {
+                (Some((refused, reason)), _) => {
+                    Err(DialFailure { reason: reason.clone(), refused: Some(*refused), unanswered: false })
+                }
+                (None, DialTarget::Node(node)) => inner.dial_node(node, &addresses).await,
+                (None, DialTarget::Seed(_)) => inner.dial_seed(&target, &addresses).await,
             };
             if let Err(failure) = outcome {
-                let DialFailure { reason, refused } = failure;
+                let DialFailure { reason, refused, .. } = failure;
                 let _ = inner.inbox.core.send(Input::DialFailed { target, reason, refused }).await;
             }
         });
@@ -297,7 +339,9 @@ async fn accept_all(inner: Arc<Inner>) {
         let slot = HandshakeSlot::take(&inner);
         tokio::spawn(async move {
             let address = incoming.remote_address();
-            let outcome = timeout(limits::HANDSHAKE_DEADLINE, inner.greet_incoming(incoming)).await;
+            let heard = AtomicBool::new(false);
+            let greeting = inner.greet_incoming(incoming, &heard);
+            let outcome = timeout(limits::HANDSHAKE_DEADLINE, greeting).await;
             drop(slot);
             match outcome {
                 Ok(Ok(Arrival::Link(greeted))) => {
@@ -305,8 +349,11 @@ async fn accept_all(inner: Arc<Inner>) {
                     inner.run_link(peer, reader, hello, address, None).await;
                 }
                 Ok(Ok(Arrival::Join(connection, door))) => door.serve(connection, address).await,
-                Ok(Err(failure)) => inner.note_failed_arrival(address, &failure.reason),
-                Err(_) => inner.note_failed_arrival(address, "the handshake took too long"),
+                Ok(Err(failure)) => inner.note_failed_arrival(address, &failure.reason, failure.unanswered),
+                Err(_) => {
+                    let unanswered = !heard.load(Ordering::Relaxed);
+                    inner.note_failed_arrival(address, "the handshake took too long", unanswered);
+                }
             }
         });
     }
@@ -343,33 +390,6 @@ impl Drop for HandshakeSlot {
     }
 }
 
-/// Why a dial or a handshake came to nothing.
-#[derive(Debug)]
-struct DialFailure {
-    reason: String,
-    refused: Option<Refused>,
-}
-
-impl DialFailure {
-    fn new(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), refused: None }
-    }
-}
-
-impl From<ConnectionError> for DialFailure {
-    fn from(error: ConnectionError) -> Self {
-        let refused = match link_end(&error) {
-            LinkEnd::Refused(refused) => Some(refused),
-            LinkEnd::Idle | LinkEnd::Closed { .. } | LinkEnd::Local => None,
-        };
-        // The peer's own words may be among them.
-        let words = error.to_string();
-        let reason = words.chars().take(limits::PEER_ERROR_CHARS_MAX);
-        let reason = reason.map(|c| if c.is_control() { ' ' } else { c }).collect();
-        Self { reason, refused }
-    }
-}
-
 type Greeted = (Arc<Peer>, FrameReader, Hello);
 
 /// What an accepted connection turned out to be.
@@ -397,9 +417,12 @@ impl Inner {
     }
 
     /// Counts every failed arrival and logs at most one a second: outsiders must not fill the log.
-    fn note_failed_arrival(&self, address: SocketAddr, reason: &str) {
+    fn note_failed_arrival(&self, address: SocketAddr, reason: &str, unanswered: bool) {
         metrics::counter!("shoal_transport_handshakes_failed_total").increment(1);
-        if let Some(untold) = self.failed_arrivals.lock().unwrap_or_else(PoisonError::into_inner).tell() {
+        let mut kept = self.failed_arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.note(address, reason, unanswered);
+        drop(kept);
+        if let Some(untold) = self.complaints.lock().unwrap_or_else(PoisonError::into_inner).tell() {
             tracing::warn!(%address, reason, untold, "a connection was refused");
         }
     }
@@ -422,12 +445,22 @@ impl Inner {
         *count > limits::HANDSHAKES_PER_SECOND_MAX
     }
 
-    async fn greet_incoming(&self, incoming: quinn::Incoming) -> Result<Arrival, DialFailure> {
-        let connection = incoming.await?;
+    /// `heard` is set once the other side is known to hear this one.
+    async fn greet_incoming(
+        &self,
+        incoming: quinn::Incoming,
+        heard: &AtomicBool,
+    ) -> Result<Arrival, DialFailure> {
+        let connection = incoming.await.map_err(|error| {
+            let unanswered = was_unanswered(&error);
+            DialFailure { unanswered, ..DialFailure::from(error) }
+        })?;
+        heard.store(true, Ordering::Relaxed);
         if let Some(door) = self.door.as_ref().filter(|_| join::is_join(&connection)) {
             return Ok(Arrival::Join(connection, Arc::clone(door)));
         }
-        let node = self.peer_name(&connection)?;
+        let peer = self.peer_identity(&connection)?;
+        let node = peer.node_id.clone();
         let (send, recv) = connection.accept_bi().await?;
         let control = Peer::control_writer(send);
         let mut reader = FrameReader::new(recv, limits::HELLO_BYTES_MAX);
@@ -445,8 +478,8 @@ impl Inner {
             connection.close(VarInt::from_u32(Refused::Full.code()), Refused::Full.as_str().as_bytes());
             return Err(DialFailure::new(format!("{node} has too many connections already")));
         }
-        self.say_hello(&control)?;
-        self.peer_of(connection, node, control, reader, hello)
+        self.say_hello(&connection, &control)?;
+        self.peer_of(connection, peer, control, reader, hello)
             .await
             .map(|greeted| Arrival::Link(Box::new(greeted)))
     }
@@ -454,10 +487,11 @@ impl Inner {
     async fn greet(&self, address: SocketAddr, expected: Option<&NodeId>) -> Result<Greeted, DialFailure> {
         let connecting = self
             .endpoint
-            .connect_with(self.client.clone(), address, tls::SERVER_NAME)
+            .connect_with(self.credentials.load().client.clone(), address, tls::SERVER_NAME)
             .map_err(|e| DialFailure::new(e.to_string()))?;
         let connection = connecting.await?;
-        let node = self.peer_name(&connection)?;
+        let peer = self.peer_identity(&connection)?;
+        let node = peer.node_id.clone();
         if let Some(expected) = expected.filter(|expected| **expected != node) {
             connection.close(VarInt::from_u32(Refused::Name.code()), b"another node was expected here");
             return Err(DialFailure::new(format!("{address} is {node}, not {expected}")));
@@ -465,9 +499,9 @@ impl Inner {
         let (send, recv) = connection.open_bi().await?;
         let control = Peer::control_writer(send);
         let mut reader = FrameReader::new(recv, limits::HELLO_BYTES_MAX);
-        self.say_hello(&control)?;
+        self.say_hello(&connection, &control)?;
         let hello = self.read_hello(&connection, &mut reader, &node).await?;
-        self.peer_of(connection, node, control, reader, hello).await
+        self.peer_of(connection, peer, control, reader, hello).await
     }
 
     /// Dials one address until it greets us, refuses us, says that nothing listens there, or takes too long.
@@ -485,15 +519,23 @@ impl Inner {
         refused.unwrap_or_else(|| Err(DialFailure::new(format!("timed out{}", dial.last_word()))))
     }
 
-    fn peer_name(&self, connection: &Connection) -> Result<NodeId, DialFailure> {
+    fn peer_identity(&self, connection: &Connection) -> Result<tls::Peer, DialFailure> {
         if join::protocol(connection).as_deref() != Some(tls::ALPN) {
             return Err(DialFailure::new("the connection is not one of the mesh"));
         }
-        tls::peer_identity(connection, &self.mesh).map_err(|e| DialFailure::new(e.to_string()))
+        tls::peer(connection, &self.mesh).map_err(|e| DialFailure::new(e.to_string()))
     }
 
-    fn say_hello(&self, control: &Arc<super::framing::FrameWriter>) -> Result<(), DialFailure> {
-        control.send(&**self.hello.load()).map_err(|e| DialFailure::new(e.to_string()))
+    fn say_hello(
+        &self,
+        connection: &Connection,
+        control: &Arc<super::framing::FrameWriter>,
+    ) -> Result<(), DialFailure> {
+        control.send(&**self.hello.load()).map_err(|error| match connection.close_reason() {
+            // The other side may have refused our certificate meanwhile, which says more.
+            Some(end) => end.into(),
+            None => DialFailure::new(error.to_string()),
+        })
     }
 
     async fn read_hello(
@@ -502,47 +544,14 @@ impl Inner {
         reader: &mut FrameReader,
         node: &NodeId,
     ) -> Result<Hello, DialFailure> {
-        let refuse = |refused: Refused, reason: String| {
-            connection.close(VarInt::from_u32(refused.code()), refused.as_str().as_bytes());
-            Err(DialFailure { reason, refused: None })
-        };
-        let refuse_version = |speaks: &str| {
-            let reason = wire::no_common_version(node, speaks, &self.hello.load().card.node_id);
-            connection.close(VarInt::from_u32(Refused::Version.code()), reason.as_bytes());
-            Err(DialFailure { reason, refused: Some(Refused::Version) })
-        };
-        let frame = match reader.next().await {
-            Ok(Some(frame)) => frame,
-            Ok(None) | Err(ReadError::CutShort) => return refuse(Refused::Malformed, "no hello came".into()),
-            Err(ReadError::Wire(error)) => return refuse(Refused::Malformed, error.to_string()),
-            Err(ReadError::Gone(_)) => return Err(connection.closed().await.into()),
-        };
-        // Whatever else a hello of another version says, it says which versions its sender speaks.
-        if let Some(theirs) = wire::versions_of_hello(&frame)
-            && VersionRange::OWN.common(theirs).is_none()
-        {
-            return refuse_version(&theirs.to_string());
-        }
-        let hello = match wire::split(&frame) {
-            Ok(Some((FrameKind::Hello, body))) => wire::decode::<Hello>(body),
-            Ok(_) => return refuse(Refused::Malformed, "the first frame was not a hello".into()),
-            Err(WireError::Version(version)) => return refuse_version(&format!("version {version}")),
-            Err(error) => return refuse(Refused::Malformed, error.to_string()),
-        };
-        match hello {
-            Ok(hello) if hello.card.node_id != *node || hello.mesh_name != self.mesh => {
-                let (id, mesh) = (&hello.card.node_id, &hello.mesh_name);
-                refuse(Refused::Name, format!("the certificate says {node}, the hello {id} of mesh {mesh}"))
-            }
-            Ok(hello) => Ok(hello),
-            Err(error) => refuse(Refused::Malformed, error.to_string()),
-        }
+        let own = self.hello.load().card.node_id.clone();
+        hello::read(connection, reader, node, &self.mesh, &own).await
     }
 
     async fn peer_of(
         &self,
         connection: Connection,
-        node: NodeId,
+        identity: tls::Peer,
         control: Arc<super::framing::FrameWriter>,
         reader: FrameReader,
         hello: Hello,
@@ -551,7 +560,7 @@ impl Inner {
             return Err(DialFailure::new("no protocol version is spoken by both sides"));
         };
         let link = LinkId(self.links.fetch_add(1, Ordering::Relaxed) + 1);
-        let peer = Peer::new(link, node, connection, control, version).await?;
+        let peer = Peer::new(link, identity, connection, control, version).await?;
         Ok((Arc::new(peer), reader, hello))
     }
 
@@ -568,6 +577,10 @@ impl Inner {
         self.peers().insert(link, Arc::clone(&peer));
         let up = Input::LinkUp { link, hello, address: address.to_string(), dialled };
         if self.inbox.core.send(up).await.is_ok() {
+            // The trust may have changed between the handshake and now, unnoticed by whoever looked at all links.
+            if let Some((node, reason)) = self.close_if_bad(&peer, clock::wall_clock()) {
+                let _ = self.inbox.core.send(Input::Expelled { node, reason }).await;
+            }
             let reason = peer.run(reader, self.inbox.clone()).await;
             tracing::debug!(node = %peer.node(), ?link, ?reason, "link down");
             let _ = self.inbox.core.send(Input::LinkDown { link, reason }).await;
