@@ -183,7 +183,13 @@ fn fault_47_probes_adapt_to_200_ms_with_100_ms_of_jitter() {
         must(&mut world, secs(60), "everyone joins", World::all_know_all);
         world.run_for(secs(1800));
         sound(&world);
-        assert_eq!(failures(&world), 0, "{nodes} nodes: {:#?} {:#?}", world.report().changes.iter().filter(|c| c.status == MemberStatus::Failed).collect::<Vec<_>>(), world.report().findings.iter().take(0).collect::<Vec<_>>());
+        assert_eq!(
+            failures(&world),
+            0,
+            "{nodes} nodes: {:#?} {:#?}",
+            world.report().changes.iter().filter(|c| c.status == MemberStatus::Failed).collect::<Vec<_>>(),
+            world.report().findings.iter().take(0).collect::<Vec<_>>()
+        );
     }
 }
 

@@ -3,8 +3,8 @@
 //!
 //! A measurement is the median of the latest [`limits::ROUND_TRIP_SAMPLES`] and counts for
 //! [`limits::ROUND_TRIP_FRESH`]; it goes before any estimate. Every measurement of a node whose coordinate
-//! is known also moves this node's own coordinate ([`vivaldi`]), which is told when it has moved
-//! noticeably, and no more often than [`tell_pause`].
+//! is known also moves this node's own coordinate ([`vivaldi`]). It is told in the packets of gossip, to
+//! whoever is probed or probes: the cost of a node does not grow with the mesh.
 //!
 //! Nothing that comes in is trusted: round trips out of range and coordinates that are not finite, too far
 //! or of other dimensions are refused and counted, and change nothing. This room does not know who is
@@ -13,27 +13,21 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use bytes::Bytes;
-
-use self::vivaldi::{Coordinate, DIMENSIONS, ERROR_MIN, Vivaldi};
+use self::vivaldi::{Coordinate, DIMENSIONS, ERROR_MAX, Vivaldi};
 use super::ids::NodeKey;
 use super::limits;
 use super::time::Instant;
-use super::wire::{decode_value, encode_value};
 
 mod vivaldi;
 
-/// A coordinate has moved noticeably by so much, or by a tenth of the usual round trip if that is more.
-const TELL_SECONDS_MIN: f64 = 0.001;
-/// The least time between two coordinates of one node.
-const TELL_PAUSE_MIN: Duration = Duration::from_secs(3);
-/// The same for each member of the mesh: all nodes together tell at most five coordinates a second.
-const TELL_PAUSE_PER_MEMBER: Duration = Duration::from_millis(200);
 /// An estimate between nodes that are less sure of themselves than this is none.
 const TRUSTED_ERROR_MAX: f64 = 0.75;
-/// The more samples were taken since the own coordinate was told, the smaller the steps: the others move
-/// as well, towards a point that is not there any more. Above so many, they get no smaller.
-const HASTE_SAMPLES_MAX: u32 = 16;
+/// One peer moves the own coordinate at most so often: the neighbour in the ring, which is measured all the
+/// time, must not outweigh all others.
+const PULL_PAUSE: Duration = Duration::from_secs(4);
+/// Between nodes so near each other an estimate may be wrong by more than that share: in milliseconds it is
+/// little.
+const NEAR_SECONDS: f64 = 0.005;
 
 /// What was refused, since the process started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -53,6 +47,8 @@ struct Peer {
     samples: VecDeque<f64>,
     measured: Instant,
     coordinate: Option<Coordinate>,
+    /// When it last moved the own coordinate.
+    pulled: Option<Instant>,
 }
 
 impl Peer {
@@ -68,20 +64,12 @@ impl Peer {
 pub(crate) struct Coordinates {
     vivaldi: Vivaldi,
     peers: BTreeMap<NodeKey, Peer>,
-    told: Option<(Coordinate, Instant)>,
-    samples_since_told: u32,
     refusals: Refusals,
 }
 
 impl Coordinates {
     pub(crate) fn new(own: NodeKey) -> Self {
-        Self {
-            vivaldi: Vivaldi::new(own),
-            peers: BTreeMap::new(),
-            told: None,
-            samples_since_told: 0,
-            refusals: Refusals::default(),
-        }
+        Self { vivaldi: Vivaldi::new(own), peers: BTreeMap::new(), refusals: Refusals::default() }
     }
 
     pub(crate) fn refusals(&self) -> Refusals {
@@ -106,11 +94,11 @@ impl Coordinates {
         }
         peer.samples.push_back(seconds);
         peer.measured = now;
-        let sample = peer.coordinate.zip(peer.median());
+        let is_due = peer.pulled.is_none_or(|at| now.since(at) >= PULL_PAUSE);
+        let sample = peer.coordinate.zip(peer.median()).filter(|_| is_due);
         if let Some((coordinate, rtt)) = sample {
-            let haste = 1.0 / (1.0 + 0.25 * f64::from(self.samples_since_told.min(HASTE_SAMPLES_MAX)));
-            self.samples_since_told = self.samples_since_told.saturating_add(1);
-            if !self.vivaldi.handle_sample(key, &coordinate, rtt, haste) {
+            peer.pulled = Some(now);
+            if !self.vivaldi.handle_sample(key, &coordinate, rtt) {
                 self.refusals.resets += 1;
             }
         }
@@ -126,29 +114,9 @@ impl Coordinates {
         }
     }
 
-    /// What to tell the mesh, if there is something to tell and it is time.
-    pub(crate) fn poll_telling(&mut self, members: usize, now: Instant) -> Option<Bytes> {
-        let own = *self.vivaldi.coordinate();
-        let is_due = match &self.told {
-            // The others can measure against it from the first round trip on, wherever it is.
-            None => self.peers.values().any(|peer| !peer.samples.is_empty()),
-            Some((told, at)) => now.since(*at) >= tell_pause(members) && self.differs(told, &own),
-        };
-        if !is_due {
-            return None;
-        }
-        self.told = Some((own, now));
-        self.samples_since_told = 0;
-        Some(encode(&own))
-    }
-
-    /// It has moved, or has become much surer of where it is.
-    fn differs(&self, told: &Coordinate, own: &Coordinate) -> bool {
-        let mut usual: Vec<_> = self.peers.values().filter_map(Peer::median).collect();
-        usual.sort_by(f64::total_cmp);
-        let usual = usual.get(usual.len() / 2).copied().unwrap_or(0.0);
-        own.moved_since(told) > TELL_SECONDS_MIN.max(usual / 10.0)
-            || own.error.max(ERROR_MIN) < told.error / 2.0
+    /// This node's coordinate as it travels.
+    pub(crate) fn told(&self) -> Vec<u8> {
+        encode(self.vivaldi.coordinate())
     }
 
     /// The round trip that is to be expected: measured if that is fresh, else estimated, else as it was
@@ -178,34 +146,38 @@ impl Coordinates {
     }
 }
 
-/// How long a node waits between two coordinates of its own in a mesh of so many members.
-pub(crate) fn tell_pause(members: usize) -> Duration {
-    let members = u32::try_from(members).unwrap_or(u32::MAX);
-    TELL_PAUSE_MIN.max(TELL_PAUSE_PER_MEMBER.saturating_mul(members))
-}
-
 fn estimate(one: &Coordinate, other: &Coordinate) -> Option<f64> {
-    let trusted = one.error <= TRUSTED_ERROR_MAX && other.error <= TRUSTED_ERROR_MAX;
     let seconds = one.distance(other);
+    let knows_something = one.error < ERROR_MAX && other.error < ERROR_MAX;
+    let is_sure = one.error <= TRUSTED_ERROR_MAX && other.error <= TRUSTED_ERROR_MAX;
+    let trusted = is_sure || (knows_something && seconds <= NEAR_SECONDS);
     (trusted && seconds <= limits::ROUND_TRIP_MAX.as_secs_f64()).then_some(seconds)
 }
 
-/// A coordinate as it travels: position, height, adjustment, error, in single precision.
-type Told = (Vec<f32>, f32, f32, f32);
-
-fn encode(coordinate: &Coordinate) -> Bytes {
+/// A coordinate as it travels: position, height, adjustment, error, each the upper three bytes of a
+/// single-precision number, big end first: within microseconds of a tenth of a second, which is what tells
+/// the nodes of one place from each other.
+fn encode(coordinate: &Coordinate) -> Vec<u8> {
     let Coordinate { position, height, adjustment, error } = *coordinate;
-    let told: Told = (position.map(|x| x as f32).to_vec(), height as f32, adjustment as f32, error as f32);
-    encode_value(&told)
+    let figures = position.into_iter().chain([height, adjustment, error]);
+    figures.flat_map(|figure| upper_bytes(figure as f32)).collect()
+}
+
+/// The nearest number that has three bytes.
+fn upper_bytes(figure: f32) -> [u8; 3] {
+    let [a, b, c, _] = figure.to_bits().saturating_add(0x80).to_be_bytes();
+    [a, b, c]
 }
 
 fn decode(told: &[u8]) -> Option<Coordinate> {
-    if told.len() > limits::COORDINATE_BYTES_MAX {
+    if told.len() != limits::COORDINATE_BYTES_MAX {
         return None;
     }
-    let (position, height, adjustment, error) = decode_value::<Told>(told).ok()?;
-    let position = <[f32; DIMENSIONS]>::try_from(position).ok()?.map(f64::from);
-    let (height, adjustment, error) = (height.into(), adjustment.into(), error.into());
+    let figure = |n: usize| f64::from(f32::from_be_bytes([told[3 * n], told[3 * n + 1], told[3 * n + 2], 0]));
+    let position = std::array::from_fn(figure);
+    let [height, adjustment, error] = [0, 1, 2].map(|n| figure(DIMENSIONS + n));
+    // Rounding may have lifted an error just beyond the largest there is.
+    let error = if error > ERROR_MAX && error < ERROR_MAX * 1.01 { ERROR_MAX } else { error };
     Some(Coordinate { position, height, adjustment, error }).filter(Coordinate::is_sound)
 }
 
@@ -221,8 +193,9 @@ mod tests {
         Instant::ZERO + Duration::from_secs(seconds)
     }
 
-    fn told(position: &[f32], height: f32, adjustment: f32, error: f32) -> Bytes {
-        encode_value::<Told>(&(position.to_vec(), height, adjustment, error))
+    fn told(position: &[f32], height: f32, adjustment: f32, error: f32) -> Vec<u8> {
+        let figures = position.iter().copied().chain([height, adjustment, error]);
+        figures.flat_map(upper_bytes).collect()
     }
 
     /// A node that has measured its one peer often.
@@ -240,9 +213,9 @@ mod tests {
         let coordinate =
             Coordinate { position: [0.1, -0.2, 0.3, -0.4], height: 0.01, adjustment: -0.001, error: 1.5 };
         let bytes = encode(&coordinate);
-        assert!(bytes.len() <= 40, "{}", bytes.len());
+        assert_eq!(bytes.len(), limits::COORDINATE_BYTES_MAX);
         let decoded = decode(&bytes).expect("sound");
-        assert!(decoded.moved_since(&coordinate) < 1e-6 && (decoded.error - 1.5).abs() < 1e-6);
+        assert!(decoded.moved_since(&coordinate) < 1e-4 && (decoded.error - 1.5).abs() < 1e-4);
         assert!(decode(&encode(&Coordinate::ORIGIN)).is_some());
     }
 
@@ -274,9 +247,9 @@ mod tests {
             told(&[0.0; DIMENSIONS], 0.0, 0.0, f32::NAN),
             told(&[0.0; DIMENSIONS], 0.0, 0.0, 1.6),
             told(&[0.0; 1000], 0.0, 0.0, 0.1),
-            good.slice(..good.len() - 1),
-            Bytes::new(),
-            Bytes::from_static(b"junk"),
+            good[..good.len() - 1].to_vec(),
+            Vec::new(),
+            b"junk".to_vec(),
         ];
         let mut own = pair();
         let kept = own.peers[&key(2)].coordinate;
@@ -303,8 +276,7 @@ mod tests {
         own.handle_round_trip(key(2), 0.05, at(101));
         assert_eq!(own.refusals().resets, 1);
         assert!(own.vivaldi.coordinate().is_sound());
-        let telling = own.poll_telling(2, at(200)).expect("never told before");
-        assert!(decode(&telling).is_some());
+        assert!(decode(&own.told()).is_some());
     }
 
     #[test]
@@ -334,30 +306,6 @@ mod tests {
             "better than the word of one who is not sure"
         );
         assert_eq!(own.expected(&key(9), at(1)), None);
-    }
-
-    #[test]
-    fn the_own_coordinate_is_told_at_once_then_only_when_it_has_moved_and_not_too_often() {
-        let mut own = Coordinates::new(key(1));
-        assert_eq!(own.poll_telling(2, at(0)), None, "nothing was measured");
-        own.handle_round_trip(key(2), 0.05, at(0));
-        assert!(own.poll_telling(2, at(0)).is_some());
-        own.handle_coordinate(key(2), &told(&[0.0; 4], 1e-4, 0.0, 0.5));
-        let mut tellings = Vec::new();
-        for second in 1..2000 {
-            own.handle_round_trip(key(2), 0.05, at(second));
-            tellings.extend(own.poll_telling(30, at(second)).map(|_| second));
-        }
-        assert!(tellings.windows(2).all(|t| t[1] - t[0] >= 6), "{tellings:?}");
-        assert!((2..20).contains(&tellings.len()), "then it rests: {tellings:?}");
-        let last = *tellings.last().expect("some");
-        assert!(last < 300, "{tellings:?}");
-        // The way gets longer by half a second.
-        for second in 2000..2100 {
-            own.handle_round_trip(key(2), 0.5, at(second));
-            tellings.extend(own.poll_telling(30, at(second)).map(|_| second));
-        }
-        assert!(*tellings.last().expect("some") > 2000);
     }
 
     #[test]

@@ -258,6 +258,21 @@ impl Links {
         }
     }
 
+    /// The node is not dialled before then.
+    pub(crate) fn pause(&mut self, key: NodeKey, until: Instant) {
+        if self.paused.contains_key(&key) || self.paused.len() < limits::PEERS_MAX {
+            self.paused.insert(key, until);
+        }
+    }
+
+    /// No pause counts any more, of nodes or of seeds.
+    pub(crate) fn try_all_again(&mut self, now: Instant) {
+        self.paused.clear();
+        for seed in self.seeds.values_mut() {
+            (seed.failures, seed.next) = (0, now);
+        }
+    }
+
     pub(crate) fn add_seed(&mut self, address: String) {
         self.seeds.insert(address, Seed::new(false));
     }

@@ -21,8 +21,6 @@ use super::wire::{OwnedBatch, OwnedRecord, OwnedVersion, WireError, decode_value
 const NODE_PATH: &str = "node";
 /// The path of a node's load.
 const LOAD_PATH: &str = "load";
-/// The path of a node's coordinate.
-pub(crate) const COORDINATE_PATH: &str = "coordinate";
 /// What the paths of a node's agents begin with.
 const AGENTS_PREFIX: &str = "agents/";
 
@@ -85,11 +83,6 @@ impl Registry {
     /// Publishes this node's load.
     pub(crate) fn publish_load(&mut self, load: &Load) -> Option<OwnedBatch> {
         self.write(LOAD_PATH.to_owned(), Some(encode_value(load)))
-    }
-
-    /// Publishes this node's coordinate, which this room keeps and passes on unread.
-    pub(crate) fn publish_coordinate(&mut self, coordinate: Bytes) -> Option<OwnedBatch> {
-        self.write(COORDINATE_PATH.to_owned(), Some(coordinate))
     }
 
     /// Publishes one of this node's agents, or that it is gone.
@@ -437,18 +430,6 @@ mod tests {
         let mut b = Registry::new(node("b"), 1);
         assert!(b.apply(&batch).is_err());
         assert!(b.owner(&node("a")).is_none_or(|owner| owner.card.is_none()));
-    }
-
-    #[test]
-    fn swim_123_a_coordinate_travels_unread_and_a_rogue_one_stops_no_other_record() {
-        let registry = |name: &str| Registry::new(node(name), 1);
-        let (mut a, mut b, mut c) = (registry("a"), registry("b"), registry("c"));
-        a.publish_coordinate(Bytes::from_static(b"junk"));
-        a.publish_agent(&agent("x"), Some(&record(AgentState::Running)));
-        sync(&a, &mut b);
-        sync(&b, &mut c);
-        let owner = c.owner(&node("a")).expect("known");
-        assert!(owner.agents.contains_key(&agent("x")) && owner.records.contains_key(COORDINATE_PATH));
     }
 
     #[test]

@@ -12,6 +12,8 @@ pub mod dispatch;
 mod driver;
 pub mod enrol;
 pub mod events;
+mod facts;
+pub mod identity;
 mod load;
 pub mod runtime;
 pub mod store;
@@ -35,11 +37,13 @@ use self::discovery::{Discovery, DiscoveryError, Itself, Way};
 use self::dispatch::Dispatcher;
 use self::driver::{Driver, End, Shared};
 use self::events::{Events, Subscription};
+use self::facts::{Lateness, Witness};
+use self::identity::{IdentityState, Keeper, KeeperHandle, Loaded, OfferError, Offered, Places};
 use self::runtime::{Runtime, RuntimeConfig};
 use self::store::{NodeKeys, Opened, Store, StoreError};
 use self::transport::join::Door;
 use self::transport::tls::{NodeIdentity, TlsError};
-use self::transport::{Congestion, Transport, TransportConfig, TransportError};
+use self::transport::{Congestion, Peer, PeerCertificate, Transport, TransportConfig, TransportError};
 use crate::core::contract::{Boot, Effect, Input, Output, StartMode, View};
 use crate::core::error::{Refusal, SendError};
 use crate::core::ids::{LinkId, MeshId, MeshName, NodeId, ProcessId};
@@ -109,6 +113,7 @@ pub struct Handle {
     shared: Arc<Shared>,
     dispatcher: Dispatcher,
     transport: Transport,
+    identity: KeeperHandle,
     started: Instant,
 }
 
@@ -117,8 +122,9 @@ pub struct Handle {
 /// # Errors
 /// [`StartError`], one sentence each.
 pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError> {
-    let tls = &config.tls;
-    let identity = NodeIdentity::load(&tls.ca, &tls.cert, &tls.key, clock::wall_clock())?;
+    let places = Places::of(config);
+    let loaded = Loaded::at_start(&places, clock::wall_clock())?;
+    let identity = loaded.identity().clone();
     if identity.node_id != config.node.id {
         let (certificate, configured) = (identity.node_id.clone(), config.node.id.clone());
         return Err(StartError::OtherNode { certificate, configured });
@@ -168,14 +174,29 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
         core.clone(),
         Arc::new(dispatcher.clone()),
     )?;
+    let (identity_keeper, identity) =
+        Keeper::new(places, loaded, transport.clone(), core.clone()).map_err(TlsError::from)?;
+    tokio::spawn(identity_keeper.run());
+    let witness = Witness {
+        core: core.downgrade(),
+        shared: Arc::clone(&shared),
+        transport: transport.clone(),
+        history: store.history(),
+        lateness: Arc::new(Lateness::default()),
+        profile: config.cluster.profile,
+        seeds: seeds(&config.cluster.start),
+        started: std::time::Instant::now(),
+    };
     let driver = Driver {
         mesh,
         clock,
         inputs,
         reports,
         store,
+        witness,
         transport: transport.clone(),
         runtime,
+        identity: identity.clone(),
         dispatcher: dispatcher.clone(),
         discovery,
         shared: Arc::clone(&shared),
@@ -190,8 +211,8 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
     };
     let watched = Arc::clone(&shared);
     tokio::spawn(load::sample(core.clone(), transport.clone(), move || watched.view.load_full()));
-    let handle =
-        Handle { own: config.node.id.clone(), core, shared, dispatcher, transport, started: Instant::now() };
+    let own = config.node.id.clone();
+    let handle = Handle { own, core, shared, dispatcher, transport, identity, started: Instant::now() };
     Ok(Node { handle, driver: tokio::spawn(driver.run()) })
 }
 
@@ -268,6 +289,13 @@ fn start_discovery(
         !view.members.iter().any(|(m, _)| m.card.node_id != view.own && m.status.is_reachable())
     };
     Discovery::start(&ways, &itself, core.clone(), is_alone)
+}
+
+fn seeds(start: &config::StartMode) -> u32 {
+    match start {
+        config::StartMode::Join(seeds) => u32::try_from(seeds.len()).unwrap_or(u32::MAX),
+        config::StartMode::Bootstrap | config::StartMode::Discover | config::StartMode::Resume => 0,
+    }
 }
 
 fn overrides(config: &Config) -> Overrides {
@@ -380,12 +408,47 @@ impl Handle {
         self.transport.peer(link).map(|peer| peer.rtt())
     }
 
+    /// The link to a peer, as QUIC measures it.
+    #[must_use]
+    pub fn peer(&self, link: LinkId) -> Option<Arc<Peer>> {
+        self.transport.peer(link)
+    }
+
     /// Where the node listens (UDP).
     ///
     /// # Errors
     /// What the system says.
     pub fn listens_on(&self) -> std::io::Result<SocketAddr> {
         self.transport.local_addr()
+    }
+
+    /// The certificates of this node, as they are in use now.
+    #[must_use]
+    pub fn identity(&self) -> Arc<IdentityState> {
+        self.identity.state()
+    }
+
+    /// The certificates of the peers, one a link.
+    #[must_use]
+    pub fn peer_certificates(&self) -> Vec<PeerCertificate> {
+        self.transport.peer_certificates(clock::wall_clock())
+    }
+
+    /// Takes in revocation lists in PEM format, keeps them, applies them, and lets the whole mesh know: all of
+    /// them, or none.
+    ///
+    /// # Errors
+    /// [`OfferError`]; nothing changed.
+    pub async fn offer_crls(&self, pem: String) -> Result<Vec<Offered>, OfferError> {
+        self.identity.offer(pem).await
+    }
+
+    /// Reads certificate, key, CA bundle and revocation lists at once, without waiting until they are noticed.
+    ///
+    /// # Errors
+    /// Why they are refused, in one sentence; the former stay in use.
+    pub async fn reload_certificates(&self) -> Result<(), String> {
+        self.identity.reload().await
     }
 
     /// What happened and happens.

@@ -130,6 +130,11 @@ impl Net {
         RealNode { net: self, n, log, child: Some(child) }
     }
 
+    /// Runs any program on machine `n`; it must succeed.
+    pub fn run_on(&self, n: usize, words: &[&str]) {
+        ip(&[&["netns", "exec", &self.space(n)], words].concat());
+    }
+
     /// `shoal ARGS` on machine `n`, not started yet.
     pub fn command(&self, n: usize, args: &[&str]) -> Command {
         let mut command = Command::new("ip");

@@ -23,6 +23,7 @@
 //! Source of the protocol: Das, Gupta, Motivala, "SWIM", DSN 2002.
 
 mod claims;
+mod expulsion;
 mod health;
 mod identity;
 mod lists;
@@ -111,6 +112,8 @@ pub(crate) enum MemberEffect {
     TellHeldForFailed { key: NodeKey, incarnation: Incarnation },
     /// A node left for good: nothing of it is kept.
     Forgotten { key: NodeKey },
+    /// A member told its network coordinate.
+    Coordinate { key: NodeKey, told: Vec<u8> },
     /// A member answered a probe after this time.
     RoundTrip { key: NodeKey, took: Duration },
     /// Something was found out about a member.
@@ -162,6 +165,8 @@ pub(crate) struct Membership {
     noted: u32,
     profile: Profile,
     overrides: Overrides,
+    /// Whose certificate is good no more: see [`expulsion`].
+    expelled: BTreeSet<NodeKey>,
     leaving: bool,
     dropped_claims: u64,
     now: Instant,
@@ -202,6 +207,7 @@ impl Membership {
             noted: 0,
             profile,
             overrides,
+            expelled: BTreeSet::new(),
             leaving: false,
             dropped_claims: 0,
             now: Instant::ZERO,
@@ -271,6 +277,10 @@ impl Membership {
         let rebuilt = taken.contains(&false).then(|| opened.rebuilt(&taken));
         self.dropped_claims += dropped as u64;
         self.suspicions.hear(self.now);
+        if !opened.note.coordinate.is_empty() {
+            let told = opened.note.coordinate.clone();
+            self.effects.push_back(MemberEffect::Coordinate { key: peer, told });
+        }
         if opened.note.health.is_some() {
             self.outbox.modern.insert(peer);
         }
@@ -520,6 +530,7 @@ impl Membership {
             rumours: self.suspicions.next_rumours(),
             nacks: Vec::new(),
             health: Some(self.health.score()),
+            coordinate: Vec::new(),
         };
     }
 

@@ -76,6 +76,8 @@ pub(super) struct Note {
     pub(super) nacks: Vec<u8>,
     /// The sender's own health, 0 while all is well; `None` from a node of version 1.
     pub(super) health: Option<u8>,
+    /// The sender's network coordinate, unread here; empty in most packets.
+    pub(super) coordinate: Vec<u8>,
 }
 
 /// What version 2 has added to the note.
@@ -84,6 +86,7 @@ struct NoteTail {
     health: u8,
     nacks: Vec<u8>,
     rumours: Vec<Accusation>,
+    coordinate: Vec<u8>,
 }
 
 /// Somebody could not reach a member, from its own experience, or gave the verdict that it has failed.
@@ -145,6 +148,7 @@ fn encode_note(note: &Note) -> Vec<u8> {
         health: note.health.unwrap_or_default(),
         nacks: note.nacks.clone(),
         rumours: note.rumours.clone(),
+        coordinate: note.coordinate.clone(),
     };
     let bytes = postcard::to_allocvec(&(&note.left, tail)).expect("vectors of plain numbers always encode");
     assert!(bytes.len() <= limits::SWIM_TRAILER_BYTES_MAX, "a note is bounded where it is filled");
@@ -216,12 +220,13 @@ fn open_note(bytes: &[u8]) -> Result<Note, PacketError> {
     let mut note = Note { left, ..Note::default() };
     if !rest.is_empty() {
         let (tail, _later) = postcard::take_from_bytes::<NoteTail>(rest).map_err(undecodable)?;
-        let NoteTail { health, nacks, rumours } = tail;
-        note = Note { rumours, nacks, health: Some(health), ..note };
+        let NoteTail { health, nacks, rumours, coordinate } = tail;
+        note = Note { rumours, nacks, health: Some(health), coordinate, ..note };
     }
     let is_too_long = note.left.len() > DEPARTURES_PER_PACKET_MAX
         || note.rumours.len() > RUMOURS_PER_PACKET_MAX
-        || note.nacks.len() > NACKS_PER_PACKET_MAX;
+        || note.nacks.len() > NACKS_PER_PACKET_MAX
+        || note.coordinate.len() > limits::COORDINATE_BYTES_MAX;
     if is_too_long {
         return Err(PacketError::Malformed("its note is too long"));
     }
@@ -424,6 +429,7 @@ mod tests {
             rumours: vec![rumour; RUMOURS_PER_PACKET_MAX],
             nacks: vec![u8::MAX; NACKS_PER_PACKET_MAX],
             health: Some(7),
+            coordinate: vec![255; limits::COORDINATE_BYTES_MAX],
         }
     }
 

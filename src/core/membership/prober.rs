@@ -128,6 +128,11 @@ impl Membership {
         }
     }
 
+    /// This node's network coordinate as it travels, for others to measure against.
+    pub(crate) fn set_coordinate(&mut self, told: Vec<u8>) {
+        self.outbox.coordinate = told;
+    }
+
     /// The shares of gossip that go to other places, by place; to those not named, all goes.
     pub(crate) fn set_crossings(&mut self, shares: impl Iterator<Item = (u64, f64)>) {
         let before = std::mem::take(&mut self.outbox.crossings);
@@ -165,7 +170,7 @@ impl Membership {
         if late > self.outbox.timings.probe_timeout {
             self.health.worsen(1);
         }
-        self.round_trip_median = self.round_trips.median();
+        self.round_trip_median = self.median_nearby();
         let after = self.outbox.timings.probe_period * self.health.factor();
         self.effects.push_back(MemberEffect::Timer { after, timer: MemberTimer::Turn });
         self.prober.turns = self.prober.turns.wrapping_add(1);
@@ -179,13 +184,24 @@ impl Membership {
         }
     }
 
+    /// The usual round trip in this node's own place, or in the whole mesh if it is alone there: the pace
+    /// within a region does not depend on how far the others are.
+    fn median_nearby(&self) -> Option<Duration> {
+        let own = self.place_of(&self.foca.identity().key);
+        let nearby = self.round_trips.median(|key| self.place_of(key) == own);
+        nearby.or_else(|| self.round_trips.median(|_| true))
+    }
+
+    fn place_of(&self, key: &NodeKey) -> u64 {
+        self.outbox.places.get(key).copied().unwrap_or(0)
+    }
+
     /// The live member behind this node in the ring.
     fn next_in_ring(&self) -> Option<NodeKey> {
-        let place_of = |key: &NodeKey| self.outbox.places.get(key).copied().unwrap_or(0);
         let own = self.foca.identity().key;
-        let own = (place_of(&own), own);
+        let own = (self.place_of(&own), own);
         let live = self.known.iter().filter(|(_, known)| known.status.is_reachable());
-        let places = live.map(|(key, _)| (place_of(key), *key));
+        let places = live.map(|(key, _)| (self.place_of(key), *key));
         // The smallest above this node, or the smallest of all.
         places.min_by_key(|place| (*place < own, *place)).map(|(_, key)| key)
     }
@@ -297,6 +313,7 @@ impl Membership {
         let others: Vec<_> = self.known.iter().filter_map(alive).collect();
         let count = usize::from(self.outbox.timings.indirect_probes);
         let helpers = self.prober.choose(others, count);
+        self.round_trips.back_off(key, self.now.since(sent));
         let target = self.identity_of(&key);
         for helper in &helpers {
             self.send_message(*helper, Message::PingReq { target, probe_number: number }, &[]);
@@ -432,8 +449,8 @@ impl Membership {
         });
         encoded.expect("plain numbers always encode, and a vector takes them");
         self.noted += 1;
-        let form = self.outbox.form_for(&to);
-        self.effects.push_back(MemberEffect::Send { to, packet: packet::seal(form, note, &bytes) });
+        let packet = self.outbox.seal(&to, note, &bytes);
+        self.effects.push_back(MemberEffect::Send { to, packet });
     }
 }
 

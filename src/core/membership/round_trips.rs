@@ -41,6 +41,14 @@ impl RoundTrips {
         self.expected.insert(key, span.min(ROUND_TRIP_MAX));
     }
 
+    /// An answer did not come in time: one that was never measured is given longer the next time (the
+    /// back-off of RFC 6298, 5.5), or an answer that always comes late would never be measured.
+    pub(super) fn back_off(&mut self, key: NodeKey, waited: Duration) {
+        if !self.measured.contains_key(&key) {
+            self.expect(key, waited);
+        }
+    }
+
     pub(super) fn forget(&mut self, key: &NodeKey) {
         self.measured.remove(key);
         self.expected.remove(key);
@@ -52,9 +60,10 @@ impl RoundTrips {
         measured.or_else(|| self.expected.get(key).map(|expected| *expected * 2 + GRAIN))
     }
 
-    /// The round trip below which half of the measured members are.
-    pub(super) fn median(&self) -> Option<Duration> {
-        let mut all: Vec<_> = self.measured.values().map(|estimate| estimate.smoothed).collect();
+    /// The round trip below which half of those members are that were measured.
+    pub(super) fn median(&self, of: impl Fn(&NodeKey) -> bool) -> Option<Duration> {
+        let measured = self.measured.iter().filter(|(key, _)| of(key));
+        let mut all: Vec<_> = measured.map(|(_, estimate)| estimate.smoothed).collect();
         if all.is_empty() {
             return None;
         }
@@ -93,6 +102,6 @@ mod tests {
         trips.measure(key, ms(1));
         let before = trips.wait(&key);
         trips.measure(key, Duration::from_secs(3600));
-        assert_eq!((trips.wait(&key), trips.median()), (before, Some(ms(1))));
+        assert_eq!((trips.wait(&key), trips.median(|_| true)), (before, Some(ms(1))));
     }
 }

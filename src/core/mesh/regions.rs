@@ -27,9 +27,8 @@ use crate::core::contract::{Output, RegionRtt};
 use crate::core::ids::{LinkId, NodeId, NodeKey};
 use crate::core::limits;
 use crate::core::model::NodeCard;
-use crate::core::registry::COORDINATE_PATH;
 use crate::core::time::Instant;
-use crate::core::wire::{Control, OwnedBatch};
+use crate::core::wire::Control;
 
 /// The share of choices that cross to another region, where chance would give more.
 const CROSS_SHARE: f64 = 0.25;
@@ -59,11 +58,7 @@ impl Mesh {
         if self.coordinates.handle_round_trip(key, rtt.as_secs_f64(), self.now) {
             self.view_changed = true;
         }
-        let members = self.membership.live_count() + 1;
-        if let Some(told) = self.coordinates.poll_telling(members, self.now) {
-            let delta = self.registry.publish_coordinate(told);
-            self.spread(delta);
-        }
+        self.membership.set_coordinate(self.coordinates.told());
     }
 
     /// Tells membership where a node is: the nodes of a region are neighbours in its ring.
@@ -86,15 +81,11 @@ impl Mesh {
         self.coordinates.expected(key, self.now)
     }
 
-    /// Takes in a coordinate, if there is one among these records.
-    pub(super) fn take_coordinate(&mut self, batch: &OwnedBatch) {
-        let told = batch.records.iter().rev().find(|record| record.path == COORDINATE_PATH);
-        if let Some(value) = told.and_then(|record| record.value.as_ref()) {
-            let key = batch.node.key();
-            self.coordinates.handle_coordinate(key, value);
-            if let Some(rtt) = self.expected_rtt(&key) {
-                self.membership.expect_round_trip(key, rtt);
-            }
+    /// A node told its coordinate.
+    pub(super) fn on_coordinate(&mut self, key: NodeKey, told: &[u8]) {
+        self.coordinates.handle_coordinate(key, told);
+        if let Some(rtt) = self.expected_rtt(&key) {
+            self.membership.expect_round_trip(key, rtt);
         }
     }
 
@@ -311,7 +302,7 @@ mod tests {
     use crate::core::contract::{Boot, Input, Remembered, StartMode};
     use crate::core::ids::{Incarnation, MeshId, MeshName, ProcessId};
     use crate::core::model::{CrossRegion, Hello, NodeCard, Overrides, Profile};
-    use crate::core::wire::{OwnedRecord, PROTOCOL_VERSION, encode};
+    use crate::core::wire::PROTOCOL_VERSION;
 
     fn card(name: &str, region: &str) -> NodeCard {
         NodeCard {
@@ -420,28 +411,6 @@ mod tests {
         let known = NodeId::new("a-0").expect("valid").key();
         mesh.on_round_trip(known, Duration::from_millis(5));
         assert_eq!(mesh.expected_rtt(&known), Some(Duration::from_millis(5)));
-    }
-
-    #[test]
-    fn telling_a_coordinate_costs_few_bytes_a_second() {
-        let node = NodeId::new("node-with-a-name-of-usual-length").expect("valid");
-        let mut mesh = linked(&[("a", 31)], CrossRegion::default());
-        let key = NodeId::new("a-0").expect("valid").key();
-        while mesh.poll_output().is_some() {}
-        mesh.on_round_trip(key, Duration::from_millis(5));
-        let told = std::iter::from_fn(|| mesh.poll_output()).find_map(|effect| match effect.output {
-            Output::Control { frame: Control::Owned { batches }, .. } => batches.into_iter().next(),
-            _ => None,
-        });
-        let told = told.expect("the first round trip is told of");
-        assert!(matches!(&told.records[..], [OwnedRecord { path, .. }] if path == COORDINATE_PATH));
-        let mut frame = Vec::new();
-        let batches = vec![OwnedBatch { node, ..told }];
-        encode(&Control::Owned { batches }, &mut frame).expect("fits");
-        // To 31 peers directly, every 6.4 s at most.
-        let seconds = crate::core::coordinates::tell_pause(32).as_secs_f64();
-        let rate = 31.0 * frame.len() as f64 / seconds;
-        assert!(frame.len() <= 170 && rate < 830.0, "{} bytes, {rate} a second", frame.len());
     }
 
     fn counts(regions: &[usize]) -> BTreeMap<String, usize> {

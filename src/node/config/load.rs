@@ -11,8 +11,8 @@ use std::sync::Arc;
 use super::error::{Origin, Problems, quoted};
 use super::sources::{Place, Setting, Sources};
 use super::{
-    API_PORT, ApiConfig, CLUSTER_PORT, ClusterConfig, Config, ConfigErrors, CongestionControl, Flags,
-    HostPort, LogConfig, LogFormat, METRICS_PORT, NodeConfig, ProbeTimings, Profile, StartMode,
+    API_PORT, ApiConfig, CLUSTER_PORT, ClusterConfig, Config, ConfigErrors, CongestionControl, CrlFile,
+    Flags, HostPort, LogConfig, LogFormat, METRICS_PORT, NodeConfig, ProbeTimings, Profile, StartMode,
     SuspicionTimings, TlsPaths, TransportConfig, enrolment, flags, keys, parse_listen, regions, values, yaml,
 };
 use crate::core::limits;
@@ -304,18 +304,20 @@ struct TlsSettings {
     ca: Option<PathBuf>,
     cert: Option<PathBuf>,
     key: Option<PathBuf>,
+    crl: Option<PathBuf>,
 }
 
 impl TlsSettings {
     /// With the default directory of the node for whatever is not named.
     fn under(self, data_dir: &Path) -> TlsPaths {
-        let Self { directory, ca, cert, key } = self;
+        let Self { directory, ca, cert, key, crl } = self;
         let directory = directory.unwrap_or_else(|| data_dir.join("certs"));
         let or_in_directory = |path: Option<PathBuf>, name| path.unwrap_or_else(|| directory.join(name));
         TlsPaths {
             ca: or_in_directory(ca, "ca.crt"),
             cert: or_in_directory(cert, "node.crt"),
             key: or_in_directory(key, "node.key"),
+            crl: crl.map_or_else(|| CrlFile::IfPresent(directory.join("ca.crl")), CrlFile::Named),
         }
     }
 }
@@ -333,6 +335,7 @@ fn tls(sources: &mut Sources<'_>, flags: &Flags) -> TlsSettings {
     let ca = sources.in_file("security.cluster.mtls.ca_cert", values::path);
     let cert = sources.in_file("security.cluster.mtls.node_cert", values::path);
     let key = sources.in_file("security.cluster.mtls.node_key", values::path);
+    let crl = sources.in_file("security.cluster.mtls.crl", values::path);
     match (&cert, &key) {
         (Setting::Value(_, place), Setting::Absent) => {
             sources.problem(place, "it needs node_key beside it: a certificate is of no use without its key");
@@ -344,12 +347,15 @@ fn tls(sources: &mut Sources<'_>, flags: &Flags) -> TlsSettings {
         _ => {}
     }
     match sources.path(&flags::CERTS, flags.certs.as_deref()).into_value() {
-        Some(directory) => TlsSettings { directory: Some(directory), ca: None, cert: None, key: None },
+        Some(directory) => {
+            TlsSettings { directory: Some(directory), ca: None, cert: None, key: None, crl: None }
+        }
         None => TlsSettings {
             directory: None,
             ca: ca.into_value(),
             cert: cert.into_value(),
             key: key.into_value(),
+            crl: crl.into_value(),
         },
     }
 }

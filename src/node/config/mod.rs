@@ -198,13 +198,36 @@ impl std::fmt::Display for Discover {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsPaths {
     /// The CAs that peers are verified with. Default `certs/ca.crt` in the data directory; `--certs DIR`
-    /// replaces the directory of all three, also when the file names them.
+    /// replaces the directory of all four, also when the file names them.
     pub ca: PathBuf,
     /// This node's certificate. Default `certs/node.crt` in the data directory. Set together with
     /// [`key`](Self::key), or not at all.
     pub cert: PathBuf,
     /// The certificate's private key. Default `certs/node.key` in the data directory.
     pub key: PathBuf,
+    /// The revocation lists of the CAs. Default `certs/ca.crl` in the data directory, which may be absent; one that is
+    /// named must be there. Lists also come from peers and through the API; of two the newer one applies, so a node
+    /// without the file is no gap in the mesh.
+    pub crl: CrlFile,
+}
+
+/// The file of revocation lists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CrlFile {
+    /// It is used if it is there.
+    IfPresent(PathBuf),
+    /// It was named, so it must be there.
+    Named(PathBuf),
+}
+
+impl CrlFile {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &std::path::Path {
+        match self {
+            Self::IfPresent(path) | Self::Named(path) => path,
+        }
+    }
 }
 
 /// How links carry. `transport.type` is `quic`, the only one.

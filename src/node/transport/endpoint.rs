@@ -2,21 +2,22 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use futures_util::future::{FutureExt, select_ok};
 use quinn::congestion::{BbrConfig, CubicConfig};
-use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
 use tokio::net::lookup_host;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
+use self::credentials::Credentials;
+use super::facts::{FailedArrivals, was_unanswered};
 use super::framing::FrameReader;
 use super::hello::{self, DialFailure};
 use super::join::{self, Door};
@@ -30,12 +31,19 @@ use crate::core::error::Refused;
 use crate::core::ids::{LinkId, MeshName, NodeId};
 use crate::core::limits;
 use crate::core::model::Hello;
-use crate::core::wire::{Control, VersionRange};
+use crate::core::wire::{ArrivalFacts, Control, VersionRange};
+use crate::node::clock;
+
+mod credentials;
+
+pub use self::credentials::PeerCertificate;
 
 /// Wait before the next address of a node is tried beside the one that has not answered.
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(200);
 /// How long a link that another one replaces may still deliver what is on its way.
 const SUPERSEDED_GRACE: Duration = Duration::from_secs(2);
+/// How often such a link is asked whether an answer is still awaited over it.
+const LINGER_POLL: Duration = Duration::from_millis(100);
 /// How long peers may take to acknowledge the last frames, and then the close.
 const SHUT_DOWN_GRACE: Duration = Duration::from_secs(1);
 /// Guess of a round trip before any was measured; it sets when a lost first packet is sent again.
@@ -113,7 +121,13 @@ pub struct Transport {
 #[derive(Debug)]
 struct Inner {
     endpoint: Endpoint,
-    client: quinn::ClientConfig,
+    /// What handshakes are made with from now on; replaced as a whole.
+    credentials: ArcSwap<Credentials>,
+    /// With everything but the certificates as it stays: the key of address tokens among it.
+    server: ServerConfig,
+    quic: Arc<quinn::TransportConfig>,
+    /// Why nothing is dialled now, if nothing is.
+    held: ArcSwapOption<(Refused, String)>,
     door: Option<Arc<Door>>,
     mesh: MeshName,
     hello: ArcSwap<Hello>,
@@ -123,7 +137,8 @@ struct Inner {
     links: AtomicU64,
     handshakes: AtomicUsize,
     arrivals: Mutex<HashMap<IpAddr, (Instant, u32)>>,
-    failed_arrivals: Mutex<LogPace>,
+    complaints: Mutex<LogPace>,
+    failed_arrivals: Mutex<FailedArrivals>,
 }
 
 impl Transport {
@@ -138,15 +153,11 @@ impl Transport {
         core: mpsc::Sender<Input>,
         data: Arc<dyn DataHandler>,
     ) -> Result<Self, TransportError> {
-        let tls_error = |e: quinn::crypto::rustls::NoInitialCipherSuite| TransportError::Tls(e.to_string());
-        let transport = Arc::new(quic_config(&config));
-        let server = join::server_crypto(&config.identity, config.door.as_deref())?;
-        let mut server = ServerConfig::with_crypto(server);
-        server.transport_config(Arc::clone(&transport));
+        let quic = Arc::new(quic_config(&config));
+        let credentials = Credentials::new(config.identity, config.door.as_deref(), &quic)?;
+        let mut server = ServerConfig::with_crypto(Arc::clone(&credentials.server));
+        server.transport_config(Arc::clone(&quic));
         server.max_incoming(limits::INCOMING_MAX);
-        let client = QuicClientConfig::try_from(config.identity.client_config()).map_err(tls_error)?;
-        let mut client = quinn::ClientConfig::new(Arc::new(client));
-        client.transport_config(transport);
 
         let reset_key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &config.reset_key);
         let mut endpoint = EndpointConfig::new(Arc::new(reset_key));
@@ -155,13 +166,17 @@ impl Transport {
         let (unreached, signs) = mpsc::channel(limits::SIGNS_QUEUE_MAX);
         let socket = Socket::open(socket, unreached).map_err(TransportError::Socket)?;
         let runtime = Arc::new(quinn::TokioRuntime);
-        let endpoint = Endpoint::new_with_abstract_socket(endpoint, Some(server), Arc::new(socket), runtime)
+        let (accepting, socket) = (Some(server.clone()), Arc::new(socket));
+        let endpoint = Endpoint::new_with_abstract_socket(endpoint, accepting, socket, runtime)
             .map_err(TransportError::Socket)?;
         let inner = Arc::new(Inner {
             endpoint,
-            client,
             door: config.door,
-            mesh: config.identity.mesh.clone(),
+            mesh: credentials.identity.mesh.clone(),
+            credentials: ArcSwap::from_pointee(credentials),
+            server,
+            quic,
+            held: ArcSwapOption::empty(),
             hello: ArcSwap::from_pointee(hello),
             inbox: Inbox { core, data },
             peers: Mutex::new(HashMap::new()),
@@ -169,6 +184,7 @@ impl Transport {
             links: AtomicU64::new(0),
             handshakes: AtomicUsize::new(0),
             arrivals: Mutex::new(HashMap::new()),
+            complaints: Mutex::default(),
             failed_arrivals: Mutex::default(),
         });
         tokio::spawn(accept_all(Arc::clone(&inner)));
@@ -187,6 +203,19 @@ impl Transport {
     /// The hello that new links begin with.
     pub fn set_hello(&self, hello: Hello) {
         self.inner.hello.store(Arc::new(hello));
+    }
+
+    /// Whom new connections show this node to be, and whom it trusts.
+    pub(super) fn identity(&self) -> NodeIdentity {
+        self.inner.credentials.load().identity.clone()
+    }
+
+    pub(super) fn peers(&self) -> Vec<Arc<Peer>> {
+        self.inner.peers().values().cloned().collect()
+    }
+
+    pub(super) fn arrivals_kept(&self) -> Vec<ArrivalFacts> {
+        self.inner.failed_arrivals.lock().unwrap_or_else(PoisonError::into_inner).facts()
     }
 
     /// The peer at the other end of a link, while it lasts.
@@ -209,7 +238,8 @@ impl Transport {
         }
     }
 
-    /// Closes a link. One that gives way to another delivers what is on its way first.
+    /// Closes a link. One that gives way to another stays until what is on its way has arrived and nobody waits for
+    /// an answer over it any more, at most [`limits::LINK_LINGER_MAX`].
     pub fn close(&self, link: LinkId, reason: Refused) {
         let Some(peer) = self.peer(link) else {
             return;
@@ -219,6 +249,13 @@ impl Transport {
         }
         tokio::spawn(async move {
             sleep(SUPERSEDED_GRACE).await;
+            let all_answered = async {
+                while peer.is_awaited() && !peer.is_gone() {
+                    sleep(LINGER_POLL).await;
+                }
+                peer.flush().await;
+            };
+            let _ = timeout(limits::LINK_LINGER_MAX, all_answered).await;
             peer.close(reason);
         });
     }
@@ -227,12 +264,16 @@ impl Transport {
     pub fn dial(&self, target: DialTarget, addresses: Vec<String>) {
         let inner = Arc::clone(&self.inner);
         tokio::spawn(async move {
-            let outcome = match &target {
-                DialTarget::Node(node) => inner.dial_node(node, &addresses).await,
-                DialTarget::Seed(_) => inner.dial_seed(&target, &addresses).await,
+            let held = inner.held.load_full();
+            let outcome = match (held.as_deref(), &target) {
+                (Some((refused, reason)), _) => {
+                    Err(DialFailure { reason: reason.clone(), refused: Some(*refused), unanswered: false })
+                }
+                (None, DialTarget::Node(node)) => inner.dial_node(node, &addresses).await,
+                (None, DialTarget::Seed(_)) => inner.dial_seed(&target, &addresses).await,
             };
             if let Err(failure) = outcome {
-                let DialFailure { reason, refused } = failure;
+                let DialFailure { reason, refused, .. } = failure;
                 let _ = inner.inbox.core.send(Input::DialFailed { target, reason, refused }).await;
             }
         });
@@ -298,15 +339,21 @@ async fn accept_all(inner: Arc<Inner>) {
         let slot = HandshakeSlot::take(&inner);
         tokio::spawn(async move {
             let address = incoming.remote_address();
-            let outcome = timeout(limits::HANDSHAKE_DEADLINE, inner.greet_incoming(incoming)).await;
+            let heard = AtomicBool::new(false);
+            let greeting = inner.greet_incoming(incoming, &heard);
+            let outcome = timeout(limits::HANDSHAKE_DEADLINE, greeting).await;
             drop(slot);
             match outcome {
-                Ok(Ok(Arrival::Link((peer, reader, hello)))) => {
+                Ok(Ok(Arrival::Link(greeted))) => {
+                    let (peer, reader, hello) = *greeted;
                     inner.run_link(peer, reader, hello, address, None).await;
                 }
                 Ok(Ok(Arrival::Join(connection, door))) => door.serve(connection, address).await,
-                Ok(Err(failure)) => inner.note_failed_arrival(address, &failure.reason),
-                Err(_) => inner.note_failed_arrival(address, "the handshake took too long"),
+                Ok(Err(failure)) => inner.note_failed_arrival(address, &failure.reason, failure.unanswered),
+                Err(_) => {
+                    let unanswered = !heard.load(Ordering::Relaxed);
+                    inner.note_failed_arrival(address, "the handshake took too long", unanswered);
+                }
             }
         });
     }
@@ -347,7 +394,7 @@ type Greeted = (Arc<Peer>, FrameReader, Hello);
 
 /// What an accepted connection turned out to be.
 enum Arrival {
-    Link(Greeted),
+    Link(Box<Greeted>),
     /// Somebody wants a certificate: nothing of the mesh is ever spoken there.
     Join(Connection, Arc<Door>),
 }
@@ -370,9 +417,12 @@ impl Inner {
     }
 
     /// Counts every failed arrival and logs at most one a second: outsiders must not fill the log.
-    fn note_failed_arrival(&self, address: SocketAddr, reason: &str) {
+    fn note_failed_arrival(&self, address: SocketAddr, reason: &str, unanswered: bool) {
         metrics::counter!("shoal_transport_handshakes_failed_total").increment(1);
-        if let Some(untold) = self.failed_arrivals.lock().unwrap_or_else(PoisonError::into_inner).tell() {
+        let mut kept = self.failed_arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.note(address, reason, unanswered);
+        drop(kept);
+        if let Some(untold) = self.complaints.lock().unwrap_or_else(PoisonError::into_inner).tell() {
             tracing::warn!(%address, reason, untold, "a connection was refused");
         }
     }
@@ -395,12 +445,22 @@ impl Inner {
         *count > limits::HANDSHAKES_PER_SECOND_MAX
     }
 
-    async fn greet_incoming(&self, incoming: quinn::Incoming) -> Result<Arrival, DialFailure> {
-        let connection = incoming.await?;
+    /// `heard` is set once the other side is known to hear this one.
+    async fn greet_incoming(
+        &self,
+        incoming: quinn::Incoming,
+        heard: &AtomicBool,
+    ) -> Result<Arrival, DialFailure> {
+        let connection = incoming.await.map_err(|error| {
+            let unanswered = was_unanswered(&error);
+            DialFailure { unanswered, ..DialFailure::from(error) }
+        })?;
+        heard.store(true, Ordering::Relaxed);
         if let Some(door) = self.door.as_ref().filter(|_| join::is_join(&connection)) {
             return Ok(Arrival::Join(connection, Arc::clone(door)));
         }
-        let node = self.peer_name(&connection)?;
+        let peer = self.peer_identity(&connection)?;
+        let node = peer.node_id.clone();
         let (send, recv) = connection.accept_bi().await?;
         let control = Peer::control_writer(send);
         let mut reader = FrameReader::new(recv, limits::HELLO_BYTES_MAX);
@@ -418,17 +478,20 @@ impl Inner {
             connection.close(VarInt::from_u32(Refused::Full.code()), Refused::Full.as_str().as_bytes());
             return Err(DialFailure::new(format!("{node} has too many connections already")));
         }
-        self.say_hello(&control)?;
-        self.peer_of(connection, node, control, reader, hello).await.map(Arrival::Link)
+        self.say_hello(&connection, &control)?;
+        self.peer_of(connection, peer, control, reader, hello)
+            .await
+            .map(|greeted| Arrival::Link(Box::new(greeted)))
     }
 
     async fn greet(&self, address: SocketAddr, expected: Option<&NodeId>) -> Result<Greeted, DialFailure> {
         let connecting = self
             .endpoint
-            .connect_with(self.client.clone(), address, tls::SERVER_NAME)
+            .connect_with(self.credentials.load().client.clone(), address, tls::SERVER_NAME)
             .map_err(|e| DialFailure::new(e.to_string()))?;
         let connection = connecting.await?;
-        let node = self.peer_name(&connection)?;
+        let peer = self.peer_identity(&connection)?;
+        let node = peer.node_id.clone();
         if let Some(expected) = expected.filter(|expected| **expected != node) {
             connection.close(VarInt::from_u32(Refused::Name.code()), b"another node was expected here");
             return Err(DialFailure::new(format!("{address} is {node}, not {expected}")));
@@ -436,9 +499,9 @@ impl Inner {
         let (send, recv) = connection.open_bi().await?;
         let control = Peer::control_writer(send);
         let mut reader = FrameReader::new(recv, limits::HELLO_BYTES_MAX);
-        self.say_hello(&control)?;
+        self.say_hello(&connection, &control)?;
         let hello = self.read_hello(&connection, &mut reader, &node).await?;
-        self.peer_of(connection, node, control, reader, hello).await
+        self.peer_of(connection, peer, control, reader, hello).await
     }
 
     /// Dials one address until it greets us, refuses us, says that nothing listens there, or takes too long.
@@ -456,15 +519,23 @@ impl Inner {
         refused.unwrap_or_else(|| Err(DialFailure::new(format!("timed out{}", dial.last_word()))))
     }
 
-    fn peer_name(&self, connection: &Connection) -> Result<NodeId, DialFailure> {
+    fn peer_identity(&self, connection: &Connection) -> Result<tls::Peer, DialFailure> {
         if join::protocol(connection).as_deref() != Some(tls::ALPN) {
             return Err(DialFailure::new("the connection is not one of the mesh"));
         }
-        tls::peer_identity(connection, &self.mesh).map_err(|e| DialFailure::new(e.to_string()))
+        tls::peer(connection, &self.mesh).map_err(|e| DialFailure::new(e.to_string()))
     }
 
-    fn say_hello(&self, control: &Arc<super::framing::FrameWriter>) -> Result<(), DialFailure> {
-        control.send(&**self.hello.load()).map_err(|e| DialFailure::new(e.to_string()))
+    fn say_hello(
+        &self,
+        connection: &Connection,
+        control: &Arc<super::framing::FrameWriter>,
+    ) -> Result<(), DialFailure> {
+        control.send(&**self.hello.load()).map_err(|error| match connection.close_reason() {
+            // The other side may have refused our certificate meanwhile, which says more.
+            Some(end) => end.into(),
+            None => DialFailure::new(error.to_string()),
+        })
     }
 
     async fn read_hello(
@@ -480,7 +551,7 @@ impl Inner {
     async fn peer_of(
         &self,
         connection: Connection,
-        node: NodeId,
+        identity: tls::Peer,
         control: Arc<super::framing::FrameWriter>,
         reader: FrameReader,
         hello: Hello,
@@ -489,7 +560,7 @@ impl Inner {
             return Err(DialFailure::new("no protocol version is spoken by both sides"));
         };
         let link = LinkId(self.links.fetch_add(1, Ordering::Relaxed) + 1);
-        let peer = Peer::new(link, node, connection, control, version).await?;
+        let peer = Peer::new(link, identity, connection, control, version).await?;
         Ok((Arc::new(peer), reader, hello))
     }
 
@@ -506,6 +577,10 @@ impl Inner {
         self.peers().insert(link, Arc::clone(&peer));
         let up = Input::LinkUp { link, hello, address: address.to_string(), dialled };
         if self.inbox.core.send(up).await.is_ok() {
+            // The trust may have changed between the handshake and now, unnoticed by whoever looked at all links.
+            if let Some((node, reason)) = self.close_if_bad(&peer, clock::wall_clock()) {
+                let _ = self.inbox.core.send(Input::Expelled { node, reason }).await;
+            }
             let reason = peer.run(reader, self.inbox.clone()).await;
             tracing::debug!(node = %peer.node(), ?link, ?reason, "link down");
             let _ = self.inbox.core.send(Input::LinkDown { link, reason }).await;

@@ -77,12 +77,13 @@ const LAYERED: &[Layered] = &[
         "f",
         "SHOAL_CERTS",
         "e",
-        "node: {id: n}\nsecurity: {cluster: {mtls: {ca_cert: y/ca.crt, node_cert: y/node.crt, node_key: y/node.key}}}",
+        "node: {id: n}\nsecurity: {cluster: {mtls: {ca_cert: y/ca.crt, node_cert: y/node.crt, node_key: y/node.key, crl: y/ca.crl}}}",
         |c| {
-            let TlsPaths { ca, cert, key } = &c.tls;
+            let TlsPaths { ca, cert, key, crl } = &c.tls;
             let directory = ca.parent().expect("a directory");
             assert_eq!(*cert, directory.join("node.crt"));
             assert_eq!(*key, directory.join("node.key"));
+            assert_eq!(crl.path(), directory.join("ca.crl"));
             directory.display().to_string()
         },
     ),
