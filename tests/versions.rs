@@ -211,8 +211,8 @@ fn what_a_later_version_appends_to_a_note_is_skipped() {
         longer
     };
     assert_eq!(Packet::read(&longer(&[7, 1, 2, 3])).expect("version 1 skips it"), meant);
-    // What version 2 has appended (health, no refusals to help, no rumours), and something behind that.
-    let longer = longer(&[0, 0, 0, 7, 1, 2, 3]);
+    // What version 2 has appended (health, no refusals to help, no rumours, no coordinate), and more behind it.
+    let longer = longer(&[0, 0, 0, 0, 7, 1, 2, 3]);
     assert_eq!(Packet::read(&longer).expect("version 1 skips it"), meant);
     let mut listener = Listener::new();
     listener.hears(longer);
