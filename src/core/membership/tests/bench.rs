@@ -280,18 +280,11 @@ impl Bench {
     }
 
     pub(super) fn found(&self, of: u8) -> Vec<&Evidence> {
-        let found = self.told.iter().filter_map(|(_, effect)| match effect {
-            MemberEffect::Found { key: found, evidence } if *found == key(of) => Some(evidence),
-            MemberEffect::Send { .. }
-            | MemberEffect::Timer { .. }
-            | MemberEffect::Changed { .. }
-            | MemberEffect::Renewed
-            | MemberEffect::OutdatedSelf(_)
-            | MemberEffect::TellHeldForFailed { .. }
-            | MemberEffect::Forgotten { .. }
-            | MemberEffect::Coordinate { .. }
-            | MemberEffect::RoundTrip { .. }
-            | MemberEffect::Found { .. } => None,
+        let found = self.told.iter().filter_map(|(_, effect)| {
+            let MemberEffect::Found { key: found, evidence } = effect else {
+                return None;
+            };
+            (*found == key(of)).then_some(evidence)
         });
         found.collect()
     }
