@@ -100,7 +100,7 @@ fn a_machine_joins_with_a_token_and_starts_again_without_needing_it() {
 fn a_token_in_the_environment_is_as_good_and_is_not_used_where_a_certificate_is() {
     let place = Place::new();
     let first = place.bootstrap("n1", &["--ca", &ca(&place)]);
-    let token = done(&place, "cert token --ca @/ca --node-id n2");
+    let token = done(&place, "cert token --ca @/ca --node-id n2 --days 9");
     let seed = seed(&first);
     let mut command = place.command("n2", &["--join", &seed]);
     command.env("SHOAL_JOIN_TOKEN", token.trim());
@@ -115,7 +115,7 @@ fn a_token_in_the_environment_is_as_good_and_is_not_used_where_a_certificate_is(
 fn a_start_with_a_token_that_cannot_work_says_why() {
     let place = Place::new();
     let nobody = "127.0.0.1:9";
-    let token = done(&place, "cert token --ca @/ca --node-id n2");
+    let token = done(&place, "cert token --ca @/ca --node-id n2 --days 9");
     let token = token.trim();
     let fails = |name: &str, flags: &[&str], code: i32| {
         let told = Told::of(bare(&place, name, flags).output().expect("ran"));

@@ -34,6 +34,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("core::membership", &["GROUND"]),
     ("core::registry", &["GROUND"]),
     ("core::supervision", &["GROUND"]),
+    ("core::trust", &["GROUND"]),
     // The one place that wires them.
     ("core::mesh", &["core"]),
     ("core", &["core"]),
@@ -42,11 +43,12 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("node::certs", &["GROUND"]),
     ("node::clock", &["GROUND"]),
     ("node::config", &["GROUND"]),
+    ("node::discovery", &["GROUND", "node::clock"]),
     ("node::events", &["GROUND", "node::clock"]),
     ("node::runtime", &["GROUND"]),
     ("node::store", &["GROUND"]),
     ("node::telemetry", &["node::config"]),
-    ("node::transport", &["GROUND", "node::certs"]),
+    ("node::transport", &["GROUND", "node::certs", "node::clock"]),
     ("node::dispatch", &["GROUND", "node::clock", "node::runtime", "node::transport"]),
     ("node::load", &["GROUND", "node::transport"]),
     // What wires the shell.

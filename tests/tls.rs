@@ -22,7 +22,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use shoal::core::ids::{MeshName, NodeId};
-use shoal::node::certs::{self, Ca, CertPair, Validity};
+use shoal::node::certs::{self, Ca, CertPair, Crl, Validity};
 use shoal::node::transport::tls::{self, NodeIdentity, SERVER_NAME};
 
 /// Long enough for a busy machine; a test that waits this long has failed.
@@ -82,6 +82,51 @@ async fn during_a_rotation_nodes_of_the_old_and_the_new_ca_talk() {
         AlertDescription::UnknownCA,
         "UnknownIssuer",
     );
+}
+
+#[tokio::test]
+async fn fault_69_a_revoked_certificate_is_refused_in_both_directions_also_by_a_list_past_its_time() {
+    let mesh = Mesh::new("prod");
+    for validity in [days(1), days(1).shortened(0)] {
+        let (mallory, crl) = mesh.revoked("mallory", validity);
+        let honest = || mesh.node("honest").with_crls([&crl]);
+        let outcome = exchange(honest().server_config(), mallory.client_config()).await;
+        outcome.assert_refused_by_server("revoked", AlertDescription::CertificateRevoked, "Revoked");
+        let outcome = exchange(mallory.server_config(), honest().client_config()).await;
+        outcome.assert_refused_by_client("revoked", AlertDescription::CertificateRevoked, "Revoked");
+        // Whoever is not on it passes, in either direction.
+        let other = mesh.node("other");
+        exchange(honest().server_config(), other.client_config()).await.assert_talked("honest", "other");
+        exchange(other.server_config(), honest().client_config()).await.assert_talked("other", "honest");
+    }
+}
+
+#[tokio::test]
+async fn fault_69_during_a_rotation_the_list_of_one_ca_says_nothing_of_the_other_cas_certificates() {
+    let (old, new) = (Mesh::new("prod"), Mesh::new("prod"));
+    let both = format!("{}{}", old.pair.cert_pem, new.pair.cert_pem);
+    let (mallory, by_new) = new.revoked("mallory", days(1));
+    let (_, by_old) = old.revoked("somebody", days(1));
+    for lists in [vec![&by_new], vec![&by_old, &by_new], vec![&by_new, &by_old]] {
+        for (bundle, ca) in [(&both, &old), (&both, &new)] {
+            let node = || ca.node_trusting("node", bundle).with_crls(lists.iter().copied());
+            for other in [old.node_trusting("other", &both), new.node_trusting("other", &both)] {
+                exchange(node().server_config(), other.client_config()).await.assert_talked("node", "other");
+                exchange(other.server_config(), node().client_config()).await.assert_talked("other", "node");
+            }
+            let outcome = exchange(node().server_config(), mallory.client_config()).await;
+            // Mallory trusts its own CA alone, and may be the one that refuses.
+            if std::ptr::eq(ca, &raw const new) {
+                outcome.assert_refused_by_server("revoked", AlertDescription::CertificateRevoked, "Revoked");
+            }
+        }
+    }
+    // A list of a CA that is not trusted does nothing, and a CA that is trusted no more takes its nodes along.
+    let alone = || old.node("node").with_crls([&by_new]);
+    let honest = old.node("honest");
+    exchange(alone().server_config(), honest.client_config()).await.assert_talked("node", "honest");
+    let outcome = exchange(alone().server_config(), new.node_trusting("late", &both).client_config()).await;
+    outcome.assert_refused_by_server("of a former CA", AlertDescription::UnknownCA, "UnknownIssuer");
 }
 
 #[tokio::test]
@@ -165,6 +210,17 @@ impl Mesh {
     fn node_trusting(&self, id: &str, bundle: &str) -> NodeIdentity {
         let pair = self.issue(id);
         NodeIdentity::from_pem(bundle, &pair.cert_pem, &pair.key_pem, SystemTime::now()).unwrap()
+    }
+
+    /// A node, and the list that revokes it.
+    fn revoked(&self, id: &str, validity: Validity) -> (NodeIdentity, Crl) {
+        let node = self.node(id);
+        let serial = certs::Serial::of(node.certificate()).unwrap();
+        let entry = certs::Revoked { serial, since: SystemTime::now() };
+        let pem = certs::make_crl(&self.ca, &[entry], 1, validity).unwrap();
+        let list = certs::parse_crls(&pem).unwrap().remove(0);
+        let crl = Crl::read(&list, &[der(&self.pair.cert_pem)]).unwrap();
+        (node, crl)
     }
 
     fn issue(&self, id: &str) -> CertPair {

@@ -25,7 +25,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use mesh::{Alarms, Blow, Idle, Mesh};
+use mesh::{Alarms, Blow, Detection, Idle, Mesh};
 use space::Net;
 use system::{Installation, System};
 
@@ -65,6 +65,8 @@ struct Measured {
     joins: Vec<Duration>,
     /// Each survivor's time, and the last survivor's.
     detections: BTreeMap<Blow, (Vec<Duration>, Vec<Duration>)>,
+    /// Of each detection: the share of the machine's CPU that others than the nodes used.
+    foreign_cpu: Vec<f64>,
     idles: Vec<Idle>,
     alarms: Vec<Alarms>,
     /// Rounds that were given up, and why.
@@ -191,8 +193,13 @@ fn measure(
     for (count, blow) in blows.enumerate() {
         // Another one each time, but not the first: the others join it.
         let victim = 2 + (round * 7 + count) % (size - 1);
-        let times = mesh.detect(victim, blow)?;
-        println!("  {blow:?} of {victim}: first {:.2?}, last {:.2?}", times[0], times[times.len() - 1]);
+        let Detection { times, foreign_cpu } = mesh.detect(victim, blow)?;
+        let (first, last) = (times[0], times[times.len() - 1]);
+        let foreign = 100.0 * foreign_cpu;
+        println!(
+            "  {blow:?} of {victim}: first {first:.2?}, last {last:.2?}; others used {foreign:.0} % of the CPU"
+        );
+        measured.foreign_cpu.push(foreign_cpu);
         let (all, last) = measured.detections.entry(blow).or_default();
         last.extend(times.last());
         all.extend(times);

@@ -43,6 +43,14 @@ pub(crate) struct Idle {
     pub(crate) rss_mb: f64,
 }
 
+/// What came of a node that was taken away.
+pub(crate) struct Detection {
+    /// Of each survivor, in order.
+    pub(crate) times: Vec<Duration>,
+    /// Share of the machine's CPU that others than the nodes used meanwhile: whoever starves is late.
+    pub(crate) foreign_cpu: f64,
+}
+
 /// False "failed" verdicts of a spell.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Alarms {
@@ -112,7 +120,10 @@ impl<'a> Mesh<'a> {
 
     /// How long each survivor took to say that the node has failed, in order. The node is back in
     /// everybody's list when this returns.
-    pub(crate) fn detect(&mut self, victim: usize, blow: Blow) -> Outcome<Vec<Duration>> {
+    pub(crate) fn detect(&mut self, victim: usize, blow: Blow) -> Outcome<Detection> {
+        let (busy, all) = machine_ticks()?;
+        let own = self.ticks()?;
+        let used = self.node_ticks(victim)?;
         let begun = Instant::now();
         let before = self.failures.len();
         match blow {
@@ -129,6 +140,9 @@ impl<'a> Mesh<'a> {
             (times.len() == survivors.len()).then_some(())
         })?;
         self.nodes.remove(&victim);
+        let (busy_now, all_now) = machine_ticks()?;
+        let foreign = (busy_now - busy) - (self.ticks()? - (own - used));
+        let foreign_cpu = (foreign / (all_now - all).max(1.0)).clamp(0.0, 1.0);
         if blow == Blow::Vanish {
             self.net.set_link(victim, true)?;
         }
@@ -136,7 +150,7 @@ impl<'a> Mesh<'a> {
         self.wait_for_full_view()?;
         let mut times: Vec<_> = times.into_values().collect();
         times.sort_unstable();
-        Ok(times)
+        Ok(Detection { times, foreign_cpu })
     }
 
     /// What the mesh costs while nothing happens.
@@ -260,6 +274,10 @@ impl<'a> Mesh<'a> {
         }
     }
 
+    fn node_ticks(&self, n: usize) -> Outcome<f64> {
+        ticks(self.nodes[&n].process.pid())
+    }
+
     fn ticks(&self) -> Outcome<f64> {
         self.nodes.values().map(|node| ticks(node.process.pid())).sum()
     }
@@ -280,6 +298,17 @@ fn ticks(pid: u32) -> Outcome<f64> {
     // The command's name may hold anything; the fields after it are counted from 3.
     let fields = text.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
     Ok(fields.split_whitespace().skip(11).take(2).flat_map(str::parse::<f64>).sum())
+}
+
+/// Ticks of all cores since the start of the machine: at work, and all.
+fn machine_ticks() -> Outcome<(f64, f64)> {
+    let text = fs::read_to_string("/proc/stat").map_err(|e| format!("cannot read /proc/stat: {e}"))?;
+    let line = text.lines().next().unwrap_or_default();
+    // user nice system idle iowait irq softirq steal; what follows is counted in these already.
+    let ticks: Vec<f64> = line.split_whitespace().skip(1).take(8).flat_map(str::parse).collect();
+    let all = ticks.iter().sum::<f64>();
+    let idle = ticks.iter().skip(3).take(2).sum::<f64>();
+    Ok((all - idle, all))
 }
 
 fn rss_kib(pid: u32) -> Outcome<f64> {

@@ -87,6 +87,8 @@ fn rows(serf: Option<&Measured>, shoal: Option<&Measured>) -> Vec<Row> {
         add(&format!("{what}, last survivor, p50"), "", &of(0.5, true));
         add(&format!("{what}, last survivor, p99"), "<= 0.25x", &of(0.99, true));
     }
+    add("CPU used by others meanwhile, %, p50", "0", &|m| Some(100.0 * percentile(&m.foreign_cpu, 0.5)?));
+    add("CPU used by others meanwhile, %, max", "0", &|m| Some(100.0 * percentile(&m.foreign_cpu, 1.0)?));
     let median = |m: &Measured, of: fn(&crate::mesh::Idle) -> f64| {
         percentile(&m.idles.iter().map(of).collect::<Vec<_>>(), 0.5)
     };

@@ -56,7 +56,7 @@ pub(crate) fn percentile(values: &[f64], share: f64) -> Option<f64> {
 pub(crate) fn shown(value: Option<f64>) -> String {
     match value {
         None => "-".to_owned(),
-        Some(v) if v == 0.0 => "0".to_owned(),
+        Some(0.0) => "0".to_owned(),
         Some(v) if v.abs() >= 100.0 => format!("{v:.0}"),
         Some(v) if v.abs() >= 10.0 => format!("{v:.1}"),
         Some(v) if v.abs() >= 1.0 => format!("{v:.2}"),

@@ -89,7 +89,7 @@ pub(super) async fn info(
     let node = node_of(&api, &agent, node)?;
     let answer = api.node.request(node.clone(), RequestBody::AgentInfo { agent: agent.clone() }).await?;
     let ResponseBody::AgentInfo { spec, stats } = answer else {
-        return Err(not_understood(&node));
+        return Err(Problem::bad_answer(&node));
     };
     let view = api.node.view();
     let heard = view.agents.iter().find(|a| a.name == agent && a.node == node).map(Agent::from);
@@ -110,7 +110,7 @@ pub(super) async fn logs(
     let node = node_of(&api, &agent, node)?;
     let request = RequestBody::AgentLogs { agent: agent.clone(), lines };
     let ResponseBody::Lines { lines } = api.node.request(node.clone(), request).await? else {
-        return Err(not_understood(&node));
+        return Err(Problem::bad_answer(&node));
     };
     Ok(Body(Logs { name: agent, node, lines }))
 }
@@ -157,13 +157,6 @@ fn node_of(api: &Api, agent: &AgentName, given: Option<NodeId>) -> Result<NodeId
             Err(Problem::new(StatusCode::CONFLICT, "ambiguous_agent", detail).with_nodes(nodes))
         }
     }
-}
-
-/// Only a node of another version answers with something else than what was asked.
-fn not_understood(node: &NodeId) -> Problem {
-    let detail =
-        format!("{node} gave an answer that this node does not understand: do their versions differ?");
-    Problem::new(StatusCode::BAD_GATEWAY, "bad_answer", detail)
 }
 
 /// Writes a record of each request that changes something.

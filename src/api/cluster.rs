@@ -1,7 +1,8 @@
 //! `/v1/cluster`: who is in the mesh and how it is; ping; leave.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Json as Body;
 use axum::extract::State;
@@ -10,11 +11,12 @@ use super::Api;
 use super::health::status_of;
 use super::problem::Problem;
 use super::read::Json;
-use super::types::{Leave, Member, NodeCounts, NodeLeft, Ping, Pinged, Status};
-use crate::core::ids::LinkId;
+use super::types::{Leave, Member, NetworkPath, NodeCounts, NodeLeft, Ping, Pinged, Status};
+use crate::core::error::Refusal;
+use crate::core::ids::{LinkId, NodeId};
 use crate::core::limits;
 use crate::core::model::{MemberStatus, MemberView};
-use crate::core::wire::RequestBody;
+use crate::core::wire::{RequestBody, ResponseBody};
 use crate::node::Handle;
 
 pub(super) async fn members(State(api): State<Arc<Api>>) -> Body<Vec<Member>> {
@@ -51,7 +53,7 @@ pub(super) async fn status(State(api): State<Arc<Api>>) -> Body<Status> {
     Body(Status {
         node_id: view.own.clone(),
         mesh_id: view.mesh_id,
-        status: status_of(&view).to_owned(),
+        status: status_of(&api.node).to_owned(),
         nodes: NodeCounts {
             alive: count(MemberStatus::Alive),
             suspect: count(MemberStatus::Suspect),
@@ -65,22 +67,76 @@ pub(super) async fn status(State(api): State<Arc<Api>>) -> Body<Status> {
     })
 }
 
-/// Round trips one after the other; the first that fails ends them with its reason.
+/// Round trips one after the other. One that does not come back is lost; a node that is not known, or that
+/// cannot be asked at all, ends them.
 pub(super) async fn ping(
     State(api): State<Arc<Api>>,
-    Json(Ping { node, count }): Json<Ping>,
+    Json(Ping { node, count, deadline_ms }): Json<Ping>,
 ) -> Result<Body<Pinged>, Problem> {
     if !(1..=limits::API_PINGS_MAX).contains(&count) {
         let why = format!("count is {count}: it must be 1 to {}", limits::API_PINGS_MAX);
         return Err(Problem::bad_request(why));
     }
-    let mut seconds = Vec::new();
-    for _ in 0..count {
-        let begun = Instant::now();
-        api.node.request(node.clone(), RequestBody::Ping).await?;
-        seconds.push(begun.elapsed().as_secs_f64());
+    let deadline_ms_max = limits::REQUEST_DEADLINE.as_millis() as u64;
+    if !(1..=deadline_ms_max).contains(&deadline_ms) {
+        let why = format!("deadline_ms is {deadline_ms}: it must be 1 to {deadline_ms_max}");
+        return Err(Problem::bad_request(why));
     }
-    Ok(Body(Pinged { node, seconds }))
+    let mut pinged = Pinged { node, seconds: Vec::new(), lost: 0, reason: None, path: None };
+    for _ in 0..count {
+        match round_trip(&api.node, &pinged.node, Duration::from_millis(deadline_ms)).await {
+            Ok(seconds) => pinged.seconds.push(seconds),
+            Err(refusal) if is_loss(&refusal) => {
+                pinged.lost += 1;
+                pinged.reason = Some(refusal.to_string());
+            }
+            Err(refusal) => return Err(refusal.into()),
+        }
+    }
+    // Measured last: the pings have made the link if there was none.
+    pinged.path = path_to(&api.node, &pinged.node).await;
+    Ok(Body(pinged))
+}
+
+async fn round_trip(node: &Handle, to: &NodeId, within: Duration) -> Result<f64, Refusal> {
+    let begun = Instant::now();
+    let asking = node.request(to.clone(), RequestBody::Ping);
+    let deadline_ms = within.as_millis() as u64;
+    let timed_out = |_| Err(Refusal::TimedOut { node: to.clone(), deadline_ms });
+    tokio::time::timeout(within, asking).await.unwrap_or_else(timed_out)?;
+    Ok(begun.elapsed().as_secs_f64())
+}
+
+/// Whether the refusal says that a packet did not come back, and nothing of the question.
+fn is_loss(refusal: &Refusal) -> bool {
+    match refusal {
+        Refusal::TimedOut { .. } | Refusal::LinkLost { .. } => true,
+        Refusal::UnknownNode { .. }
+        | Refusal::NodeDown { .. }
+        | Refusal::UnknownAgent { .. }
+        | Refusal::AgentExists { .. }
+        | Refusal::StartFailed { .. }
+        | Refusal::Overloaded { .. }
+        | Refusal::BadRequest { .. }
+        | Refusal::StoreFailed { .. }
+        | Refusal::NoAnswer { .. }
+        | Refusal::Outdated { .. }
+        | Refusal::Joining { .. } => false,
+    }
+}
+
+/// The link in use to a node, from the asked node's own facts.
+async fn path_to(node: &Handle, to: &NodeId) -> Option<NetworkPath> {
+    let view = node.view();
+    let link = view.members.iter().find(|(member, _)| member.card.node_id == *to)?.1?;
+    let peer = node.peer(link)?;
+    let port = node.listens_on().ok()?.port();
+    let from = peer.local_ip().map(|ip| SocketAddr::new(ip, port).to_string());
+    let Ok(ResponseBody::Facts(facts)) = node.request(node.own().clone(), RequestBody::Facts).await else {
+        return None;
+    };
+    let link = facts.links.into_iter().find(|link| link.node == *to && link.in_use)?;
+    Some(NetworkPath { from, link: link.into() })
 }
 
 /// Ends when the node has left.

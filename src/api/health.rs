@@ -11,7 +11,8 @@ use metrics_exporter_prometheus::PrometheusHandle;
 
 use super::Api;
 use super::types::Health;
-use crate::core::contract::View;
+use crate::node::Handle;
+use crate::node::identity::Standing;
 
 /// The media type of the metrics.
 const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -21,9 +22,10 @@ pub(super) async fn live() -> Json<Health> {
     Json(Health { status: "live".to_owned() })
 }
 
-/// Whether the node serves its mesh: 503 while it has not found it, and once it stops.
+/// Whether the node serves its mesh: 503 while it has not found it, while its certificate is good no more, and once
+/// it stops.
 pub(super) async fn ready(State(api): State<Arc<Api>>) -> Response {
-    let status = status_of(&api.node.view());
+    let status = status_of(&api.node);
     let code = if status == "healthy" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(Health { status: status.to_owned() })).into_response()
 }
@@ -37,10 +39,13 @@ pub(super) fn exposition(metrics: &PrometheusHandle) -> Response {
 }
 
 /// The node's own status, in the word that users see.
-pub(super) fn status_of(view: &View) -> &'static str {
-    match (view.stopping, view.joined) {
-        (true, _) => "stopping",
-        (false, false) => "joining",
-        (false, true) => "healthy",
+pub(super) fn status_of(node: &Handle) -> &'static str {
+    let view = node.view();
+    match (view.stopping, node.identity().standing, view.joined) {
+        (true, _, _) => "stopping",
+        (false, Standing::Expired, _) => "certificate_expired",
+        (false, Standing::Revoked, _) => "certificate_revoked",
+        (false, Standing::Good, false) => "joining",
+        (false, Standing::Good, true) => "healthy",
     }
 }

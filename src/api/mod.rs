@@ -5,10 +5,13 @@
 //! `shutdown` future, when the answers under way have been given.
 
 mod agents;
+mod certificates;
 mod cluster;
+mod diagnosis;
 mod events;
 mod guard;
 mod health;
+mod history;
 mod listen;
 mod messages;
 mod problem;
@@ -149,6 +152,7 @@ pub async fn serve_metrics(
 fn router(api: Arc<Api>) -> Router {
     let changes = Router::new()
         .route("/v1/cluster/leave", post(cluster::leave))
+        .route("/v1/certificates/crl", post(certificates::offer))
         .route("/v1/agents", post(agents::deploy))
         .route("/v1/agents/{name}", delete(agents::stop))
         .route_layer(from_fn(agents::record));
@@ -157,6 +161,9 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/cluster/status", get(cluster::status))
         .route("/v1/cluster/ping", post(cluster::ping))
         .route("/v1/cluster/events", get(events::follow))
+        .route("/v1/certificates", get(certificates::show))
+        .route("/v1/cluster/facts", get(diagnosis::facts))
+        .route("/v1/history", get(history::read))
         .route("/v1/agents", get(agents::list))
         .route("/v1/agents/{name}", get(agents::info))
         .route("/v1/agents/{name}/logs", get(agents::logs))

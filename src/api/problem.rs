@@ -33,6 +33,14 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", detail)
     }
 
+    /// Only a node of another version answers with something else than what was asked.
+    #[must_use]
+    pub(super) fn bad_answer(node: &NodeId) -> Self {
+        let detail =
+            format!("{node} gave an answer that this node does not understand: do their versions differ?");
+        Self::new(StatusCode::BAD_GATEWAY, "bad_answer", detail)
+    }
+
     /// The same error, with the nodes to choose from.
     #[must_use]
     pub(super) fn with_nodes(self, nodes: Vec<NodeId>) -> Self {
@@ -93,7 +101,7 @@ impl From<Refusal> for Problem {
             Refusal::StartFailed { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Refusal::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
             Refusal::StoreFailed { .. } => StatusCode::INTERNAL_SERVER_ERROR,
-            Refusal::LinkLost { .. } => StatusCode::BAD_GATEWAY,
+            Refusal::LinkLost { .. } | Refusal::NoAnswer { .. } => StatusCode::BAD_GATEWAY,
             Refusal::NodeDown { .. } | Refusal::Joining { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
         };

@@ -2,15 +2,26 @@
 //! that it does not know. Requests are strict: a field that is not known is an error, because it would be
 //! ignored otherwise.
 
+mod certificates;
+mod facts;
+mod history;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::core::ids::{AgentName, MeshId, NodeId};
+use crate::core::limits;
 use crate::core::model::{self, AgentSource, Performative, ProcessProtocol};
 use crate::core::wire::AgentStats;
 use crate::node::events::Numbered;
+
+pub use self::certificates::{
+    Certificate, Certificates, OfferedLists, PeerCertificate, RevocationList, TakenList, TakenLists,
+};
+pub use self::facts::{Arrival, Authority, Facts, Link, NetworkPath, NodeReport, ShownCertificate};
+pub use self::history::{Finding, Found, History, HistoryEntry};
 
 /// One node: an element of `GET /v1/cluster/members`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -52,7 +63,8 @@ pub struct Status {
     pub node_id: NodeId,
     /// Its mesh; null until it belongs to one.
     pub mesh_id: Option<MeshId>,
-    /// `joining`, `healthy` or `stopping`: of the asked node.
+    /// `joining`, `healthy` or `stopping`: of the asked node; `certificate_expired` or `certificate_revoked` where that
+    /// is why its peers refuse it.
     pub status: String,
     /// Nodes by status, the asked one included.
     pub nodes: NodeCounts,
@@ -152,6 +164,13 @@ pub struct Ping {
     /// Round trips, one after the other.
     #[serde(default = "one")]
     pub count: u32,
+    /// A round trip that takes longer counts as lost.
+    #[serde(default = "ping_deadline_default")]
+    pub deadline_ms: u64,
+}
+
+fn ping_deadline_default() -> u64 {
+    limits::REQUEST_DEADLINE.as_millis() as u64
 }
 
 fn one() -> u32 {
@@ -163,8 +182,17 @@ fn one() -> u32 {
 pub struct Pinged {
     /// Which node.
     pub node: NodeId,
-    /// What each round trip took, from this node's main loop to the other's and back.
+    /// What each round trip took that came back, from this node's main loop to the other's and back.
     pub seconds: Vec<f64>,
+    /// Those that did not come back.
+    #[serde(default)]
+    pub lost: u32,
+    /// Why the last of them did not.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// The link that was taken; null without one, and for the asked node itself.
+    #[serde(default)]
+    pub path: Option<NetworkPath>,
 }
 
 /// `POST /v1/cluster/leave`.
@@ -463,15 +491,20 @@ impl From<&model::AgentView> for Agent {
 
 impl From<Numbered> for NumberedEvent {
     fn from(numbered: Numbered) -> Self {
-        let event = match numbered.event {
-            model::Event::Joined { mesh_id } => Event::Joined { mesh_id },
+        Self { sequence: numbered.sequence, unix_ms: numbered.unix_ms, event: numbered.event.into() }
+    }
+}
+
+impl From<model::Event> for Event {
+    fn from(event: model::Event) -> Self {
+        match event {
+            model::Event::Joined { mesh_id } => Self::Joined { mesh_id },
             model::Event::Member { node, status, reason } => {
-                Event::Member { node, status: status.to_string(), reason }
+                Self::Member { node, status: status.to_string(), reason }
             }
-            model::Event::Agent { agent, node, state, reason } => Event::Agent { agent, node, state, reason },
-            model::Event::DuplicateNode { node, address } => Event::DuplicateNode { node, address },
-            model::Event::Refused { peer, reason } => Event::Refused { peer, reason },
-        };
-        Self { sequence: numbered.sequence, unix_ms: numbered.unix_ms, event }
+            model::Event::Agent { agent, node, state, reason } => Self::Agent { agent, node, state, reason },
+            model::Event::DuplicateNode { node, address } => Self::DuplicateNode { node, address },
+            model::Event::Refused { peer, reason } => Self::Refused { peer, reason },
+        }
     }
 }

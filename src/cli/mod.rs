@@ -13,6 +13,7 @@ mod print;
 pub mod sample;
 pub mod server;
 mod sim;
+mod why;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -62,6 +63,8 @@ enum Command {
     /// Look at the mesh, ping its nodes, leave it
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
+    /// Tell why a node is in the state that it is in
+    Why(why::WhyArgs),
     /// Start an agent on a node and keep it there
     Deploy(deploy::DeployArgs),
     /// Look at agents, stop them
@@ -144,6 +147,7 @@ impl Shoal {
             Command::Dev(args) => wait_for(dev::run(args)),
             Command::Server(command) => server::run(command),
             Command::Cluster(command) => wait_for(cluster::run(command)),
+            Command::Why(args) => wait_for(why::run(&args)),
             Command::Deploy(args) => wait_for(deploy::run(args)),
             Command::Agent(command) => wait_for(agent::run(command)),
             Command::Message(command) => wait_for(message::run(command)),

@@ -30,6 +30,7 @@ pub(crate) enum ServerCommand {
     #[command(after_help = "Examples:
   shoal server start --node-id node-1 --bootstrap
   shoal server start --node-id node-2 --join node-1.example.com
+  shoal server start --node-id node-3 --discover dns:nodes.example.com,mdns
   shoal server start --node-id node-2 --join node-1.example.com --join-token @/run/join-token
   shoal server start --config /etc/shoal/node.yaml --check-config")]
     Start(Box<StartArgs>),
@@ -84,7 +85,7 @@ async fn serve(
     let mut signals = Signals::new(stdin).map_err(refused)?;
     tokio::select! {
         enrolled = enrol::first_certificate(config) => enrolled.map_err(refused)?,
-        name = signals.next() => {
+        name = signals.next_stop() => {
             return Err(Failure::Refused(format!("ended by {name} before the node had its first certificate")));
         }
     }
@@ -143,38 +144,61 @@ fn log_address(what: &'static str, listener: &TcpListener) {
 async fn wait(node: Node, signals: &mut Signals) -> Result<(), Failure> {
     let handle = node.handle().clone();
     let mut stopped = std::pin::pin!(node.stopped());
-    tokio::select! {
-        ended = &mut stopped => return ended.map_err(refused),
-        name = signals.next() => {
-            tracing::info!(signal = name, "stopping; a second signal ends the node at once");
-            handle.stop().await;
+    loop {
+        tokio::select! {
+            ended = &mut stopped => return ended.map_err(refused),
+            asked = signals.next() => match asked {
+                // What comes of it is in the log.
+                Asked::ToReload => drop(handle.reload_certificates().await),
+                Asked::ToStop(signal) => {
+                    tracing::info!(signal, "stopping; a second signal ends the node at once");
+                    handle.stop().await;
+                    break;
+                }
+            }
         }
     }
     tokio::select! {
         ended = stopped => ended.map_err(refused),
-        name = signals.next() => {
+        name = signals.next_stop() => {
             Err(Failure::Refused(format!("ended at once by a second signal ({name}): the node had not stopped yet")))
         }
     }
 }
 
+/// What a signal asks for.
+enum Asked {
+    ToStop(&'static str),
+    ToReload,
+}
+
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
     stdin: Option<oneshot::Receiver<()>>,
 }
 
 impl Signals {
     fn new(stdin: Option<oneshot::Receiver<()>>) -> std::io::Result<Self> {
         let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        Ok(Self { terminate, interrupt, stdin })
+        Ok(Self { terminate, interrupt, hangup: signal(SignalKind::hangup())?, stdin })
     }
 
-    async fn next(&mut self) -> &'static str {
+    async fn next_stop(&mut self) -> &'static str {
+        loop {
+            if let Asked::ToStop(name) = self.next().await {
+                return name;
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Asked {
         tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-            () = ended(&mut self.stdin) => "the end of stdin",
+            _ = self.terminate.recv() => Asked::ToStop("SIGTERM"),
+            _ = self.interrupt.recv() => Asked::ToStop("SIGINT"),
+            () = ended(&mut self.stdin) => Asked::ToStop("the end of stdin"),
+            _ = self.hangup.recv() => Asked::ToReload,
         }
     }
 }

@@ -17,11 +17,11 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Refusal, Refused};
-use super::ids::{AgentName, LinkId, MeshId, MeshName, NodeId, PersistNo, ProcessId, RequestId};
+use super::ids::{AgentName, CaKeyId, LinkId, MeshId, MeshName, NodeId, PersistNo, ProcessId, RequestId};
 use super::model::{
     AgentSpec, AgentView, CrossRegion, Event, Finding, Hello, Load, MemberView, NodeCard, Overrides, Profile,
 };
-use super::wire::{AgentStats, Control, RequestBody, ResponseBody};
+use super::wire::{AgentStats, Control, HistoryPage, HistoryQuery, NodeFacts, RequestBody, ResponseBody};
 
 /// What the driver tells the core.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -58,7 +58,7 @@ pub enum Input {
         target: DialTarget,
         /// Why, for people.
         reason: String,
-        /// Whether the other side was reached and refused this node.
+        /// Whether the other side was reached and one of the two refused the other.
         refused: Option<Refused>,
     },
     /// A peer with a certificate of this mesh dialled this node and was refused before its connection became
@@ -68,6 +68,12 @@ pub enum Input {
         peer: String,
         /// One sentence that names both sides' versions.
         reason: String,
+    },
+    /// What discovery finds at present: these addresses are seeds from now on, and those that it found before
+    /// and does not any more are none. Seeds that were given at the start stay.
+    Seeds {
+        /// `host:port` texts, at most [`SEEDS_MAX`](super::limits::SEEDS_MAX) of which are called.
+        addresses: Vec<String>,
     },
     /// A SWIM packet came in.
     Swim {
@@ -108,12 +114,43 @@ pub enum Input {
         /// The answer.
         answer: RuntimeAnswer,
     },
+    /// The answer to [`Output::AskNode`].
+    NodeAnswer {
+        /// The number of the question.
+        question: u64,
+        /// The answer, or why there is none.
+        answer: Result<NodeAnswer, String>,
+    },
     /// The machine's load was measured.
     Load(Load),
     /// A message needs a link to a node that is alive and has none.
     WantLink {
         /// The node.
         node: NodeId,
+    },
+    /// A node's certificate is good no more: its connections are closed already. A later [`Input::LinkUp`] of it
+    /// has passed TLS with a good one.
+    Expelled {
+        /// The node.
+        node: NodeId,
+        /// Why: [`Refused::is_about_certificate`].
+        reason: Refused,
+    },
+    /// A revocation list was verified and is stored: an answer to [`Output::CheckCrl`], or from this node's operator.
+    CrlAccepted {
+        /// Who signed it.
+        issuer: CaKeyId,
+        /// Its number.
+        number: u64,
+        /// The list (DER), at most [`CRL_BYTES_MAX`](super::limits::CRL_BYTES_MAX) bytes.
+        der: Bytes,
+    },
+    /// This node's certificate, or the CAs that it trusts, are others now.
+    CertificatesChanged {
+        /// The keys of the CAs that are trusted.
+        trusted: Vec<CaKeyId>,
+        /// Whether its own certificate is another one: links that were made with the old one are replaced.
+        renewed: bool,
     },
     /// The node is asked to stop (a signal).
     Stop,
@@ -235,12 +272,26 @@ pub enum Output {
         /// What.
         query: RuntimeQuery,
     },
+    /// Ask the shell something about this node; answered by [`Input::NodeAnswer`], not at once.
+    AskNode {
+        /// Names the answer.
+        question: u64,
+        /// What.
+        query: NodeQuery,
+    },
     /// Answer a local client.
     Reply {
         /// Which request.
         request: RequestId,
         /// What came of it.
         result: Result<ResponseBody, Refusal>,
+    },
+    /// Verify a revocation list; answered by [`Input::CrlAccepted`] if it is good and new, else not at all.
+    CheckCrl {
+        /// Who sent it.
+        from: NodeId,
+        /// The list (DER), not yet trusted.
+        der: Bytes,
     },
     /// Tell those who watch.
     Event(Event),
@@ -344,6 +395,24 @@ pub enum RuntimeAnswer {
     Lines(Vec<String>),
 }
 
+/// A question about this node that only the shell can answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NodeQuery {
+    /// What it measures.
+    Facts,
+    /// A part of its history.
+    History(HistoryQuery),
+}
+
+/// The shell's answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NodeAnswer {
+    /// To [`NodeQuery::Facts`].
+    Facts(Box<NodeFacts>),
+    /// To [`NodeQuery::History`].
+    History(HistoryPage),
+}
+
 /// What a mesh is made from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Boot {
@@ -376,9 +445,9 @@ pub enum StartMode {
         /// Freshly drawn.
         mesh_id: MeshId,
     },
-    /// Ask these seeds, `host:port`, for ever.
+    /// Ask these seeds, `host:port`, for ever, and those that discovery finds.
     Join {
-        /// At least one.
+        /// None where only discovery finds them.
         seeds: Vec<String>,
     },
     /// Go back to the mesh that is remembered.
@@ -427,6 +496,9 @@ pub struct Counters {
     pub claims_dropped: u64,
     /// Record batches that did not decode.
     pub records_dropped: u64,
+    /// Revocation lists that a peer sent too many of.
+    #[serde(default)]
+    pub crls_dropped: u64,
     /// How often this node had to renew its incarnation.
     pub renewals: u64,
     /// Round trips that cannot be.

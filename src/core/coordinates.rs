@@ -22,6 +22,9 @@ mod vivaldi;
 
 /// An estimate between nodes that are less sure of themselves than this is none.
 const TRUSTED_ERROR_MAX: f64 = 0.75;
+/// One peer moves the own coordinate at most so often: the neighbour in the ring, which is measured all the
+/// time, must not outweigh all others.
+const PULL_PAUSE: Duration = Duration::from_secs(4);
 /// Between nodes so near each other an estimate may be wrong by more than that share: in milliseconds it is
 /// little.
 const NEAR_SECONDS: f64 = 0.005;
@@ -44,6 +47,8 @@ struct Peer {
     samples: VecDeque<f64>,
     measured: Instant,
     coordinate: Option<Coordinate>,
+    /// When it last moved the own coordinate.
+    pulled: Option<Instant>,
 }
 
 impl Peer {
@@ -89,8 +94,10 @@ impl Coordinates {
         }
         peer.samples.push_back(seconds);
         peer.measured = now;
-        let sample = peer.coordinate.zip(peer.median());
+        let is_due = peer.pulled.is_none_or(|at| now.since(at) >= PULL_PAUSE);
+        let sample = peer.coordinate.zip(peer.median()).filter(|_| is_due);
         if let Some((coordinate, rtt)) = sample {
+            peer.pulled = Some(now);
             if !self.vivaldi.handle_sample(key, &coordinate, rtt) {
                 self.refusals.resets += 1;
             }

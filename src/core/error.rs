@@ -235,6 +235,14 @@ pub enum Refusal {
         /// What the store said.
         reason: String,
     },
+    /// The node could not find out what was asked.
+    #[error("{node} could not answer: {reason}")]
+    NoAnswer {
+        /// The node asked.
+        node: NodeId,
+        /// Why.
+        reason: String,
+    },
     /// This node is not part of a mesh yet.
     #[error("{node} has not joined its mesh yet: none of its seeds has answered")]
     Joining {
@@ -266,6 +274,7 @@ impl Refusal {
             Self::LinkLost { .. } => "link_lost",
             Self::BadRequest { .. } => "bad_request",
             Self::StoreFailed { .. } => "store_failed",
+            Self::NoAnswer { .. } => "no_answer",
             Self::Joining { .. } => "joining",
             Self::Outdated { .. } => "outdated",
         }
@@ -298,11 +307,17 @@ pub enum Refused {
     Failed = 10,
     /// The node stops.
     Stopping = 11,
+    /// The refused side's certificate has been revoked.
+    Revoked = 12,
+    /// The refused side's certificate has expired.
+    Expired = 13,
+    /// The refused side's certificate is not signed by a CA that is trusted (any more).
+    Untrusted = 14,
 }
 
 impl Refused {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::Version,
         Self::Mesh,
         Self::NoMesh,
@@ -314,12 +329,22 @@ impl Refused {
         Self::Superseded,
         Self::Failed,
         Self::Stopping,
+        Self::Revoked,
+        Self::Expired,
+        Self::Untrusted,
     ];
 
     /// The close code on the wire.
     #[must_use]
     pub fn code(self) -> u32 {
         self as u32
+    }
+
+    /// Whether the refused side needs another certificate, or one of the two another CA bundle or clock: until
+    /// then each further attempt ends the same way.
+    #[must_use]
+    pub fn is_about_certificate(self) -> bool {
+        matches!(self, Self::Revoked | Self::Expired | Self::Untrusted)
     }
 
     /// The reason with that close code.
@@ -343,6 +368,11 @@ impl Refused {
             Self::Superseded => "another connection between the two nodes is kept instead",
             Self::Failed => "the node is held for failed",
             Self::Stopping => "the node is stopping",
+            Self::Revoked => "the certificate has been revoked: the node needs a new one",
+            Self::Expired => "the certificate has expired: renew it, or set the clock that is wrong",
+            Self::Untrusted => {
+                "the certificate is not signed by a CA that is trusted here: compare the CA bundles of both nodes"
+            }
         }
     }
 }

@@ -87,6 +87,24 @@ impl fmt::Debug for NodeKey {
     }
 }
 
+/// Names the key of a CA: SHA-256 over its public key (SubjectPublicKeyInfo). A CA that is issued again for its
+/// old key has the same.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CaKeyId(pub [u8; 32]);
+
+/// The first eight bytes: enough to tell the few CAs of a mesh apart.
+impl fmt::Display for CaKeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0[..8].iter().try_for_each(|octet| write!(f, "{octet:02x}"))
+    }
+}
+
+impl fmt::Debug for CaKeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CaKeyId({self})")
+    }
+}
+
 /// The name of an agent: 1 to 64 ASCII letters, digits, `-`, `_`, `.`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

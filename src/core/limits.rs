@@ -154,6 +154,32 @@ pub const DRIVER_QUEUE_MAX: usize = 8192;
 pub const STORE_QUEUE_CHANGES_MAX: usize = 4096;
 /// How long the store waits for another program that reads or writes its database. Longer: the commit or the start fails.
 pub const STORE_BUSY_MAX: Duration = Duration::from_secs(5);
+/// Entries of a node's history that are kept, over all its processes. One more: the oldest is removed.
+pub const HISTORY_ROWS_MAX: usize = 20_000;
+/// Entries of the history that wait for the disk. One more is dropped and counted.
+pub const HISTORY_QUEUE_MAX: usize = 4096;
+/// Characters of a text from elsewhere in an entry of the history; the rest is cut.
+pub const HISTORY_TEXT_CHARS_MAX: usize = 500;
+/// How long an entry of the history may wait for others to be written with.
+pub const HISTORY_DELAY_MAX: Duration = Duration::from_secs(1);
+/// Entries of the history in one answer; more are cut off.
+pub const HISTORY_PAGE_MAX: usize = 1000;
+/// Bytes of stored entries in one answer; more are cut off.
+pub const HISTORY_PAGE_BYTES_MAX: usize = 512 << 10;
+/// Questions about the node itself (facts, history) that are being answered at once. One more: `overloaded`.
+pub const NODE_QUESTIONS_MAX: usize = 16;
+/// Links that one node's facts tell of; more are left out.
+pub const FACTS_LINKS_MAX: usize = PEERS_MAX;
+/// Bytes of a text in a node's facts. More: the facts are refused.
+pub const FACT_TEXT_BYTES_MAX: usize = 263;
+/// Addresses whose failed connections are remembered for [`ARRIVALS_KEPT_FOR`]; the oldest gives way.
+pub const ARRIVALS_KEPT_MAX: usize = 64;
+/// How long they are remembered.
+pub const ARRIVALS_KEPT_FOR: Duration = Duration::from_secs(60);
+/// How long a node may take to tell its facts before it counts as one that does not answer.
+pub const FACTS_DEADLINE: Duration = Duration::from_secs(5);
+/// Nodes that are asked for their facts at once on behalf of one client; the others wait their turn.
+pub const FACTS_ASKED_AT_ONCE: usize = 64;
 /// Events kept for clients that resume; the oldest is dropped and a resuming client is told.
 pub const EVENTS_MAX: usize = 1024;
 
@@ -244,8 +270,11 @@ pub const CONFIG_DEPTH_MAX: usize = 16;
 pub const CONFIG_VALUE_BYTES_MAX: usize = 32 << 10;
 /// Errors of a configuration that are listed; the rest is counted.
 pub const CONFIG_ERRORS_MAX: usize = 100;
-/// Seeds of one node. More: refused at start.
+/// Seeds of one node. More: refused at start. As many again may be found by discovery at one time; the rest
+/// of those is not called.
 pub const SEEDS_MAX: usize = 64;
+/// Ways of discovery of one node. More: refused at start.
+pub const DISCOVERIES_MAX: usize = 4;
 /// The shortest and the longest time between two rounds of gossip that may be configured.
 pub const GOSSIP_INTERVAL_MIN: Duration = Duration::from_millis(20);
 /// See [`GOSSIP_INTERVAL_MIN`].
@@ -313,5 +342,20 @@ pub const CLIENT_HELLO_BYTES_MAX: usize = 16 << 10;
 pub const CRL_BYTES_MAX: usize = 128 << 10;
 /// Revocation lists that a node keeps, one for each CA it trusts. More: the file or the frame is refused.
 pub const CRLS_MAX: usize = CERTS_PER_FILE_MAX;
+/// Revocation lists that a peer may send in one second. One more: dropped and counted.
+pub const CRLS_PER_SECOND_MAX: u32 = 2 * CRLS_MAX as u32;
+/// Revocation lists of peers that wait to be verified. One more: dropped and counted.
+pub const CRL_CHECKS_MAX: usize = 64;
 /// Bytes of a file with revocation lists in PEM format. More: refused before it is read.
 pub const CRL_FILE_BYTES_MAX: u64 = 3 * (CRLS_MAX as u64) * (CRL_BYTES_MAX as u64) / 2;
+/// How often the files of certificates are looked at. A change counts once they have stayed the same for as long.
+pub const IDENTITY_POLL: Duration = Duration::from_millis(500);
+/// A node whose certificate was refused, by either side, is not dialled again for this long.
+pub const CERTIFICATE_REDIAL_PAUSE: Duration = Duration::from_secs(15);
+/// Links that are replaced at once after the node's certificate was renewed; the others wait their turn.
+pub const RENEWED_LINKS_AT_ONCE: usize = 8;
+/// How long a link that another one replaces may stay for the sake of answers that are still awaited over it. It is
+/// the longest deadline of a message, so that none is lost to it.
+pub const LINK_LINGER_MAX: Duration = DEADLINE_MAX;
+/// Certificates, CAs and revocation lists that end within this time are warned of.
+pub const EXPIRY_WARNING: Duration = Duration::from_secs(30 * 86_400);

@@ -55,9 +55,15 @@ struct Seed {
     waited: u32,
     next: Instant,
     reached: Option<NodeKey>,
+    /// Whether discovery found it, and may lose it again.
+    found: bool,
 }
 
 impl Seed {
+    fn new(found: bool) -> Self {
+        Self { failures: 0, waited: 0, next: Instant::ZERO, reached: None, found }
+    }
+
     fn fail(&mut self, now: Instant) {
         let wait = SEED_RETRY_FIRST * 2_u32.saturating_pow(self.failures.min(10));
         self.failures = self.failures.saturating_add(1);
@@ -252,8 +258,33 @@ impl Links {
         }
     }
 
+    /// The node is not dialled before then.
+    pub(crate) fn pause(&mut self, key: NodeKey, until: Instant) {
+        if self.paused.contains_key(&key) || self.paused.len() < limits::PEERS_MAX {
+            self.paused.insert(key, until);
+        }
+    }
+
+    /// No pause counts any more, of nodes or of seeds.
+    pub(crate) fn try_all_again(&mut self, now: Instant) {
+        self.paused.clear();
+        for seed in self.seeds.values_mut() {
+            (seed.failures, seed.next) = (0, now);
+        }
+    }
+
     pub(crate) fn add_seed(&mut self, address: String) {
-        self.seeds.insert(address, Seed { failures: 0, waited: 0, next: Instant::ZERO, reached: None });
+        self.seeds.insert(address, Seed::new(false));
+    }
+
+    /// What discovery finds now, instead of what it found before: at most [`limits::SEEDS_MAX`] addresses. A
+    /// seed that stays keeps its pauses; one that was given for good stays whatever is found.
+    pub(crate) fn set_found_seeds(&mut self, mut addresses: Vec<String>) {
+        addresses.truncate(limits::SEEDS_MAX);
+        self.seeds.retain(|address, seed| !seed.found || addresses.contains(address));
+        for address in addresses {
+            self.seeds.entry(address).or_insert_with(|| Seed::new(true));
+        }
     }
 
     /// Notes that a seed answered, and who it is.
@@ -369,6 +400,24 @@ mod tests {
         assert_eq!(pauses[1], SEED_RETRY_FIRST);
         assert!(pauses.windows(2).skip(1).all(|p| p[0] <= p[1]), "{pauses:?}");
         assert_eq!(pauses[11], SEED_RETRY_LAST);
+    }
+
+    #[test]
+    fn what_discovery_does_not_find_any_more_is_no_seed_and_a_given_seed_stays() {
+        let mut links = Links::default();
+        links.add_seed("given:1".to_owned());
+        let found = |texts: &[&str]| texts.iter().map(ToString::to_string).collect::<Vec<_>>();
+        links.set_found_seeds(found(&["given:1", "a:1", "b:1"]));
+        assert_eq!(links.due_seeds(Instant::ZERO, |_| false), ["a:1", "b:1", "given:1"]);
+        for address in ["a:1", "b:1", "given:1"] {
+            links.dial_ended(&DialTarget::Seed(address.to_owned()), Instant::ZERO);
+        }
+        links.set_found_seeds(found(&["b:1", "c:1"]));
+        assert_eq!(links.due_seeds(Instant::ZERO, |_| false), ["c:1"], "the others keep their pauses");
+        let later = Instant::ZERO + SEED_RETRY_FIRST;
+        assert_eq!(links.due_seeds(later, |_| false), ["b:1", "given:1"]);
+        links.set_found_seeds((0..500).map(|n| format!("{n}:1")).collect());
+        assert_eq!(links.seeds.len(), limits::SEEDS_MAX + 1);
     }
 
     #[test]

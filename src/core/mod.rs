@@ -22,4 +22,5 @@ pub mod model;
 mod registry;
 mod supervision;
 pub mod time;
+mod trust;
 pub mod wire;

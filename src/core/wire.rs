@@ -19,13 +19,20 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Refusal, SendError};
-use super::ids::{AgentName, Incarnation, NodeId, NodeKey};
+use super::ids::{AgentName, CaKeyId, Incarnation, NodeId, NodeKey};
 use super::limits;
 use super::model::{AgentSpec, Answer, Hello, Message};
 
+mod facts;
+mod history;
 mod shape;
 mod versions;
 
+pub use facts::{
+    AgentStats, ArrivalFacts, CaFacts, CertificateFacts, DiskFacts, LinkFacts, MemberFacts, NodeFacts,
+    QueueFacts,
+};
+pub use history::{HistoryEntry, HistoryPage, HistoryQuery, Recorded};
 pub use shape::check;
 pub use versions::{VersionRange, no_common_version, versions_of_hello};
 
@@ -107,6 +114,9 @@ pub enum Control {
         members: u64,
         /// Over whose own records it has up to where.
         owned: u64,
+        /// Over which revocation lists it has; `None` of a node that knows nothing of them, which is not told either.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        crls: Option<u64>,
     },
     /// How much of each node's own records the sender has; the receiver sends what is newer.
     OwnedDigest {
@@ -161,6 +171,22 @@ pub enum Control {
         /// What came of it.
         result: Result<ResponseBody, Refusal>,
     },
+    /// Which revocation lists the sender has; the receiver sends those that are newer.
+    CrlDigest {
+        /// One entry an issuer.
+        have: Vec<CrlVersion>,
+        /// Whether the receiver should send its own digest back.
+        reply: bool,
+        /// What the receiver has sent over this link before counts no more: the sender trusts other CAs now.
+        afresh: bool,
+    },
+    /// A revocation list.
+    Crl {
+        /// As its CA signed it (DER).
+        der: Bytes,
+    },
+    /// The sender has another certificate: the receiver, which has dialled this link, should dial it again.
+    Redial,
     /// Nothing; keeps a link alive on which messages flow.
     KeepAlive,
 }
@@ -189,6 +215,15 @@ pub enum MemberEntryState {
     Left,
     /// It left for good: nobody keeps anything of it.
     Forgotten,
+}
+
+/// Which revocation list of one issuer somebody has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CrlVersion {
+    /// The CA.
+    pub issuer: CaKeyId,
+    /// The list's number.
+    pub number: u64,
 }
 
 /// How much of one node's own records somebody has.
@@ -265,6 +300,13 @@ pub enum RequestBody {
         /// How long agents may take to finish what they have.
         drain_ms: u64,
     },
+    /// What the node measures of itself and of its links.
+    Facts,
+    /// A part of the node's history.
+    History {
+        /// Which part.
+        query: HistoryQuery,
+    },
 }
 
 /// What a request brings.
@@ -285,21 +327,10 @@ pub enum ResponseBody {
         /// The lines, without newlines.
         lines: Vec<String>,
     },
-}
-
-/// What the runtime measures of one agent.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AgentStats {
-    /// Operating-system process, where it has one.
-    pub pid: Option<u32>,
-    /// Seconds since it last became `running`.
-    pub uptime_seconds: u64,
-    /// Messages handled or failed since the node started.
-    pub requests: u64,
-    /// Messages that ended in an error.
-    pub errors: u64,
-    /// Messages waiting in its mailbox now.
-    pub waiting: u64,
+    /// What the node measures.
+    Facts(Box<NodeFacts>),
+    /// A part of the node's history.
+    History(HistoryPage),
 }
 
 /// Data frames: messages between agents, on the data streams. No core step sees them.
@@ -368,6 +399,10 @@ impl Body for Control {
             Self::DuplicateSeen { address } if address.len() > limits::ADDRESS_BYTES_MAX => {
                 Err("the address is too long")
             }
+            Self::CrlDigest { have, .. } if have.len() > limits::CRLS_MAX => Err("too many revocation lists"),
+            Self::Crl { der } if der.len() > limits::CRL_BYTES_MAX => Err("the revocation list is too large"),
+            Self::Response { result: Ok(ResponseBody::Facts(facts)), .. } => facts.check(),
+            Self::Response { result: Ok(ResponseBody::History(page)), .. } => page.check(),
             Self::Members { .. }
             | Self::Summary { .. }
             | Self::OwnedDigest { .. }
@@ -378,6 +413,9 @@ impl Body for Control {
             | Self::CheckAnswer { .. }
             | Self::Request { .. }
             | Self::Response { .. }
+            | Self::CrlDigest { .. }
+            | Self::Crl { .. }
+            | Self::Redial
             | Self::KeepAlive => Ok(()),
         }
     }

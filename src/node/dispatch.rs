@@ -23,7 +23,7 @@ use tokio::time::timeout;
 use self::choice::{Choice, choose, is_usable};
 use super::clock;
 use super::runtime::{Delivery, Draft, Finish, Outlet, Runtime};
-use super::transport::{DataHandler, Peer, SendFailure};
+use super::transport::{Awaited, DataHandler, Peer, SendFailure};
 use crate::core::contract::Input;
 use crate::core::error::SendError;
 use crate::core::ids::{AgentName, LinkId, NodeId};
@@ -289,6 +289,7 @@ impl Inner {
         let (finish, finished) = oneshot::channel();
         self.shard(tag).insert(tag, Waiting { link: peer.link(), finish });
         let _wait = Wait { inner: self, tag };
+        let _awaited = Awaited::over(peer);
         if peer.is_gone() {
             // Its end has been told to those who waited then; this one came too late for that.
             return Err(SendError::LinkLost { node: peer.node().clone() });
@@ -468,8 +469,11 @@ impl Dispatcher {
                 })
             }
             Want::Receipt | Want::Answer => {
-                let peer = Arc::clone(peer);
-                Box::new(move |result| send_outcome(&peer, order, tag, result))
+                let (peer, awaited) = (Arc::clone(peer), Awaited::over(peer));
+                Box::new(move |result| {
+                    send_outcome(&peer, order, tag, result);
+                    drop(awaited);
+                })
             }
         };
         if let Err(error) = self.inner.check(&message).and_then(|()| self.inner.check_origin(&message, peer))

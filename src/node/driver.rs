@@ -13,9 +13,12 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-use super::clock::Clock;
+use super::clock::{self, Clock};
+use super::discovery::Discovery;
 use super::dispatch::{Dispatcher, Instance, Routes, Way};
 use super::events::Events;
+use super::facts::Witness;
+use super::identity::KeeperHandle;
 use super::runtime::Runtime;
 use super::store::Store;
 use super::transport::Transport;
@@ -26,7 +29,7 @@ use crate::core::ids::{AgentName, NodeId, PersistNo, RequestId};
 use crate::core::limits;
 use crate::core::mesh::Mesh;
 use crate::core::model::{AgentView, CrossRegion, Event, MemberStatus};
-use crate::core::wire::{RequestBody, ResponseBody};
+use crate::core::wire::{Recorded, RequestBody, ResponseBody};
 
 /// Inputs taken before timers and effects get their turn.
 const BATCH: usize = 64;
@@ -95,9 +98,12 @@ pub(super) struct Driver {
     /// What the runtime reports; unbounded, because there are only so many agents and each says little.
     pub(super) reports: mpsc::UnboundedReceiver<Input>,
     pub(super) store: Store,
+    pub(super) witness: Witness,
     pub(super) transport: Transport,
     pub(super) runtime: Runtime,
+    pub(super) identity: KeeperHandle,
     pub(super) dispatcher: Dispatcher,
+    pub(super) discovery: Discovery,
     pub(super) shared: Arc<Shared>,
     /// What the core wanted when it was made.
     pub(super) first: VecDeque<Effect>,
@@ -162,6 +168,7 @@ impl Driver {
             return;
         };
         let late = now.since(at);
+        self.witness.lateness.note(late);
         if late > LATE {
             metrics::counter!("shoal_loop_late_total").increment(1);
             tracing::warn!(
@@ -206,6 +213,7 @@ impl Driver {
                 let answer = self.ask_runtime(&agent, &query);
                 self.answers.push_back(Input::RuntimeAnswer { question, answer });
             }
+            Output::AskNode { question, query } => self.witness.answer(question, query),
             Output::Reply { request, result } => {
                 // Whoever is told that an agent runs may ask it at once.
                 if self.dirty {
@@ -216,11 +224,16 @@ impl Driver {
                     let _ = reply.send(result);
                 }
             }
+            Output::CheckCrl { from, der } => self.identity.check(from, der),
             Output::Event(event) => {
                 log_event(&event);
+                self.witness.history.record(clock::unix_ms(), Recorded::Event(event.clone()));
                 self.shared.events.push(event);
             }
-            Output::Found(finding) => tracing::debug!(?finding, "found"),
+            Output::Found(finding) => {
+                tracing::debug!(?finding, "found");
+                self.witness.history.record(clock::unix_ms(), Recorded::Finding(finding));
+            }
             Output::ViewChanged => self.dirty = true,
             Output::HelloChanged(hello) => self.transport.set_hello(hello),
             Output::Fatal { reason } => self.end = Some(End::Fatal(reason)),
@@ -264,7 +277,7 @@ impl Driver {
 
     async fn shut_down(mut self) -> End {
         self.publish();
-        self.transport.shut_down(Refused::Stopping).await;
+        tokio::join!(self.transport.shut_down(Refused::Stopping), self.discovery.stop());
         let end = self.end.take().unwrap_or(End::Stopped);
         // The store's thread reports through `inputs`; closed, it cannot wait for this task.
         self.inputs.close();
@@ -319,6 +332,7 @@ fn publish_metrics(view: &View) {
     metrics::counter!("shoal_gossip_claims_dropped_total").absolute(counters.claims_dropped);
     metrics::counter!("shoal_gossip_records_dropped_total").absolute(counters.records_dropped);
     metrics::counter!("shoal_gossip_renewals_total").absolute(counters.renewals);
+    metrics::counter!("shoal_gossip_crls_dropped_total").absolute(counters.crls_dropped);
     metrics::counter!("shoal_gossip_round_trips_refused_total").absolute(counters.round_trips_refused);
     metrics::counter!("shoal_gossip_coordinates_refused_total").absolute(counters.coordinates_refused);
     metrics::counter!("shoal_gossip_coordinate_resets_total").absolute(counters.coordinate_resets);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::certs::{self, CertError, Existing, Granted, JoinToken, TokenError};
 use super::clock;
-use super::config::{Config, StartMode, TokenSource};
+use super::config::{Config, TokenSource};
 use super::transport::join::{self, Asker, JoinError};
 use super::transport::tls::{NodeIdentity, TlsError};
 use crate::core::ids::{MeshName, NodeId};
@@ -84,10 +84,7 @@ pub async fn first_certificate(config: &Config) -> Result<(), EnrolError> {
     check_present_ca(&tls.ca, &claims.cas)?;
     let key_pem = certs::keep_key(&tls.key)?;
     let request_pem = certs::request_for(&key_pem)?;
-    let seeds: Vec<String> = match &config.cluster.start {
-        StartMode::Join(seeds) => seeds.iter().map(ToString::to_string).collect(),
-        StartMode::Bootstrap | StartMode::Resume => Vec::new(),
-    };
+    let seeds: Vec<String> = config.cluster.askable().iter().map(ToString::to_string).collect();
     tracing::info!(node = %config.node.id, mesh = %claims.mesh, "asking for the node's first certificate");
     let granted = join::ask(&seeds, &Asker::Token(&token), &config.node.id, &request_pem).await?;
     let fingerprints = fingerprints(&granted.ca_pem)?;

@@ -46,6 +46,8 @@ pub(super) async fn sample(
         }
         for peer in view().members.iter().filter_map(|(_, link)| transport.peer((*link)?)) {
             metrics::histogram!("shoal_gossip_rtt_seconds").record(peer.rtt().as_secs_f64());
+            // Looked at regularly, so that the facts know for how long it has been silent.
+            let _ = peer.silence();
         }
         sleep(INTERVAL).await;
     }

@@ -7,10 +7,13 @@
 pub mod certs;
 pub mod clock;
 pub mod config;
+pub mod discovery;
 pub mod dispatch;
 mod driver;
 pub mod enrol;
 pub mod events;
+mod facts;
+pub mod identity;
 mod load;
 pub mod runtime;
 pub mod store;
@@ -29,18 +32,21 @@ use tokio::time::Instant;
 
 use self::certs::{Authority, CertError};
 use self::clock::Clock;
-use self::config::{Config, CongestionControl};
+use self::config::{Config, CongestionControl, Discover};
+use self::discovery::{Discovery, DiscoveryError, Itself, Way};
 use self::dispatch::Dispatcher;
 use self::driver::{Driver, End, Shared};
 use self::events::{Events, Subscription};
+use self::facts::{Lateness, Witness};
+use self::identity::{IdentityState, Keeper, KeeperHandle, Loaded, OfferError, Offered, Places};
 use self::runtime::{Runtime, RuntimeConfig};
 use self::store::{NodeKeys, Opened, Store, StoreError};
 use self::transport::join::Door;
 use self::transport::tls::{NodeIdentity, TlsError};
-use self::transport::{Congestion, Transport, TransportConfig, TransportError};
+use self::transport::{Congestion, Peer, PeerCertificate, Transport, TransportConfig, TransportError};
 use crate::core::contract::{Boot, Effect, Input, Output, StartMode, View};
 use crate::core::error::{Refusal, SendError};
-use crate::core::ids::{LinkId, MeshId, NodeId, ProcessId};
+use crate::core::ids::{LinkId, MeshId, MeshName, NodeId, ProcessId};
 use crate::core::limits;
 use crate::core::mesh::Mesh;
 use crate::core::model::{Answer, Message, NodeCard, Overrides};
@@ -79,9 +85,12 @@ pub enum StartError {
     /// The UDP port.
     #[error(transparent)]
     Transport(#[from] TransportError),
+    /// Discovery.
+    #[error(transparent)]
+    Discovery(#[from] DiscoveryError),
     /// Neither told nor remembered.
     #[error(
-        "{data_dir} remembers no mesh, and neither --bootstrap nor --join was given: bootstrap the first node of a mesh, and join the others to it"
+        "{data_dir} remembers no mesh, and neither --bootstrap nor --join nor --discover was given: bootstrap the first node of a mesh, and join the others to it"
     )]
     NoMesh {
         /// The data directory.
@@ -104,6 +113,7 @@ pub struct Handle {
     shared: Arc<Shared>,
     dispatcher: Dispatcher,
     transport: Transport,
+    identity: KeeperHandle,
     started: Instant,
 }
 
@@ -112,8 +122,9 @@ pub struct Handle {
 /// # Errors
 /// [`StartError`], one sentence each.
 pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError> {
-    let tls = &config.tls;
-    let identity = NodeIdentity::load(&tls.ca, &tls.cert, &tls.key, clock::wall_clock())?;
+    let places = Places::of(config);
+    let loaded = Loaded::at_start(&places, clock::wall_clock())?;
+    let identity = loaded.identity().clone();
     if identity.node_id != config.node.id {
         let (certificate, configured) = (identity.node_id.clone(), config.node.id.clone());
         return Err(StartError::OtherNode { certificate, configured });
@@ -151,8 +162,11 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
     // first hello is that of a node without addresses, and nobody is greeted before the core has its own.
     let socket = transport::bind(config.cluster.bind_addr)?;
     let port = socket.local_addr().map_or(config.cluster.bind_addr.port(), |a| a.port());
-    let mut mesh = Mesh::new(boot(addresses(config, port)), clock.now());
+    let advertised = addresses(config, port);
+    let mut mesh = Mesh::new(boot(advertised.clone()), clock.now());
     let outputs: Vec<_> = std::iter::from_fn(|| mesh.poll_output()).collect();
+    let shared = Arc::new(Shared::new(mesh.view()));
+    let discovery = start_discovery(config, mesh_name.clone(), advertised, &core, &shared)?;
     let transport = Transport::open(
         transport_config(config, &keys, identity, door),
         socket,
@@ -160,16 +174,31 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
         core.clone(),
         Arc::new(dispatcher.clone()),
     )?;
-    let shared = Arc::new(Shared::new(mesh.view()));
+    let (identity_keeper, identity) =
+        Keeper::new(places, loaded, transport.clone(), core.clone()).map_err(TlsError::from)?;
+    tokio::spawn(identity_keeper.run());
+    let witness = Witness {
+        core: core.downgrade(),
+        shared: Arc::clone(&shared),
+        transport: transport.clone(),
+        history: store.history(),
+        lateness: Arc::new(Lateness::default()),
+        profile: config.cluster.profile,
+        seeds: seeds(&config.cluster.start),
+        started: std::time::Instant::now(),
+    };
     let driver = Driver {
         mesh,
         clock,
         inputs,
         reports,
         store,
+        witness,
         transport: transport.clone(),
         runtime,
+        identity: identity.clone(),
         dispatcher: dispatcher.clone(),
+        discovery,
         shared: Arc::clone(&shared),
         first: outputs.into(),
         held: std::collections::BTreeMap::new(),
@@ -182,8 +211,8 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
     };
     let watched = Arc::clone(&shared);
     tokio::spawn(load::sample(core.clone(), transport.clone(), move || watched.view.load_full()));
-    let handle =
-        Handle { own: config.node.id.clone(), core, shared, dispatcher, transport, started: Instant::now() };
+    let own = config.node.id.clone();
+    let handle = Handle { own, core, shared, dispatcher, transport, identity, started: Instant::now() };
     Ok(Node { handle, driver: tokio::spawn(driver.run()) })
 }
 
@@ -235,7 +264,37 @@ fn start_mode(start: &config::StartMode) -> StartMode {
         config::StartMode::Join(seeds) => {
             StartMode::Join { seeds: seeds.iter().map(ToString::to_string).collect() }
         }
+        config::StartMode::Discover => StartMode::Join { seeds: Vec::new() },
         config::StartMode::Resume => StartMode::Resume,
+    }
+}
+
+fn start_discovery(
+    config: &Config,
+    mesh: MeshName,
+    addresses: Vec<String>,
+    core: &mpsc::Sender<Input>,
+    shared: &Arc<Shared>,
+) -> Result<Discovery, DiscoveryError> {
+    let way = |discover: &Discover| match discover {
+        Discover::Dns(name) => Way::Dns(name.to_string()),
+        Discover::Mdns => Way::Mdns,
+    };
+    let ways: Vec<_> = config.cluster.discover.iter().map(way).collect();
+    let is_ipv6 = config.cluster.bind_addr.is_ipv6();
+    let itself = Itself { node: config.node.id.clone(), mesh, addresses, is_ipv6 };
+    let shared = Arc::clone(shared);
+    let is_alone = move || {
+        let view = shared.view.load();
+        !view.members.iter().any(|(m, _)| m.card.node_id != view.own && m.status.is_reachable())
+    };
+    Discovery::start(&ways, &itself, core.clone(), is_alone)
+}
+
+fn seeds(start: &config::StartMode) -> u32 {
+    match start {
+        config::StartMode::Join(seeds) => u32::try_from(seeds.len()).unwrap_or(u32::MAX),
+        config::StartMode::Bootstrap | config::StartMode::Discover | config::StartMode::Resume => 0,
     }
 }
 
@@ -349,12 +408,47 @@ impl Handle {
         self.transport.peer(link).map(|peer| peer.rtt())
     }
 
+    /// The link to a peer, as QUIC measures it.
+    #[must_use]
+    pub fn peer(&self, link: LinkId) -> Option<Arc<Peer>> {
+        self.transport.peer(link)
+    }
+
     /// Where the node listens (UDP).
     ///
     /// # Errors
     /// What the system says.
     pub fn listens_on(&self) -> std::io::Result<SocketAddr> {
         self.transport.local_addr()
+    }
+
+    /// The certificates of this node, as they are in use now.
+    #[must_use]
+    pub fn identity(&self) -> Arc<IdentityState> {
+        self.identity.state()
+    }
+
+    /// The certificates of the peers, one a link.
+    #[must_use]
+    pub fn peer_certificates(&self) -> Vec<PeerCertificate> {
+        self.transport.peer_certificates(clock::wall_clock())
+    }
+
+    /// Takes in revocation lists in PEM format, keeps them, applies them, and lets the whole mesh know: all of
+    /// them, or none.
+    ///
+    /// # Errors
+    /// [`OfferError`]; nothing changed.
+    pub async fn offer_crls(&self, pem: String) -> Result<Vec<Offered>, OfferError> {
+        self.identity.offer(pem).await
+    }
+
+    /// Reads certificate, key, CA bundle and revocation lists at once, without waiting until they are noticed.
+    ///
+    /// # Errors
+    /// Why they are refused, in one sentence; the former stay in use.
+    pub async fn reload_certificates(&self) -> Result<(), String> {
+        self.identity.reload().await
     }
 
     /// What happened and happens.

@@ -30,6 +30,14 @@ const COUNTERS: &[(&str, &str)] = &[
     ),
     ("shoal_transport_hints_total", "Times that a live link's peer was not reached, by the network's word."),
     ("shoal_transport_outcomes_lost_total", "Answers that could not be sent back."),
+    (
+        "shoal_identity_refused_total",
+        "Changed certificates, keys or bundles that were refused; the former stay in use.",
+    ),
+    (
+        "shoal_crls_refused_total",
+        "Revocation lists that were not taken in: malformed, badly signed, or older.",
+    ),
     ("shoal_loop_late_total", "Times that the node was held up for over a second."),
 ];
 

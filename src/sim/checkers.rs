@@ -190,7 +190,9 @@ impl World {
                 | RequestBody::Deploy { .. }
                 | RequestBody::StopAgent { .. }
                 | RequestBody::AgentInfo { .. }
-                | RequestBody::AgentLogs { .. } => Duration::ZERO,
+                | RequestBody::AgentLogs { .. }
+                | RequestBody::Facts
+                | RequestBody::History { .. } => Duration::ZERO,
             };
             self.now.since(*at) > limits::REQUEST_DEADLINE + more + REPLY_SLACK
         };

@@ -15,13 +15,13 @@
 //! - `alarm`: an ERROR in the log fails the run
 //! - `report`: what happened, in figures
 //! - `scenario`: a run as a person asks for it, told as text
-//! - `transit`: one packet's way, for something else that runs over the same network
 //!
 //! It does not model bandwidth, congestion, processing time or disks that lie about durability.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod alarm;
+mod answers;
 mod checkers;
 mod config;
 mod faults;
@@ -31,7 +31,6 @@ mod paths;
 mod regions;
 mod report;
 mod scenario;
-mod transit;
 mod world;
 
 pub use self::config::Config;

@@ -29,6 +29,14 @@ impl Paths {
     }
 }
 
+impl Network {
+    /// How long a packet takes from one machine to another, or `None` when it is lost: for whoever lets
+    /// something else than a [`World`](super::World) run over the same network. Without regions and cuts.
+    pub fn transit(&self, rng: &mut ChaCha8Rng) -> Option<Duration> {
+        transit(self, &Paths::default(), rng, (0, 1), 1)
+    }
+}
+
 /// How long a packet takes, or `None` when it is lost.
 pub(super) fn transit(
     network: &Network,

@@ -450,10 +450,12 @@ impl World {
             Output::StartAgent { spec, run } => self.start_agent(machine, spec, run),
             Output::StopAgent { agent, run, .. } => self.stop_agent(machine, &agent, run),
             // The simulated runtime keeps nothing of an agent that is gone.
-            Output::ForgetAgent { .. } => {}
+            // There are no certificates here, and so no lists that anybody could send.
+            Output::ForgetAgent { .. } | Output::CheckCrl { .. } => {}
             Output::AskRuntime { question, agent, query } => {
                 self.ask_runtime(machine, question, &agent, &query);
             }
+            Output::AskNode { question, query } => self.ask_node(machine, question, &query),
             Output::Reply { request, result } => self.on_reply(machine, request, result),
             Output::Event(event) => self.on_event(machine, event),
             Output::Found(finding) => self.report.found(self.now, machine, finding),

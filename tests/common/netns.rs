@@ -87,6 +87,14 @@ impl Net {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// What machine `n` asks for names: `/etc/hosts` and `/etc/resolv.conf` there, from now on, also for
+    /// processes that run.
+    pub fn set_resolver(&self, n: usize, hosts: &str, resolv: &str) {
+        let etc = Path::new("/etc/netns").join(self.space(n));
+        fs::write(etc.join("hosts"), hosts).expect("writes");
+        fs::write(etc.join("resolv.conf"), resolv).expect("writes");
+    }
+
     /// Takes machine `n` off the network, or puts it back.
     pub fn set_link(&self, n: usize, state: &str) {
         ip(&["-n", &self.switch(), "link", "set", &format!("p{n}"), state]);
@@ -135,6 +143,11 @@ impl Net {
         RealNode { net: self, n, log, child: Some(child) }
     }
 
+    /// Runs any program on machine `n`; it must succeed.
+    pub fn run_on(&self, n: usize, words: &[&str]) {
+        ip(&[&["netns", "exec", &self.space(n)], words].concat());
+    }
+
     /// `shoal ARGS` on machine `n`, not started yet.
     pub fn command(&self, n: usize, args: &[&str]) -> Command {
         let mut command = Command::new("ip");
@@ -143,6 +156,13 @@ impl Net {
         {
             command.env_remove(name);
         }
+        command
+    }
+
+    /// Any program on machine `n`, not started yet.
+    pub fn program(&self, n: usize, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.space(n), program]);
         command
     }
 
@@ -183,7 +203,8 @@ impl Drop for Net {
     }
 }
 
-fn address(n: usize) -> String {
+/// Where machine `n` is.
+pub fn address(n: usize) -> String {
     format!("10.91.0.{n}")
 }
 

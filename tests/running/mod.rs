@@ -44,7 +44,7 @@ impl Place {
     /// Gives a node its certificate, in its data directory.
     pub(crate) fn certify(&self, name: &str) {
         let ca = Ca::load(&self.path().join("ca")).expect("there");
-        let validity = Validity::starting(SystemTime::now(), 7).expect("valid");
+        let validity = Validity::starting(SystemTime::now(), 20).expect("valid");
         let pair = certs::issue(&ca, &NodeId::new(name).expect("valid"), &[], &[], validity).expect("issued");
         let files =
             NodeFiles { ca_pem: ca.bundle_pem(), cert_pem: &pair.cert_pem, key_pem: Some(&pair.key_pem) };

@@ -106,7 +106,7 @@ pub(super) fn revoke(args: &RevokeArgs, now: SystemTime) -> Result<String, Failu
         text.push_str(PUBLISHED);
     } else {
         let ca = args.ca.display();
-        write!(text, "No node knows yet: `shoal cert crl --ca {ca} --publish` makes a new list and gives it to the mesh.\n")
+        writeln!(text, "No node knows yet: `shoal cert crl --ca {ca} --publish` makes a new list and gives it to the mesh.")
             .expect("a String takes all text");
     }
     Ok(text)
@@ -156,7 +156,7 @@ fn told(revoking: &Revoking, ca: &Path) -> String {
         }
     }
     let file = ca.join(CA_CRL);
-    write!(text, "The list of revoked certificates has number {}: {}\n", revoking.number, file.display())
+    writeln!(text, "The list of revoked certificates has number {}: {}", revoking.number, file.display())
         .expect("a String takes all text");
     text
 }

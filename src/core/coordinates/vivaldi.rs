@@ -75,6 +75,7 @@ impl Coordinate {
     }
 
     /// How far a point has moved, counting everything that changes its distances.
+    #[cfg(test)]
     pub(crate) fn moved_since(&self, before: &Self) -> f64 {
         length(&self.minus(before))
             + (self.height - before.height).abs()

@@ -23,6 +23,9 @@ impl Membership {
         if !down && self.left.get(&identity.key).is_some_and(|at| identity.incarnation <= *at) {
             return false;
         }
+        if !down && self.expelled.contains(&identity.key) {
+            return false;
+        }
         let Some(known) = self.known.get(&identity.key) else {
             return !self.is_full() && is_credible_start(Incarnation(0), identity.incarnation);
         };

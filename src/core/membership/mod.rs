@@ -23,6 +23,7 @@
 //! Source of the protocol: Das, Gupta, Motivala, "SWIM", DSN 2002.
 
 mod claims;
+mod expulsion;
 mod health;
 mod identity;
 mod lists;
@@ -164,6 +165,8 @@ pub(crate) struct Membership {
     noted: u32,
     profile: Profile,
     overrides: Overrides,
+    /// Whose certificate is good no more: see [`expulsion`].
+    expelled: BTreeSet<NodeKey>,
     leaving: bool,
     dropped_claims: u64,
     now: Instant,
@@ -204,6 +207,7 @@ impl Membership {
             noted: 0,
             profile,
             overrides,
+            expelled: BTreeSet::new(),
             leaving: false,
             dropped_claims: 0,
             now: Instant::ZERO,

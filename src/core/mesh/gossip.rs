@@ -12,7 +12,7 @@ use crate::core::error::Refused;
 use crate::core::ids::{Incarnation, LinkId, NodeId, NodeKey};
 use crate::core::limits;
 use crate::core::membership::{Evidence, Known, MemberEffect};
-use crate::core::model::{Event, Finding, Found, Load, MemberStatus};
+use crate::core::model::{Event, Found, Load, MemberStatus};
 use crate::core::registry::Applied;
 use crate::core::wire::{Control, OwnedBatch};
 
@@ -53,9 +53,6 @@ impl Mesh {
     }
 
     fn on_evidence(&mut self, key: NodeKey, evidence: Evidence) {
-        let Some(node) = self.name_of(&key) else {
-            return;
-        };
         let found = match evidence {
             Evidence::Hint { sign } => Found::Hint { sign },
             Evidence::ProbeMissed { waited_ms, helpers, nacks } => {
@@ -75,8 +72,7 @@ impl Mesh {
                 Found::Failed { by, suspected_ms, confirmations }
             }
         };
-        let incarnation = self.membership.known(&key).map_or(Incarnation(0), |known| known.incarnation);
-        self.output(Output::Found(Finding { node, incarnation, found }));
+        self.found(&key, found);
     }
 
     fn name_of(&self, key: &NodeKey) -> Option<NodeId> {
@@ -170,7 +166,7 @@ impl Mesh {
         }
     }
 
-    fn is_full_mesh(&self) -> bool {
+    pub(super) fn is_full_mesh(&self) -> bool {
         self.membership.live_count() < limits::FULL_MESH_NODES_MAX
     }
 
@@ -182,6 +178,7 @@ impl Mesh {
             if self.restarts_too_often(key) {
                 return;
             }
+            self.found(&key, Found::Restarted);
             self.member_event(key, MemberStatus::Failed, "its process ended");
             self.member_event(key, MemberStatus::Alive, "it was started again");
             if now.status == MemberStatus::Suspect {
@@ -202,6 +199,15 @@ impl Mesh {
             (MemberStatus::Failed, _) => "others say that it failed",
             (MemberStatus::Left, _) => "it said good-bye",
         };
+        let reason = self.expulsion_of(&key, now).unwrap_or(reason);
+        match (now.status, was) {
+            (MemberStatus::Alive, Some(MemberStatus::Suspect)) | (MemberStatus::Suspect, _) => {}
+            (MemberStatus::Alive, _) if restarted => self.found(&key, Found::Restarted),
+            (MemberStatus::Alive, _) => self.found(&key, Found::Alive),
+            (MemberStatus::Left, _) => self.found(&key, Found::Left),
+            // Membership tells of verdicts itself, with their origin.
+            (MemberStatus::Failed, _) => {}
+        }
         self.member_event(key, now.status, reason);
     }
 
@@ -302,7 +308,8 @@ impl Mesh {
     pub(super) fn send_summary(&mut self, link: LinkId) {
         let members = self.membership.entries_hash();
         let owned = self.registry.digest_hash();
-        self.output(Output::Control { link, frame: Control::Summary { members, owned } });
+        let crls = Some(self.trust.hash());
+        self.output(Output::Control { link, frame: Control::Summary { members, owned, crls } });
     }
 
     fn send_digest(&mut self, link: LinkId, reply: bool) {
@@ -330,7 +337,8 @@ impl Mesh {
             self.on_accepted(mesh_id);
         }
         match frame {
-            Control::Summary { members, owned } => {
+            Control::Summary { members, owned, crls } => {
+                self.compare_lists(link, crls);
                 if members != self.membership.entries_hash() {
                     self.send_members(link, true);
                 }
@@ -368,6 +376,9 @@ impl Mesh {
             }
             Control::Request { id, body } => self.on_remote_request(key, &node, id, body),
             Control::Response { id, result } => self.on_response(&node, id, result),
+            Control::CrlDigest { have, reply, afresh } => self.on_list_digest(link, &have, reply, afresh),
+            Control::Crl { der } => self.on_list(link, node, der),
+            Control::Redial => self.on_redial(link),
             Control::KeepAlive => {}
         }
     }
@@ -420,6 +431,14 @@ impl Mesh {
         let links: Vec<_> = self.links.all_proven().map(|(_, link)| link).collect();
         for link in links {
             self.output(Output::Control { link, frame: Control::Owned { batches: vec![delta.clone()] } });
+        }
+    }
+
+    /// Leaves so many of `links`, picked at random.
+    pub(super) fn choose(&mut self, links: &mut Vec<LinkId>, count: usize) {
+        while links.len() > count {
+            let at = self.rng.random_range(0..links.len());
+            links.swap_remove(at);
         }
     }
 

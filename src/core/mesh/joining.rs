@@ -9,7 +9,7 @@ use crate::core::error::Refused;
 use crate::core::ids::{LinkId, MeshId, NodeId, NodeKey};
 use crate::core::limits;
 use crate::core::links::{Keep, Link, Links};
-use crate::core::model::{Event, Hello, NodeCard};
+use crate::core::model::{Event, Found, Hello, NodeCard};
 use crate::core::wire::{Control, MemberEntry, MemberEntryState, VersionRange, no_common_version};
 
 /// How often seeds are looked at; each has its own, growing pause.
@@ -41,6 +41,12 @@ impl Mesh {
         }
     }
 
+    /// Discovery has found other addresses than before; they are called when seeds are looked at next.
+    pub(super) fn on_seeds(&mut self, mut addresses: Vec<String>) {
+        addresses.retain(|address| !self.card.addresses.contains(address));
+        self.links.set_found_seeds(addresses);
+    }
+
     /// Opens a link to a known node, unless one is there or on its way.
     pub(super) fn dial(&mut self, key: &NodeKey) {
         if self.links.proven(key).is_some() || !matches!(self.phase, Phase::Running) {
@@ -65,6 +71,13 @@ impl Mesh {
             match refused {
                 // The transport knows both sides' versions and has them in its sentence.
                 Refused::Version => self.on_unspoken(peer, reason.to_owned()),
+                refused if refused.is_about_certificate() => {
+                    if let DialTarget::Node(node) = target {
+                        self.links.pause(node.key(), self.now + limits::CERTIFICATE_REDIAL_PAUSE);
+                    }
+                    // Which of the two was refused is in the reason.
+                    self.tell_refusal(peer, refused.code(), reason.to_owned());
+                }
                 refused => self.on_refused(peer, refused),
             }
         }
@@ -116,6 +129,7 @@ impl Mesh {
             doubted: false,
         };
         let by_seed = matches!(dialled, Some(DialTarget::Seed(_)));
+        self.readmit(key);
         self.admit(link, new, &hello, by_seed);
     }
 
@@ -235,6 +249,7 @@ impl Mesh {
         let known = self.membership.known(&key);
         self.links.seed_accepted(&key);
         self.processes.insert(key, link.process);
+        let address = link.address.clone();
         self.membership.set_modern(key, link.version >= COMPACT_SINCE);
         self.links.insert(id, link);
         self.learn_card(&hello.card);
@@ -252,6 +267,7 @@ impl Mesh {
             state: MemberEntryState::Alive,
         };
         self.membership.apply_entries(key, &[entry]);
+        self.found(&key, Found::Linked { address });
         let (packets, frames) = self.links.unstash(&key, self.now);
         for packet in packets {
             self.output(Output::Swim { link: id, packet });
@@ -282,12 +298,16 @@ impl Mesh {
 
     pub(super) fn on_link_down(&mut self, id: LinkId, reason: LinkEnd) {
         self.probations.remove(&id);
+        self.trust.link_gone(id);
         let Some((link, was_proven)) = self.links.remove(id) else {
             return;
         };
         if let LinkEnd::Refused(refused) = &reason {
             self.links.seed_refused(&link.key, *refused == Refused::NoMesh, self.now);
             self.on_refused(format!("{} ({})", link.node, link.address), *refused);
+            if refused.is_about_certificate() {
+                self.links.pause(link.key, self.now + limits::CERTIFICATE_REDIAL_PAUSE);
+            }
         }
         if !was_proven {
             return;
@@ -302,6 +322,7 @@ impl Mesh {
         if let Some(next) = next {
             return self.accept_doubted(next);
         }
+        self.found(&link.key, Found::LinkLost { reason: told_end(&reason) });
         match reason {
             LinkEnd::Closed { reason } if self.is_reachable(&link.key) => {
                 // A hint, not a verdict: call it at once, and suspect it only if it does not come back.
@@ -352,7 +373,10 @@ impl Mesh {
             | Refused::Duplicate
             | Refused::Name
             | Refused::Malformed
-            | Refused::Full => self.tell_refusal(peer, refused.code(), refused.as_str().to_owned()),
+            | Refused::Full
+            | Refused::Revoked
+            | Refused::Expired
+            | Refused::Untrusted => self.tell_refusal(peer, refused.code(), refused.as_str().to_owned()),
         }
     }
 
@@ -394,6 +418,8 @@ impl Mesh {
             self.view_changed = true;
             self.fail_requests_to(&link.node, &Refusal::LinkLost { node: link.node.clone() });
             self.close(id, reason);
+            let reason = format!("closed by this node: {}", reason.as_str());
+            self.found(&link.key, Found::LinkLost { reason });
         }
     }
 
@@ -403,5 +429,19 @@ impl Mesh {
 
     pub(super) fn is_reachable(&self, key: &NodeKey) -> bool {
         self.membership.known(key).is_some_and(|known| known.status.is_reachable())
+    }
+}
+
+/// How a link ended, for people.
+fn told_end(end: &LinkEnd) -> String {
+    match end {
+        LinkEnd::Idle => {
+            format!("nothing came over it for {} s", limits::LINK_IDLE_MAX.as_secs())
+        }
+        LinkEnd::Closed { reason } => {
+            reason.chars().take(limits::PEER_ERROR_CHARS_MAX).flat_map(char::escape_debug).collect()
+        }
+        LinkEnd::Refused(refused) => format!("the other side closed it: {}", refused.as_str()),
+        LinkEnd::Local => "closed by this node".to_owned(),
     }
 }

@@ -8,6 +8,7 @@
 //! - `agents`: deploy, stop, the runtime's reports, what is published
 //! - `regions`: how far the others are, and which of them this node talks to when it may choose
 //! - `requests`: what nodes ask of each other
+//! - `trust`: revocation lists, expelled nodes, links of a former certificate
 //! - `versions`: what is not said to a node of an earlier version
 //! - `view`: what readers outside see
 
@@ -17,6 +18,7 @@ mod joining;
 mod regions;
 mod requests;
 mod timers;
+mod trust;
 mod versions;
 mod view;
 
@@ -36,10 +38,11 @@ use super::coordinates::Coordinates;
 use super::ids::{AgentName, Incarnation, LinkId, MeshId, MeshName, NodeId, NodeKey, PersistNo, ProcessId};
 use super::links::Links;
 use super::membership::Membership;
-use super::model::{AgentSpec, CrossRegion, Event, Hello, NodeCard};
+use super::model::{AgentSpec, CrossRegion, Event, Finding, Found, Hello, NodeCard};
 use super::registry::Registry;
 use super::supervision::Supervision;
 use super::time::Instant;
+use super::trust::Trust;
 use super::wire::VersionRange;
 
 /// Agents have this long to stop before the node goes without them, beyond what they may take to drain.
@@ -93,6 +96,7 @@ pub struct Mesh {
     links: Links,
     registry: Registry,
     supervision: Supervision,
+    trust: Trust,
     coordinates: Coordinates,
     regions: Regions,
     cross_region: CrossRegion,
@@ -109,6 +113,8 @@ pub struct Mesh {
     nameless: BTreeSet<NodeKey>,
     requests: BTreeMap<u64, Open>,
     questions: BTreeMap<u64, (Requester, AgentName)>,
+    /// Questions about this node that the shell has not answered yet.
+    node_questions: BTreeMap<u64, Requester>,
     /// Who waits for an agent's first start, and who for its end.
     deploying: BTreeMap<AgentName, Option<Requester>>,
     undeploying: BTreeMap<AgentName, Vec<Requester>>,
@@ -146,6 +152,7 @@ impl Mesh {
             links: Links::default(),
             registry: Registry::new(own.clone(), remembered.start),
             supervision: Supervision::default(),
+            trust: Trust::default(),
             coordinates: Coordinates::new(key),
             regions: Regions::default(),
             cross_region,
@@ -157,6 +164,7 @@ impl Mesh {
             nameless: BTreeSet::new(),
             requests: BTreeMap::new(),
             questions: BTreeMap::new(),
+            node_questions: BTreeMap::new(),
             deploying: BTreeMap::new(),
             undeploying: BTreeMap::new(),
             numbers: 0,
@@ -208,14 +216,21 @@ impl Mesh {
             Input::LinkDown { link, reason } => self.on_link_down(link, reason),
             Input::Hint { link, sign } => self.on_hint(link, sign),
             Input::DialFailed { target, reason, refused } => self.on_dial_failed(&target, &reason, refused),
+            Input::Seeds { addresses } => self.on_seeds(addresses),
             Input::Unspoken { peer, reason } => self.on_unspoken(peer, reason),
             Input::Swim { link, packet } => self.on_swim(link, &packet),
             Input::Control { link, frame } => self.on_control(link, frame),
             Input::Request { request, node, body } => self.on_request(request, node, body),
             Input::Agent { agent, run, report } => self.on_agent_report(&agent, run, report),
             Input::RuntimeAnswer { question, answer } => self.on_runtime_answer(question, answer),
+            Input::NodeAnswer { question, answer } => self.on_node_answer(question, answer),
             Input::Load(load) => self.on_load(&load),
             Input::WantLink { node } => self.want_link(&node),
+            Input::Expelled { node, reason } => self.on_expelled(&node, reason),
+            Input::CrlAccepted { issuer, number, der } => self.on_crl_accepted(issuer, number, der),
+            Input::CertificatesChanged { trusted, renewed } => {
+                self.on_certificates_changed(&trusted, renewed)
+            }
             Input::Stop => self.become_stopping(false, STOP_DRAIN, vec![]),
             Input::Committed(no) => self.on_committed(no),
             Input::CommitFailed { no, reason } => self.on_commit_failed(no, &reason),
@@ -243,6 +258,7 @@ impl Mesh {
                     let effects = self.supervision.handle_restart(&agent, run);
                     self.run_agent_effects(effects);
                 }
+                Timer::Renew(after) => self.replace_outdated(after),
                 Timer::StopDeadline => self.become_stopped(),
             }
             self.settle();
@@ -284,6 +300,15 @@ impl Mesh {
 
     fn event(&mut self, event: Event) {
         self.output(Output::Event(event));
+    }
+
+    /// Keeps for those who ask why: what was found out about a node whose name is known.
+    fn found(&mut self, key: &NodeKey, found: Found) {
+        let Some(node) = self.links.card(key).map(|card| card.node_id.clone()) else {
+            return;
+        };
+        let incarnation = self.membership.known(key).map_or(Incarnation(0), |known| known.incarnation);
+        self.output(Output::Found(Finding { node, incarnation, found }));
     }
 
     fn set_timer(&mut self, after: Duration, timer: Timer) {

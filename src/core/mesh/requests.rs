@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{Mesh, Pending, Phase, Timer};
-use crate::core::contract::{Change, Output, RuntimeAnswer, RuntimeQuery};
+use crate::core::contract::{Change, NodeAnswer, NodeQuery, Output, RuntimeAnswer, RuntimeQuery};
 use crate::core::error::Refusal;
 use crate::core::ids::{AgentName, NodeId, NodeKey, RequestId};
 use crate::core::limits;
@@ -53,7 +53,9 @@ impl Mesh {
             | RequestBody::Deploy { .. }
             | RequestBody::StopAgent { .. }
             | RequestBody::AgentInfo { .. }
-            | RequestBody::AgentLogs { .. } => limits::REQUEST_DEADLINE,
+            | RequestBody::AgentLogs { .. }
+            | RequestBody::Facts
+            | RequestBody::History { .. } => limits::REQUEST_DEADLINE,
         };
         let id = self.next_number();
         self.requests.insert(id, Open { requester: request, node, deadline });
@@ -87,6 +89,8 @@ impl Mesh {
                 let lines = lines.min(limits::AGENT_LOG_LINES_MAX as u32);
                 self.ask_runtime(requester, agent, RuntimeQuery::Logs { lines });
             }
+            RequestBody::Facts => self.ask_node(requester, NodeQuery::Facts),
+            RequestBody::History { query } => self.ask_node(requester, NodeQuery::History(query)),
             RequestBody::Leave { drain_ms } => {
                 let drain = Duration::from_millis(drain_ms).min(limits::DEADLINE_MAX);
                 self.persist(vec![Change::LeaveMesh], Pending::LeaveMesh { requester, drain });
@@ -118,6 +122,28 @@ impl Mesh {
                 Ok(ResponseBody::AgentInfo { spec: spec.clone(), stats })
             }
             (RuntimeAnswer::Stats(_), None) => Err(Refusal::UnknownAgent { agent, node: self.own.clone() }),
+        };
+        self.answer(requester, result);
+    }
+
+    fn ask_node(&mut self, requester: Requester, query: NodeQuery) {
+        if self.node_questions.len() >= limits::NODE_QUESTIONS_MAX {
+            let what = format!("the list of questions about {}", self.own);
+            return self.answer(requester, Err(Refusal::Overloaded { what }));
+        }
+        let question = self.next_number();
+        self.node_questions.insert(question, requester);
+        self.output(Output::AskNode { question, query });
+    }
+
+    pub(super) fn on_node_answer(&mut self, question: u64, answer: Result<NodeAnswer, String>) {
+        let Some(requester) = self.node_questions.remove(&question) else {
+            return;
+        };
+        let result = match answer {
+            Ok(NodeAnswer::Facts(facts)) => Ok(ResponseBody::Facts(facts)),
+            Ok(NodeAnswer::History(page)) => Ok(ResponseBody::History(page)),
+            Err(reason) => Err(Refusal::NoAnswer { node: self.own.clone(), reason }),
         };
         self.answer(requester, result);
     }

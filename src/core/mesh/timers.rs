@@ -28,6 +28,8 @@ pub(super) enum Timer {
     Request(u64),
     /// Start an agent again.
     AgentRestart(AgentName, u64),
+    /// Replace some of the links after this one that were made with a former certificate.
+    Renew(Option<LinkId>),
     /// Agents have had long enough to stop.
     StopDeadline,
 }
@@ -45,6 +47,7 @@ impl Timer {
             | Self::Hint(_)
             | Self::Request(_)
             | Self::AgentRestart(..)
+            | Self::Renew(_)
             | Self::StopDeadline => 16,
         }
     }
@@ -61,6 +64,7 @@ impl Timer {
             Self::Hint(_) => "hint",
             Self::Request(_) => "request",
             Self::AgentRestart(..) => "agent restart",
+            Self::Renew(_) => "renew links",
             Self::StopDeadline => "stop",
         }
     }

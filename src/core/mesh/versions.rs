@@ -46,6 +46,9 @@ impl Mesh {
             | Control::DuplicateSeen { .. }
             | Control::Check { .. }
             | Control::CheckAnswer { .. }
+            | Control::CrlDigest { .. }
+            | Control::Crl { .. }
+            | Control::Redial
             | Control::KeepAlive => {
                 tracing::trace!(?link, "a frame that the peer's version does not know is not sent");
                 None

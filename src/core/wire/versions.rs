@@ -95,6 +95,7 @@ impl Control {
             | Self::Check { .. }
             | Self::CheckAnswer { .. }
             | Self::KeepAlive => 1,
+            Self::CrlDigest { .. } | Self::Crl { .. } | Self::Redial => 2,
             Self::Request { body, .. } => body.since_version(),
             Self::Response { result: Ok(body), .. } => body.since_version(),
             Self::Response { result: Err(refusal), .. } => refusal.since_version(),
@@ -113,6 +114,7 @@ impl RequestBody {
             | Self::AgentInfo { .. }
             | Self::AgentLogs { .. }
             | Self::Leave { .. } => 1,
+            Self::Facts | Self::History { .. } => 2,
         }
     }
 }
@@ -123,6 +125,7 @@ impl ResponseBody {
     pub fn since_version(&self) -> u8 {
         match self {
             Self::Done | Self::AgentInfo { .. } | Self::Lines { .. } => 1,
+            Self::Facts(_) | Self::History(_) => 2,
         }
     }
 }
@@ -144,7 +147,7 @@ impl Refusal {
             | Self::BadRequest { .. }
             | Self::StoreFailed { .. }
             | Self::Joining { .. } => 1,
-            Self::Outdated { .. } => 2,
+            Self::Outdated { .. } | Self::NoAnswer { .. } => 2,
         }
     }
 }

@@ -12,6 +12,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::SystemTime;
 
+use base64::Engine as _;
 use rcgen::{CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
@@ -25,6 +26,7 @@ use x509_parser::revocation_list::CertificateRevocationList;
 
 use super::inspect::{self, system_time};
 use super::{Ca, CertError, Facts, Validity};
+use crate::core::ids::CaKeyId;
 use crate::core::limits;
 
 /// What a file in PEM format calls a CRL.
@@ -87,11 +89,6 @@ impl FromStr for Serial {
     }
 }
 
-/// Names the key of a CA: SHA-256 over its public key (SubjectPublicKeyInfo). A CA that is issued again for its
-/// old key has the same.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CaKeyId(pub [u8; 32]);
-
 impl CaKeyId {
     /// The name of the key in a certificate in DER format.
     ///
@@ -99,19 +96,6 @@ impl CaKeyId {
     /// [`CertError::Malformed`] when the certificate cannot be read.
     pub fn of(certificate: &[u8]) -> Result<Self, CertError> {
         Ok(Self(Sha256::digest(inspect::parse(certificate)?.public_key().raw).into()))
-    }
-}
-
-/// The first eight bytes: enough to tell the few CAs of a mesh apart in a log.
-impl fmt::Display for CaKeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0[..8].iter().try_for_each(|octet| write!(f, "{octet:02x}"))
-    }
-}
-
-impl fmt::Debug for CaKeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CaKeyId({self})")
     }
 }
 
@@ -187,6 +171,20 @@ impl Crl {
     #[must_use]
     pub fn der(&self) -> &CertificateRevocationListDer<'static> {
         &self.der
+    }
+
+    /// The list in PEM format.
+    #[must_use]
+    pub fn to_pem(&self) -> String {
+        /// Characters of a line (RFC 7468).
+        const LINE: usize = 64;
+        let text = base64::engine::general_purpose::STANDARD.encode(&self.der);
+        let mut pem = "-----BEGIN X509 CRL-----\n".to_owned();
+        for line in text.as_bytes().chunks(LINE) {
+            pem.extend(line.iter().copied().map(char::from));
+            pem.push('\n');
+        }
+        pem + "-----END X509 CRL-----\n"
     }
 
     /// Whether it lists that certificate of its issuer.
@@ -330,6 +328,7 @@ mod tests {
         assert_eq!(crl.this_update, now() - limits::CERT_BACKDATE);
         assert_eq!(crl.serials().iter().map(ToString::to_string).collect::<Vec<_>>(), ["01:02", "7f", "ff"]);
         assert_eq!(crl.issuer, CaKeyId::of(&certificates(&ca)[0]).expect("readable"));
+        assert_eq!(der(&crl.to_pem()), *crl.der());
     }
 
     #[test]

@@ -22,7 +22,7 @@ mod name;
 mod token;
 
 pub use authority::{Authority, Granted, Hosts, JoinAsk, JoinRefused, Renewing, Revoking, Which};
-pub use crl::{CaKeyId, Crl, Revoked, Serial, make_crl, parse_crls};
+pub use crl::{Crl, Revoked, Serial, make_crl, parse_crls};
 pub use files::{
     CA_CERT, CA_CRL, CA_KEY, Existing, NODE_CERT, NODE_KEY, NodeFiles, check_free, read_certificates,
     read_crls, read_text, write_ca, write_certificate, write_crl, write_node,

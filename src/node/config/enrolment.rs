@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::sources::{Setting, Sources};
-use super::{Flags, StartMode, flags, values};
+use super::{ClusterConfig, Flags, StartMode, flags, values};
 use crate::core::limits;
 
 /// What every token begins with.
@@ -57,7 +57,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-pub(super) fn read(sources: &mut Sources<'_>, flags: &Flags, start: &StartMode) -> EnrolmentConfig {
+pub(super) fn read(sources: &mut Sources<'_>, flags: &Flags, cluster: &ClusterConfig) -> EnrolmentConfig {
     let ca = sources.path(&flags::CA, flags.ca.as_deref());
     let token = sources.one(&flags::JOIN_TOKEN, flags.join_token.as_ref().map(Secret::as_str), token);
     let file = sources.in_file("security.cluster.enrolment.token_file", values::path);
@@ -68,7 +68,7 @@ pub(super) fn read(sources: &mut Sources<'_>, flags: &Flags, start: &StartMode) 
     };
     let token = token.or(file);
     if let Setting::Value(_, place) = &token {
-        match start {
+        match &cluster.start {
             StartMode::Bootstrap => sources.problem(
                 place,
                 "a node that founds a mesh cannot get its certificate from it: make one with `shoal cert issue`",
@@ -76,7 +76,12 @@ pub(super) fn read(sources: &mut Sources<'_>, flags: &Flags, start: &StartMode) 
             StartMode::Resume => {
                 sources.problem(place, "it needs nodes to get the certificate from: give --join, or seeds in the file");
             }
-            StartMode::Join(_) => {}
+            StartMode::Discover if cluster.askable().is_empty() => sources.problem(
+                place,
+                "it needs nodes to get the certificate from, and mDNS begins once it has one: give --join, or \
+                 --discover dns:NAME",
+            ),
+            StartMode::Discover | StartMode::Join(_) => {}
         }
     }
     EnrolmentConfig { ca: ca.into_value(), token: token.into_value() }

@@ -73,10 +73,18 @@ pub struct Flags {
 
     /// Nodes of the mesh to join, repeatable or separated by commas [env: SHOAL_JOIN]
     ///
-    /// One that answers is enough. A missing port is 7946. Without --join, --bootstrap and seeds in the
-    /// file, the node resumes the mesh that its data directory remembers.
+    /// One that answers is enough. A missing port is 7946. Without --join, --discover, --bootstrap and seeds
+    /// in the file, the node resumes the mesh that its data directory remembers.
     #[arg(long, value_name = "HOST[:PORT]")]
     pub join: Vec<String>,
+
+    /// Where to look for nodes of the mesh: dns:NAME[:PORT] or mdns, repeatable or separated by commas
+    /// [env: SHOAL_DISCOVER]
+    ///
+    /// dns: the name stands for the addresses of many nodes and is resolved again for ever. mdns: nodes on
+    /// the same local network tell each other. Beside --join and --bootstrap, or alone.
+    #[arg(long, value_name = "HOW")]
+    pub discover: Vec<String>,
 
     /// Found a new mesh; on a data directory that has one, resume it [env: SHOAL_BOOTSTRAP=true]
     ///
@@ -131,6 +139,7 @@ pub(super) const BIND_ADDR: Names = names("coordination.cluster.bind_addr", "--b
 pub(super) const ADVERTISE_ADDR: Names =
     names("coordination.cluster.advertise_addr", "--advertise-addr", "SHOAL_ADVERTISE_ADDR");
 pub(super) const JOIN: Names = names("coordination.cluster.seeds", "--join", "SHOAL_JOIN");
+pub(super) const DISCOVER: Names = names("coordination.cluster.discover", "--discover", "SHOAL_DISCOVER");
 /// Not a key of the file: it would found a second mesh at the next start on an empty disk.
 pub(super) const BOOTSTRAP: Names = names("", "--bootstrap", "SHOAL_BOOTSTRAP");
 /// In the file each certificate has a key of its own.

@@ -42,6 +42,7 @@ pub(super) const KEYS: &[(&str, Shape)] = &[
     ("coordination.cluster.bind_addr", Shape::One),
     ("coordination.cluster.advertise_addr", Shape::List(limits::ADDRESSES_MAX)),
     ("coordination.cluster.seeds", Shape::List(limits::SEEDS_MAX)),
+    ("coordination.cluster.discover", Shape::List(limits::DISCOVERIES_MAX)),
     ("coordination.cluster.profile", Shape::One),
     ("coordination.cluster.gossip_interval", Shape::One),
     ("coordination.cluster.gossip_fanout", Shape::One),
@@ -62,6 +63,7 @@ pub(super) const KEYS: &[(&str, Shape)] = &[
     ("security.cluster.mtls.ca_cert", Shape::One),
     ("security.cluster.mtls.node_cert", Shape::One),
     ("security.cluster.mtls.node_key", Shape::One),
+    ("security.cluster.mtls.crl", Shape::OneOrNull),
     ("security.cluster.enrolment", Shape::Section),
     ("security.cluster.enrolment.ca_dir", Shape::OneOrNull),
     ("security.cluster.enrolment.token_file", Shape::OneOrNull),
@@ -80,8 +82,7 @@ pub(super) const KEYS: &[(&str, Shape)] = &[
 
 /// Keys that belong to the design and that this version does not honour: refused by name, because a
 /// key that is accepted and does nothing misleads.
-const NOT_OFFERED: &[&str] =
-    &["agents", "coordination.partition", "node.roles", "partition", "security.cluster.mtls.crl"];
+const NOT_OFFERED: &[&str] = &["agents", "coordination.partition", "node.roles", "partition"];
 
 /// A value of the file, as text with its variables expanded.
 #[derive(Debug, PartialEq, Eq)]

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use super::error::{Origin, Problems, quoted};
 use super::sources::{Place, Setting, Sources};
 use super::{
-    API_PORT, ApiConfig, CLUSTER_PORT, ClusterConfig, Config, ConfigErrors, CongestionControl, Flags,
-    HostPort, LogConfig, LogFormat, METRICS_PORT, NodeConfig, ProbeTimings, Profile, StartMode,
+    API_PORT, ApiConfig, CLUSTER_PORT, ClusterConfig, Config, ConfigErrors, CongestionControl, CrlFile,
+    Flags, HostPort, LogConfig, LogFormat, METRICS_PORT, NodeConfig, ProbeTimings, Profile, StartMode,
     SuspicionTimings, TlsPaths, TransportConfig, enrolment, flags, keys, parse_listen, regions, values, yaml,
 };
 use crate::core::limits;
@@ -53,7 +53,7 @@ impl Config {
         let (node, unplaced) = node(&mut sources, flags, is_root);
         let cluster = cluster(&mut sources, flags, unplaced);
         let tls = tls(&mut sources, flags);
-        let enrolment = enrolment::read(&mut sources, flags, &cluster.start);
+        let enrolment = enrolment::read(&mut sources, flags, &cluster);
         let transport = transport(&mut sources);
         let api = api(&mut sources, flags);
         let log = log(&mut sources, flags);
@@ -154,7 +154,13 @@ fn cluster(sources: &mut Sources<'_>, flags: &Flags, unplaced: bool) -> ClusterC
             advertised(text, bind_addr.port())
         })
         .or_default_to(Vec::new());
-    let start = start_mode(sources, flags);
+    let discover = sources
+        .list(&flags::DISCOVER, &flags.discover, limits::DISCOVERIES_MAX, values::discover)
+        .or_default_to(Vec::new());
+    let start = match start_mode(sources, flags) {
+        StartMode::Resume if !discover.is_empty() => StartMode::Discover,
+        start => start,
+    };
     let profile = sources
         .in_file("coordination.cluster.profile", |text| {
             let choices = [
@@ -176,6 +182,7 @@ fn cluster(sources: &mut Sources<'_>, flags: &Flags, unplaced: bool) -> ClusterC
         bind_addr,
         advertise_addrs: without_repetitions(advertise_addrs),
         start,
+        discover: BTreeSet::from_iter(discover).into_iter().collect(),
         profile,
         gossip_interval: gossip_interval.into_value(),
         gossip_fanout: gossip_fanout.into_value(),
@@ -297,18 +304,20 @@ struct TlsSettings {
     ca: Option<PathBuf>,
     cert: Option<PathBuf>,
     key: Option<PathBuf>,
+    crl: Option<PathBuf>,
 }
 
 impl TlsSettings {
     /// With the default directory of the node for whatever is not named.
     fn under(self, data_dir: &Path) -> TlsPaths {
-        let Self { directory, ca, cert, key } = self;
+        let Self { directory, ca, cert, key, crl } = self;
         let directory = directory.unwrap_or_else(|| data_dir.join("certs"));
         let or_in_directory = |path: Option<PathBuf>, name| path.unwrap_or_else(|| directory.join(name));
         TlsPaths {
             ca: or_in_directory(ca, "ca.crt"),
             cert: or_in_directory(cert, "node.crt"),
             key: or_in_directory(key, "node.key"),
+            crl: crl.map_or_else(|| CrlFile::IfPresent(directory.join("ca.crl")), CrlFile::Named),
         }
     }
 }
@@ -326,6 +335,7 @@ fn tls(sources: &mut Sources<'_>, flags: &Flags) -> TlsSettings {
     let ca = sources.in_file("security.cluster.mtls.ca_cert", values::path);
     let cert = sources.in_file("security.cluster.mtls.node_cert", values::path);
     let key = sources.in_file("security.cluster.mtls.node_key", values::path);
+    let crl = sources.in_file("security.cluster.mtls.crl", values::path);
     match (&cert, &key) {
         (Setting::Value(_, place), Setting::Absent) => {
             sources.problem(place, "it needs node_key beside it: a certificate is of no use without its key");
@@ -337,12 +347,15 @@ fn tls(sources: &mut Sources<'_>, flags: &Flags) -> TlsSettings {
         _ => {}
     }
     match sources.path(&flags::CERTS, flags.certs.as_deref()).into_value() {
-        Some(directory) => TlsSettings { directory: Some(directory), ca: None, cert: None, key: None },
+        Some(directory) => {
+            TlsSettings { directory: Some(directory), ca: None, cert: None, key: None, crl: None }
+        }
         None => TlsSettings {
             directory: None,
             ca: ca.into_value(),
             cert: cert.into_value(),
             key: key.into_value(),
+            crl: crl.into_value(),
         },
     }
 }

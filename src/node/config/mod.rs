@@ -98,8 +98,12 @@ pub struct ClusterConfig {
     /// [`bind_addr`](Self::bind_addr), which is wrong behind a NAT or in a container. A missing port is
     /// that of `bind_addr`.
     pub advertise_addrs: Vec<HostPort>,
-    /// Which mesh the node belongs to: from `--bootstrap`, or `--join` and `seeds`.
+    /// Which mesh the node belongs to: from `--bootstrap`, or `--join` and `seeds`, or `discover`.
     pub start: StartMode,
+    /// Where nodes of the mesh are looked for as long as this one runs, beside the seeds that are given.
+    /// Default none. Each costs a question to the resolver or the local network every few seconds to half a
+    /// minute.
+    pub discover: Vec<Discover>,
     /// Timings by kind of network. Default [`Profile::Auto`]. The fields below override single ones.
     pub profile: Profile,
     /// Time between two rounds of gossip, 20 ms to 10 s. Default: the profile's. Half of it spreads news
@@ -127,6 +131,23 @@ pub struct SuspicionTimings {
     pub max: Duration,
 }
 
+impl ClusterConfig {
+    /// Where nodes of the mesh may be that can be asked for something before this node has its place: the
+    /// seeds, and the names that discovery resolves.
+    #[must_use]
+    pub fn askable(&self) -> Vec<&HostPort> {
+        let seeds = match &self.start {
+            StartMode::Join(seeds) => &seeds[..],
+            StartMode::Bootstrap | StartMode::Discover | StartMode::Resume => &[],
+        };
+        let names = self.discover.iter().filter_map(|way| match way {
+            Discover::Dns(name) => Some(name),
+            Discover::Mdns => None,
+        });
+        seeds.iter().chain(names).collect()
+    }
+}
+
 /// How peers are probed: `probe_interval` and `probe_timeout`, which are set together because each
 /// bounds the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,8 +168,29 @@ pub enum StartMode {
     Bootstrap,
     /// Join the mesh of the first of these that answers; never empty, without repetitions.
     Join(Vec<HostPort>),
+    /// Join the mesh of the first node that [`ClusterConfig::discover`] finds.
+    Discover,
     /// Resume the mesh that the data directory remembers; whether it does is not known here.
     Resume,
+}
+
+/// A way of looking for nodes of the mesh. What is found is only called: who may join, its certificate says.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Discover {
+    /// `dns:NAME[:PORT]`: a host name that stands for the addresses (A, AAAA) of many nodes, all with this
+    /// port.
+    Dns(HostPort),
+    /// `mdns`: multicast DNS on the networks of the addresses that this node advertises.
+    Mdns,
+}
+
+impl std::fmt::Display for Discover {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Dns(name) => write!(f, "dns:{name}"),
+            Self::Mdns => f.write_str("mdns"),
+        }
+    }
 }
 
 /// Where the node's certificates are (PEM). There is no unauthenticated mode, so there is nothing to
@@ -156,13 +198,36 @@ pub enum StartMode {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsPaths {
     /// The CAs that peers are verified with. Default `certs/ca.crt` in the data directory; `--certs DIR`
-    /// replaces the directory of all three, also when the file names them.
+    /// replaces the directory of all four, also when the file names them.
     pub ca: PathBuf,
     /// This node's certificate. Default `certs/node.crt` in the data directory. Set together with
     /// [`key`](Self::key), or not at all.
     pub cert: PathBuf,
     /// The certificate's private key. Default `certs/node.key` in the data directory.
     pub key: PathBuf,
+    /// The revocation lists of the CAs. Default `certs/ca.crl` in the data directory, which may be absent; one that is
+    /// named must be there. Lists also come from peers and through the API; of two the newer one applies, so a node
+    /// without the file is no gap in the mesh.
+    pub crl: CrlFile,
+}
+
+/// The file of revocation lists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CrlFile {
+    /// It is used if it is there.
+    IfPresent(PathBuf),
+    /// It was named, so it must be there.
+    Named(PathBuf),
+}
+
+impl CrlFile {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &std::path::Path {
+        match self {
+            Self::IfPresent(path) | Self::Named(path) => path,
+        }
+    }
 }
 
 /// How links carry. `transport.type` is `quic`, the only one.

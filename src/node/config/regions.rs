@@ -119,13 +119,9 @@ pub(super) fn cross_region(sources: &mut Sources<'_>, unplaced: bool) -> CrossRe
     if unplaced {
         let message =
             "it does nothing on a node without a region: set node.region, or list the node in regions";
-        for place in [
-            matches!(&prefer_local, Setting::Value(true, _)).then(|| prefer_local.place()).flatten(),
-            max.place(),
-        ] {
-            if let Some(place) = place {
-                sources.problem(&place, message);
-            }
+        let prefers = prefer_local.place().filter(|_| matches!(prefer_local, Setting::Value(true, _)));
+        for place in prefers.into_iter().chain(max.place()) {
+            sources.problem(&place, message);
         }
     }
     CrossRegion {

@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::error::quoted;
 use super::keys::{nearest, not_one_of};
+use super::{CLUSTER_PORT, Discover, Host, HostPort};
 use crate::core::ids::NodeId;
 use crate::core::limits;
 
@@ -102,6 +103,21 @@ pub(super) fn label_name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// A way of discovery: `dns:NAME[:PORT]` or `mdns`.
+pub(super) fn discover(text: &str) -> Result<Discover, String> {
+    if text == "mdns" {
+        return Ok(Discover::Mdns);
+    }
+    let Some(name) = text.strip_prefix("dns:") else {
+        return Err(format!("{} is no way of discovery: write dns:NAME[:PORT] or mdns", quoted(text)));
+    };
+    let name = HostPort::parse(name, CLUSTER_PORT).map_err(|error| error.to_string())?;
+    match name.host {
+        Host::Name(_) => Ok(Discover::Dns(name)),
+        Host::Ip(ip) => Err(format!("{ip} is an address and no name to resolve: write it as a seed")),
+    }
+}
+
 /// A label as a flag gives it: `name=value`.
 pub(super) fn label(text: &str) -> Result<(String, String), String> {
     let Some((name, value)) = text.split_once('=') else {
@@ -168,6 +184,30 @@ mod tests {
             ("[{=info", "not a log filter"),
         ] {
             let error = log_level(text).expect_err(text);
+            assert!(error.contains(why), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_way_of_discovery_is_mdns_or_a_name_with_or_without_a_port() {
+        for (text, shown) in [
+            ("mdns", "mdns"),
+            ("dns:Nodes.Example.com", "dns:nodes.example.com:7946"),
+            ("dns:nodes:9000", "dns:nodes:9000"),
+        ] {
+            assert_eq!(discover(text).map(|way| way.to_string()).as_deref(), Ok(shown));
+        }
+        for (text, why) in [
+            ("", "no way of discovery"),
+            ("MDNS", "no way of discovery"),
+            ("consul:nodes", "no way of discovery"),
+            ("dns:", "empty"),
+            ("dns:10.0.0.1", "write it as a seed"),
+            ("dns:[fd00::1]:7946", "write it as a seed"),
+            ("dns:nodes:0", "port 0"),
+            ("dns:a b", "made of letters"),
+        ] {
+            let error = discover(text).expect_err(text);
             assert!(error.contains(why), "{text}: {error}");
         }
     }

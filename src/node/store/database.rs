@@ -93,6 +93,24 @@ impl Database {
         Ok(done)
     }
 
+    /// As [`Database::write`], but whether it is on the disk is settled by the next commit: a loss of power may
+    /// cost it, the loss of the process does not.
+    ///
+    /// # Errors
+    /// As [`Database::write`]. A connection that could not be set back to synchronising is in doubt.
+    pub(super) fn write_unsynchronised<T>(
+        &mut self,
+        work: impl FnOnce(&mut Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        self.connection
+            .pragma_update(None, "synchronous", "NORMAL")
+            .map_err(|cause| StoreError::of(&self.file, cause))?;
+        let done = self.write(work);
+        let restored = self.connection.pragma_update(None, "synchronous", "FULL");
+        restored.map_err(|cause| StoreError::Unusable { file: self.file.clone(), cause })?;
+        done
+    }
+
     /// Moves what is acknowledged from the log into the database and truncates the log, which drops
     /// whatever a failed commit left there.
     ///

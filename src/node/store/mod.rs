@@ -19,17 +19,18 @@
 //! # What it does not do
 //!
 //! It does not retry a failed commit, and it does not repair a damaged file: it says so and leaves it alone.
-//! It does not serve readers: what a running node knows is in its core.
+//! It serves no readers but those of the [`History`]: what a running node knows is in its core.
 
 mod database;
 mod directory;
 mod error;
+mod history;
 mod queue;
 mod records;
 mod writer;
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -39,6 +40,7 @@ use crate::core::ids::PersistNo;
 use database::{Database, IfAbsent};
 use directory::Lock;
 pub use error::StoreError;
+pub use history::History;
 use queue::Queue;
 use writer::Writer;
 
@@ -73,6 +75,7 @@ pub struct Opened {
 #[derive(Debug)]
 pub struct Store {
     queue: Arc<Queue>,
+    file: PathBuf,
     /// `None` only while it is being dropped.
     writer: Option<JoinHandle<()>>,
     /// Dropped last, after the writer has closed the database.
@@ -105,14 +108,20 @@ impl Store {
         tracing::info!(file = %file.display(), start = remembered.start, peers = remembered.peers.len(),
             agents = remembered.agents.len(), "the store is open");
         let queue = Arc::new(Queue::default());
-        let writer = Writer::new(file, database, on_outcome);
+        let writer = Writer::new(file.clone(), database, on_outcome);
         let theirs = Arc::clone(&queue);
         let writer = std::thread::Builder::new()
             .name("shoal-store".to_owned())
             .spawn(move || writer.run(&theirs))
             .map_err(|cause| StoreError::Thread { cause })?;
-        let store = Self { queue, writer: Some(writer), _lock: lock };
+        let store = Self { queue, file, writer: Some(writer), _lock: lock };
         Ok(Opened { store, remembered, keys })
+    }
+
+    /// The node's history.
+    #[must_use]
+    pub fn history(&self) -> History {
+        History::new(Arc::clone(&self.queue), self.file.clone())
     }
 
     /// Queues changes to be committed together, all or none. Never waits: the outcome comes through the

@@ -3,11 +3,16 @@
 //! A commit that finds the queue full leaves a mark in its place, so that its refusal is reported in
 //! turn and by the same thread as every other outcome. Marks of consecutive numbers are one entry, so
 //! they do not grow while the disk hangs.
+//!
+//! Entries of the history wait beside them with a bound of their own: they never take a commit's place, and
+//! gather for [`limits::HISTORY_DELAY_MAX`] unless there is a commit to follow or a reader waits.
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use super::history::Row;
 use crate::core::contract::Change;
 use crate::core::ids::PersistNo;
 use crate::core::limits;
@@ -26,13 +31,47 @@ pub(super) enum Entry {
 pub(super) struct Queue {
     waiting: Mutex<Waiting>,
     changed: Condvar,
+    /// Entries of the history were written, or given up.
+    kept: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
     entries: VecDeque<Entry>,
     changes: usize,
+    history: Vec<Row>,
+    /// When the oldest of them came.
+    history_since: Option<Instant>,
+    /// A reader waits for them.
+    history_wanted: bool,
+    /// How many were ever taken in, and how many of those are through.
+    history_in: u64,
+    history_out: u64,
+    history_dropped: u64,
     closed: bool,
+}
+
+impl Waiting {
+    /// Whether entries of the history have waited long enough, or for how long they may yet.
+    fn history_due(&self) -> Result<(), Option<Duration>> {
+        let Some(since) = self.history_since else {
+            return Err(None);
+        };
+        if self.history_wanted || self.closed || !self.entries.is_empty() {
+            return Ok(());
+        }
+        let left = limits::HISTORY_DELAY_MAX.saturating_sub(since.elapsed());
+        if left.is_zero() { Ok(()) } else { Err(Some(left)) }
+    }
+}
+
+/// What the writer takes at once.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Taken {
+    /// Commits and refusals, in order.
+    pub(super) entries: VecDeque<Entry>,
+    /// Entries of the history, in order; to be reported with [`Queue::history_done`].
+    pub(super) history: Vec<Row>,
 }
 
 impl Queue {
@@ -54,15 +93,84 @@ impl Queue {
         self.changed.notify_one();
     }
 
+    /// Adds an entry of the history; `false` if it was dropped because too many wait.
+    pub(super) fn record(&self, row: Row) -> bool {
+        let mut waiting = self.lock();
+        if waiting.history.len() >= limits::HISTORY_QUEUE_MAX || waiting.closed {
+            waiting.history_dropped += 1;
+            return false;
+        }
+        waiting.history.push(row);
+        waiting.history_in += 1;
+        let is_first = waiting.history_since.is_none();
+        if is_first {
+            waiting.history_since = Some(Instant::now());
+        }
+        drop(waiting);
+        // The writer only has to learn until when it may sleep.
+        if is_first {
+            self.changed.notify_one();
+        }
+        true
+    }
+
     /// Waits for something to do and takes all of it; `None` once the queue is closed and empty.
-    pub(super) fn take(&self) -> Option<VecDeque<Entry>> {
-        let mut waiting = self
-            .changed
-            .wait_while(self.lock(), |w| w.entries.is_empty() && !w.closed)
-            .unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn take(&self) -> Option<Taken> {
+        let mut waiting = self.lock();
+        loop {
+            let due = waiting.history_due();
+            if !waiting.entries.is_empty() || due.is_ok() {
+                break;
+            }
+            if waiting.closed {
+                return None;
+            }
+            waiting = match due {
+                Err(Some(left)) => {
+                    self.changed.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+                Ok(()) | Err(None) => self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
         waiting.changes = 0;
+        waiting.history_since = None;
+        waiting.history_wanted = false;
         let entries = std::mem::take(&mut waiting.entries);
-        (!entries.is_empty()).then_some(entries)
+        Some(Taken { entries, history: std::mem::take(&mut waiting.history) })
+    }
+
+    /// So many entries of the history are written, or lost.
+    pub(super) fn history_done(&self, count: usize, lost: bool) {
+        let mut waiting = self.lock();
+        waiting.history_out += count as u64;
+        if lost {
+            waiting.history_dropped += count as u64;
+        }
+        drop(waiting);
+        self.kept.notify_all();
+    }
+
+    /// Waits until the entries that were taken in before are through, or for `patience`.
+    pub(super) fn flush_history(&self, patience: Duration) {
+        let mut waiting = self.lock();
+        let upto = waiting.history_in;
+        if waiting.history_out >= upto {
+            return;
+        }
+        waiting.history_wanted = true;
+        self.changed.notify_one();
+        let is_behind = |w: &mut Waiting| w.history_out < upto;
+        drop(self.kept.wait_timeout_while(waiting, patience, is_behind));
+    }
+
+    /// Changes that wait to be committed.
+    pub(super) fn waiting_changes(&self) -> usize {
+        self.lock().changes
+    }
+
+    /// Entries of the history that were dropped.
+    pub(super) fn history_dropped(&self) -> u64 {
+        self.lock().history_dropped
     }
 
     /// Lets the consumer finish what is there and then stop.
@@ -88,12 +196,12 @@ mod tests {
         for no in 0..max + 1000 {
             queue.push(PersistNo(no), Vec::new());
         }
-        let taken = queue.take().expect("something waits");
+        let taken = queue.take().expect("something waits").entries;
         assert_eq!(taken.len() as u64, max + 1);
         assert_eq!(taken.back(), Some(&Entry::Refused(max..=max + 999)));
         queue.push(PersistNo(7), Vec::new());
         assert_eq!(
-            queue.take().expect("room again").pop_back(),
+            queue.take().expect("room again").entries.pop_back(),
             Some(Entry::Commit(PersistNo(7), Vec::new()))
         );
     }
@@ -105,5 +213,47 @@ mod tests {
         queue.close();
         assert!(queue.take().is_some());
         assert!(queue.take().is_none());
+    }
+
+    fn row() -> Row {
+        let event = crate::core::model::Event::Refused { peer: "p".to_owned(), reason: "r".to_owned() };
+        Row { unix_ms: 1, what: crate::core::wire::Recorded::Event(event) }
+    }
+
+    #[test]
+    fn a_full_history_drops_and_counts_and_takes_no_place_from_commits() {
+        let queue = Queue::default();
+        for n in 0..limits::HISTORY_QUEUE_MAX + 7 {
+            assert_eq!(queue.record(row()), n < limits::HISTORY_QUEUE_MAX);
+        }
+        assert_eq!(queue.history_dropped(), 7);
+        for no in 0..limits::STORE_QUEUE_CHANGES_MAX as u64 {
+            queue.push(PersistNo(no), Vec::new());
+        }
+        let taken = queue.take().expect("something waits");
+        assert_eq!(taken.entries.len(), limits::STORE_QUEUE_CHANGES_MAX);
+        assert!(taken.entries.iter().all(|entry| matches!(entry, Entry::Commit(..))));
+        assert_eq!(taken.history.len(), limits::HISTORY_QUEUE_MAX, "it goes with the commits at once");
+    }
+
+    #[test]
+    fn history_gathers_for_a_while_and_a_reader_hurries_it() {
+        let queue = std::sync::Arc::new(Queue::default());
+        queue.record(row());
+        let begun = Instant::now();
+        assert_eq!(queue.take().expect("it is due in the end").history.len(), 1);
+        assert!(begun.elapsed() >= limits::HISTORY_DELAY_MAX);
+        queue.history_done(1, false);
+
+        queue.record(row());
+        let writer = std::sync::Arc::clone(&queue);
+        let writer = std::thread::spawn(move || {
+            let taken = writer.take().expect("something waits");
+            writer.history_done(taken.history.len(), false);
+        });
+        let begun = Instant::now();
+        queue.flush_history(Duration::from_secs(10));
+        assert!(begun.elapsed() < limits::HISTORY_DELAY_MAX, "{:?}", begun.elapsed());
+        writer.join().expect("it ends");
     }
 }

@@ -18,11 +18,14 @@ use crate::core::wire;
 
 /// The steps that make the schema; `user_version` counts those a file has taken. A step that was ever
 /// released is never edited.
-pub(super) const SCHEMA: &[&str] = &["
+pub(super) const SCHEMA: &[&str] = &[
+    "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID;
     CREATE TABLE peers (node_id TEXT PRIMARY KEY, card BLOB NOT NULL) STRICT;
     CREATE TABLE agents (name TEXT PRIMARY KEY, spec BLOB NOT NULL) STRICT;
-"];
+",
+    super::history::TABLE,
+];
 
 /// The number of the last process start, or one less than the least number for the next.
 const START: &str = "start";

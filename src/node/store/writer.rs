@@ -16,7 +16,8 @@ use std::time::Instant;
 
 use super::database::{Database, IfAbsent};
 use super::error::StoreError;
-use super::queue::{Entry, Queue};
+use super::history::{self, Row};
+use super::queue::{Entry, Queue, Taken};
 use super::records::{self, Refused};
 use crate::core::ids::PersistNo;
 use crate::core::limits;
@@ -45,8 +46,13 @@ impl<F: Fn(PersistNo, Result<(), String>)> Writer<F> {
 
     /// Works until the queue is closed and empty, then closes the database.
     pub(super) fn run(mut self, queue: &Queue) {
-        while let Some(group) = queue.take() {
-            self.commit_group(group);
+        while let Some(Taken { entries, history }) = queue.take() {
+            // Commits first: nobody waits for history.
+            self.commit_group(entries);
+            if !history.is_empty() {
+                let lost = !self.keep_history(&history);
+                queue.history_done(history.len(), lost);
+            }
         }
         match self.state {
             State::Sound(database) | State::InDoubt(database) => database.close(),
@@ -108,6 +114,21 @@ impl<F: Fn(PersistNo, Result<(), String>)> Writer<F> {
                 Err(error)
             }
         }
+    }
+
+    /// Whether the entries were written. Those that were not are gone: they are not worth a second try.
+    fn keep_history(&mut self, rows: &[Row]) -> bool {
+        let written = self.sound_database().and_then(|database| {
+            database.write_unsynchronised(|transaction| history::write(transaction, rows))
+        });
+        let Err(error) = written else {
+            return true;
+        };
+        if error.leaves_the_disk_in_doubt() {
+            self.doubt();
+        }
+        tracing::warn!(%error, entries = rows.len(), "entries of the history are lost");
+        false
     }
 
     fn sound_database(&mut self) -> Result<&mut Database, StoreError> {

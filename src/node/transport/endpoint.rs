@@ -1,28 +1,28 @@
 //! The QUIC endpoint: accepting, dialling, and the table of links.
 
-mod greeting;
-
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use futures_util::future::{FutureExt, select_ok};
 use quinn::congestion::{BbrConfig, CubicConfig};
-use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Endpoint, EndpointConfig, IdleTimeout, ServerConfig, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
 use tokio::net::lookup_host;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use self::greeting::{Arrival, DialFailure};
+use self::credentials::Credentials;
+use self::greeting::Arrival;
 use super::bulk;
+use super::facts::FailedArrivals;
 use super::framing::FrameReader;
-use super::join::{self, Door};
+use super::hello::DialFailure;
+use super::join::Door;
 use super::peer::Peer;
 use super::signs::{DialSigns, HintPace};
 use super::socket::{Socket, Unreached, canonical};
@@ -33,12 +33,20 @@ use crate::core::error::Refused;
 use crate::core::ids::{LinkId, MeshName, NodeId};
 use crate::core::limits;
 use crate::core::model::Hello;
-use crate::core::wire::Control;
+use crate::core::wire::{ArrivalFacts, Control};
+use crate::node::clock;
+
+mod credentials;
+mod greeting;
+
+pub use self::credentials::PeerCertificate;
 
 /// Wait before the next address of a node is tried beside the one that has not answered.
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(200);
 /// How long a link that another one replaces may still deliver what is on its way.
 const SUPERSEDED_GRACE: Duration = Duration::from_secs(2);
+/// How often such a link is asked whether an answer is still awaited over it.
+const LINGER_POLL: Duration = Duration::from_millis(100);
 /// How long peers may take to acknowledge the last frames, and then the close.
 const SHUT_DOWN_GRACE: Duration = Duration::from_secs(1);
 /// Guess of a round trip before any was measured; it sets when a lost first packet is sent again.
@@ -116,7 +124,13 @@ pub struct Transport {
 #[derive(Debug)]
 struct Inner {
     endpoint: Endpoint,
-    client: quinn::ClientConfig,
+    /// What handshakes are made with from now on; replaced as a whole.
+    credentials: ArcSwap<Credentials>,
+    /// With everything but the certificates as it stays: the key of address tokens among it.
+    server: ServerConfig,
+    quic: Arc<quinn::TransportConfig>,
+    /// Why nothing is dialled now, if nothing is.
+    held: ArcSwapOption<(Refused, String)>,
     door: Option<Arc<Door>>,
     mesh: MeshName,
     hello: ArcSwap<Hello>,
@@ -126,7 +140,8 @@ struct Inner {
     links: AtomicU64,
     handshakes: AtomicUsize,
     arrivals: Mutex<HashMap<IpAddr, (Instant, u32)>>,
-    failed_arrivals: Mutex<LogPace>,
+    complaints: Mutex<LogPace>,
+    failed_arrivals: Mutex<FailedArrivals>,
 }
 
 impl Transport {
@@ -141,15 +156,11 @@ impl Transport {
         core: mpsc::Sender<Input>,
         data: Arc<dyn DataHandler>,
     ) -> Result<Self, TransportError> {
-        let tls_error = |e: quinn::crypto::rustls::NoInitialCipherSuite| TransportError::Tls(e.to_string());
-        let transport = Arc::new(quic_config(&config));
-        let server = join::server_crypto(&config.identity, config.door.as_deref())?;
-        let mut server = ServerConfig::with_crypto(server);
-        server.transport_config(Arc::clone(&transport));
+        let quic = Arc::new(quic_config(&config));
+        let credentials = Credentials::new(config.identity, config.door.as_deref(), &quic)?;
+        let mut server = ServerConfig::with_crypto(Arc::clone(&credentials.server));
+        server.transport_config(Arc::clone(&quic));
         server.max_incoming(limits::INCOMING_MAX);
-        let client = QuicClientConfig::try_from(config.identity.client_config()).map_err(tls_error)?;
-        let mut client = quinn::ClientConfig::new(Arc::new(client));
-        client.transport_config(transport);
 
         let reset_key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &config.reset_key);
         let mut endpoint = EndpointConfig::new(Arc::new(reset_key));
@@ -158,13 +169,17 @@ impl Transport {
         let (unreached, signs) = mpsc::channel(limits::SIGNS_QUEUE_MAX);
         let socket = Socket::open(socket, unreached).map_err(TransportError::Socket)?;
         let runtime = Arc::new(quinn::TokioRuntime);
-        let endpoint = Endpoint::new_with_abstract_socket(endpoint, Some(server), Arc::new(socket), runtime)
+        let (accepting, socket) = (Some(server.clone()), Arc::new(socket));
+        let endpoint = Endpoint::new_with_abstract_socket(endpoint, accepting, socket, runtime)
             .map_err(TransportError::Socket)?;
         let inner = Arc::new(Inner {
             endpoint,
-            client,
             door: config.door,
-            mesh: config.identity.mesh.clone(),
+            mesh: credentials.identity.mesh.clone(),
+            credentials: ArcSwap::from_pointee(credentials),
+            server,
+            quic,
+            held: ArcSwapOption::empty(),
             hello: ArcSwap::from_pointee(hello),
             inbox: Inbox { core, data },
             peers: Mutex::new(HashMap::new()),
@@ -172,6 +187,7 @@ impl Transport {
             links: AtomicU64::new(0),
             handshakes: AtomicUsize::new(0),
             arrivals: Mutex::new(HashMap::new()),
+            complaints: Mutex::default(),
             failed_arrivals: Mutex::default(),
         });
         tokio::spawn(accept_all(Arc::clone(&inner)));
@@ -190,6 +206,19 @@ impl Transport {
     /// The hello that new links begin with.
     pub fn set_hello(&self, hello: Hello) {
         self.inner.hello.store(Arc::new(hello));
+    }
+
+    /// Whom new connections show this node to be, and whom it trusts.
+    pub(super) fn identity(&self) -> NodeIdentity {
+        self.inner.credentials.load().identity.clone()
+    }
+
+    pub(super) fn peers(&self) -> Vec<Arc<Peer>> {
+        self.inner.peers().values().cloned().collect()
+    }
+
+    pub(super) fn arrivals_kept(&self) -> Vec<ArrivalFacts> {
+        self.inner.failed_arrivals.lock().unwrap_or_else(PoisonError::into_inner).facts()
     }
 
     /// The peer at the other end of a link, while it lasts.
@@ -215,7 +244,8 @@ impl Transport {
         }
     }
 
-    /// Closes a link. One that gives way to another delivers what is on its way first.
+    /// Closes a link. One that gives way to another stays until what is on its way has arrived and nobody waits for
+    /// an answer over it any more, at most [`limits::LINK_LINGER_MAX`].
     pub fn close(&self, link: LinkId, reason: Refused) {
         let Some(peer) = self.peer(link) else {
             return;
@@ -225,6 +255,13 @@ impl Transport {
         }
         tokio::spawn(async move {
             sleep(SUPERSEDED_GRACE).await;
+            let all_answered = async {
+                while peer.is_awaited() && !peer.is_gone() {
+                    sleep(LINGER_POLL).await;
+                }
+                peer.flush().await;
+            };
+            let _ = timeout(limits::LINK_LINGER_MAX, all_answered).await;
             peer.close(reason);
         });
     }
@@ -233,12 +270,16 @@ impl Transport {
     pub fn dial(&self, target: DialTarget, addresses: Vec<String>) {
         let inner = Arc::clone(&self.inner);
         tokio::spawn(async move {
-            let outcome = match &target {
-                DialTarget::Node(node) => inner.dial_node(node, &addresses).await,
-                DialTarget::Seed(_) => inner.dial_seed(&target, &addresses).await,
+            let held = inner.held.load_full();
+            let outcome = match (held.as_deref(), &target) {
+                (Some((refused, reason)), _) => {
+                    Err(DialFailure { reason: reason.clone(), refused: Some(*refused), unanswered: false })
+                }
+                (None, DialTarget::Node(node)) => inner.dial_node(node, &addresses).await,
+                (None, DialTarget::Seed(_)) => inner.dial_seed(&target, &addresses).await,
             };
             if let Err(failure) = outcome {
-                let DialFailure { reason, refused } = failure;
+                let DialFailure { reason, refused, .. } = failure;
                 let _ = inner.inbox.core.send(Input::DialFailed { target, reason, refused }).await;
             }
         });
@@ -304,7 +345,9 @@ async fn accept_all(inner: Arc<Inner>) {
         let slot = HandshakeSlot::take(&inner);
         tokio::spawn(async move {
             let address = incoming.remote_address();
-            let outcome = timeout(limits::HANDSHAKE_DEADLINE, inner.greet_incoming(incoming)).await;
+            let heard = AtomicBool::new(false);
+            let greeting = inner.greet_incoming(incoming, &heard);
+            let outcome = timeout(limits::HANDSHAKE_DEADLINE, greeting).await;
             drop(slot);
             match outcome {
                 Ok(Ok(Arrival::Link(greeted))) => {
@@ -315,8 +358,11 @@ async fn accept_all(inner: Arc<Inner>) {
                     bulk::read_from(peer, connection, reader, inner.inbox.clone()).await;
                 }
                 Ok(Ok(Arrival::Join(connection, door))) => door.serve(connection, address).await,
-                Ok(Err(failure)) => inner.note_failed_arrival(address, &failure.reason),
-                Err(_) => inner.note_failed_arrival(address, "the handshake took too long"),
+                Ok(Err(failure)) => inner.note_failed_arrival(address, &failure.reason, failure.unanswered),
+                Err(_) => {
+                    let unanswered = !heard.load(Ordering::Relaxed);
+                    inner.note_failed_arrival(address, "the handshake took too long", unanswered);
+                }
             }
         });
     }
@@ -371,9 +417,12 @@ impl Inner {
     }
 
     /// Counts every failed arrival and logs at most one a second: outsiders must not fill the log.
-    fn note_failed_arrival(&self, address: SocketAddr, reason: &str) {
+    fn note_failed_arrival(&self, address: SocketAddr, reason: &str, unanswered: bool) {
         metrics::counter!("shoal_transport_handshakes_failed_total").increment(1);
-        if let Some(untold) = self.failed_arrivals.lock().unwrap_or_else(PoisonError::into_inner).tell() {
+        let mut kept = self.failed_arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.note(address, reason, unanswered);
+        drop(kept);
+        if let Some(untold) = self.complaints.lock().unwrap_or_else(PoisonError::into_inner).tell() {
             tracing::warn!(%address, reason, untold, "a connection was refused");
         }
     }
@@ -409,6 +458,10 @@ impl Inner {
         self.peers().insert(link, Arc::clone(&peer));
         let up = Input::LinkUp { link, hello, address: address.to_string(), dialled };
         if self.inbox.core.send(up).await.is_ok() {
+            // The trust may have changed between the handshake and now, unnoticed by whoever looked at all links.
+            if let Some((node, reason)) = self.close_if_bad(&peer, clock::wall_clock()) {
+                let _ = self.inbox.core.send(Input::Expelled { node, reason }).await;
+            }
             let reason = peer.run(reader, self.inbox.clone()).await;
             tracing::debug!(node = %peer.node(), ?link, ?reason, "link down");
             let _ = self.inbox.core.send(Input::LinkDown { link, reason }).await;

@@ -11,7 +11,9 @@
 
 mod bulk;
 mod endpoint;
+mod facts;
 mod framing;
+mod hello;
 pub mod join;
 mod peer;
 mod reading;
@@ -28,9 +30,10 @@ use crate::core::contract::Input;
 use crate::core::ids::LinkId;
 use crate::core::wire::Data;
 
-pub use self::endpoint::{Congestion, Transport, TransportConfig, TransportError, bind};
+pub use self::endpoint::{Congestion, PeerCertificate, Transport, TransportConfig, TransportError, bind};
+pub use self::facts::TransportFacts;
 pub use self::framing::SendFailure;
-pub use self::peer::Peer;
+pub use self::peer::{Awaited, Peer};
 
 /// Takes data frames where they are read. Neither call may block.
 pub trait DataHandler: Send + Sync + 'static {

@@ -1,9 +1,10 @@
 //! One connection to a peer after the hellos: what is sent over it, and how long it lasts.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quinn::{Connection, ConnectionError, SendDatagramError, VarInt};
@@ -14,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use super::bulk::{Bulk, Way};
 use super::framing::{FrameReader, FrameWriter, SendFailure};
 use super::reading::{Lane, Pace, read_frames};
-use super::{Congestion, Inbox, LogPace};
+use super::{Congestion, Inbox, LogPace, tls};
 use crate::core::contract::LinkEnd;
 use crate::core::error::Refused;
 use crate::core::ids::{LinkId, NodeId, ProcessId};
@@ -31,8 +32,11 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// A live connection to a peer.
 pub struct Peer {
     link: LinkId,
-    node: NodeId,
+    identity: tls::Peer,
     connection: Connection,
+    since: Instant,
+    /// Datagrams received when it was last looked, and when their number had last grown.
+    heard: Mutex<(u64, Instant)>,
     control: Arc<FrameWriter>,
     data: Vec<Arc<FrameWriter>>,
     /// Whether the core has said anything over this link: it does so only once it has accepted the peer,
@@ -46,11 +50,32 @@ pub struct Peer {
     acceptance: Notify,
     /// Whether a message went either way since the link was last kept alive.
     had_message: AtomicBool,
+    /// Messages of either side whose outcome is still to come over this connection.
+    awaited: AtomicUsize,
+}
+
+/// An outcome is still to come over the peer's connection, for as long as this lives.
+#[derive(Debug)]
+pub struct Awaited(Arc<Peer>);
+
+impl Awaited {
+    /// Counts from now on.
+    #[must_use]
+    pub fn over(peer: &Arc<Peer>) -> Self {
+        peer.awaited.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(peer))
+    }
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        self.0.awaited.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl fmt::Debug for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Peer").field("link", &self.link).field("node", &self.node).finish_non_exhaustive()
+        f.debug_struct("Peer").field("link", &self.link).field("node", self.node()).finish_non_exhaustive()
     }
 }
 
@@ -58,7 +83,7 @@ impl Peer {
     /// Opens the data streams of a connection whose hellos are exchanged; both ends speak `version`.
     pub(super) async fn new(
         link: LinkId,
-        node: NodeId,
+        identity: tls::Peer,
         connection: Connection,
         control: Arc<FrameWriter>,
         version: u8,
@@ -72,8 +97,10 @@ impl Peer {
         }
         Ok(Self {
             link,
-            node,
+            identity,
             connection,
+            since: Instant::now(),
+            heard: Mutex::new((0, Instant::now())),
             control,
             data,
             accepted: AtomicBool::new(false),
@@ -84,6 +111,7 @@ impl Peer {
             complaints: Mutex::default(),
             acceptance: Notify::new(),
             had_message: AtomicBool::new(false),
+            awaited: AtomicUsize::new(0),
         })
     }
 
@@ -101,7 +129,19 @@ impl Peer {
     /// Who is at the other end, by its certificate.
     #[must_use]
     pub fn node(&self) -> &NodeId {
-        &self.node
+        &self.identity.node_id
+    }
+
+    /// Who is at the other end, with the certificate that says so.
+    #[must_use]
+    pub fn identity(&self) -> &tls::Peer {
+        &self.identity
+    }
+
+    /// Whether the outcome of a message is still to come over this connection, in either direction.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        self.awaited.load(Ordering::Relaxed) > 0
     }
 
     /// Where the other end is now; it may move.
@@ -121,6 +161,33 @@ impl Peer {
     pub fn congestion(&self) -> Congestion {
         let state = self.connection.congestion_state().into_any();
         if state.is::<quinn::congestion::Bbr>() { Congestion::Bbr } else { Congestion::Cubic }
+    }
+
+    /// This side's address, where the system tells.
+    #[must_use]
+    pub fn local_ip(&self) -> Option<IpAddr> {
+        self.connection.local_ip().map(|ip| ip.to_canonical())
+    }
+
+    /// How long the connection has been there.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    /// For how long nothing at all has come from the peer, not even an acknowledgement. It is only as exact as
+    /// the calls of this are frequent.
+    pub fn silence(&self) -> Duration {
+        let received = self.connection.stats().udp_rx.datagrams;
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        if heard.0 != received {
+            *heard = (received, Instant::now());
+        }
+        heard.1.elapsed()
+    }
+
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     /// What QUIC counts of this connection.
@@ -207,11 +274,11 @@ impl Peer {
         match sent {
             Ok(()) | Err(SendFailure::Gone) => {}
             Err(SendFailure::Full) => {
-                tracing::warn!(node = %self.node, "the peer does not read its control stream: link closed");
+                tracing::warn!(node = %self.node(), "the peer does not read its control stream: link closed");
                 self.close(Refused::Full);
             }
             Err(SendFailure::Wire(error)) => {
-                tracing::error!(node = %self.node, %error, "a control frame does not fit and was not sent");
+                tracing::error!(node = %self.node(), %error, "a control frame does not fit and was not sent");
             }
         }
     }
@@ -336,20 +403,20 @@ impl Peer {
     pub(super) fn note_bad_frame(&self, error: &WireError) {
         metrics::counter!("shoal_transport_bad_frames_total").increment(1);
         if let Some(untold) = self.complaints.lock().unwrap_or_else(PoisonError::into_inner).tell() {
-            tracing::warn!(node = %self.node, %error, untold, "malformed frame dropped");
+            tracing::warn!(node = %self.node(), %error, untold, "malformed frame dropped");
         }
     }
 
     /// A later version may say more than is understood here: that is skipped, and no fault of the peer.
     pub(super) fn note_unknown_frame(&self, what: &str) {
         metrics::counter!("shoal_transport_unknown_frames_total").increment(1);
-        tracing::debug!(node = %self.node, what, "a frame that this version does not know is skipped");
+        tracing::debug!(node = %self.node(), what, "a frame that this version does not know is skipped");
     }
 
     /// The stream cannot be followed further: the whole link goes, and both sides start afresh.
     pub(super) fn give_up(&self, reason: &str) {
         metrics::counter!("shoal_transport_bad_frames_total").increment(1);
-        tracing::warn!(node = %self.node, reason, "link closed");
+        tracing::warn!(node = %self.node(), reason, "link closed");
         self.close(Refused::Malformed);
     }
 }

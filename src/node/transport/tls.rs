@@ -7,7 +7,7 @@
 //! With TLS 1.3 the dialler's side is complete before the other side has looked at the dialler's
 //! certificate. A dialler knows that it was let in when the first answer of the application arrives.
 //!
-//! It does not watch files, keep revocation lists or close connections.
+//! It does not watch files, choose between revocation lists or close connections.
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -15,14 +15,14 @@ use std::time::SystemTime;
 use rustls_pki_types::CertificateDer;
 
 use crate::core::ids::{MeshName, NodeId};
-use crate::node::certs::{CertError, Facts};
+use crate::node::certs::{CertError, Facts, Serial};
 
 mod identity;
 mod join;
 mod verify;
 
 pub use identity::NodeIdentity;
-pub use verify::Refusal;
+pub use verify::{Refusal, Verified};
 
 pub(crate) use join::{join_client_config, join_server_config, renewal_client_config};
 
@@ -46,6 +46,15 @@ pub enum TlsError {
     Missing {
         /// What the file should hold.
         what: &'static str,
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// The file of revocation lists that the configuration names is not there.
+    #[error(
+        "there is no file of revocation lists at {path}, which the configuration names: `shoal cert revoke` makes one, \
+         or leave the key out"
+    )]
+    MissingCrl {
         /// Where it was looked for.
         path: PathBuf,
     },
@@ -136,6 +145,10 @@ pub struct Peer {
     pub node_id: NodeId,
     /// The last second at which its certificate is valid.
     pub not_after: SystemTime,
+    /// The serial number of its certificate.
+    pub serial: Serial,
+    /// Its certificate.
+    pub certificate: CertificateDer<'static>,
 }
 
 /// The node at the other end of an established connection of [`ALPN`], by the certificate that the handshake verified.
@@ -158,5 +171,6 @@ pub fn peer(connection: &quinn::Connection, mesh: &MeshName) -> Result<Peer, Tls
         .ok_or(TlsError::NoPeerCertificate)?;
     let leaf = chain.first().ok_or(TlsError::NoPeerCertificate)?;
     let node_id = verify::node_of(leaf, mesh).map_err(TlsError::Peer)?;
-    Ok(Peer { node_id, not_after: Facts::read(leaf)?.not_after })
+    let (serial, not_after) = (Serial::of(leaf)?, Facts::read(leaf)?.not_after);
+    Ok(Peer { node_id, not_after, serial, certificate: leaf.clone() })
 }

@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use super::{date, days_left, lines, listed, or_dash};
 use crate::cli::print::Table;
-use crate::core::ids::NodeId;
-use crate::node::certs::{self, CA_CRL, CaKeyId, CertError, Crl, Facts, LEDGER, Ledger, Serial, Way};
+use crate::core::ids::{CaKeyId, NodeId};
+use crate::node::certs::{self, CA_CRL, CertError, Crl, Facts, LEDGER, Ledger, Serial, Way};
 
 /// A revocation list.
 #[derive(Debug, Serialize)]

@@ -43,7 +43,7 @@ const BAD_FILES: &[(&str, &str, &str)] = &[
         "2: coordination.cluster.suspicion_max: ",
         "must not be shorter",
     ),
-    ("security: {cluster: {mtls: {crl: x}}}", "2: security.cluster.mtls.crl: ", "not offered"),
+    ("security: {cluster: {mtls: {crl: [x]}}}", "2: security.cluster.mtls.crl: ", "one value is expected"),
     // Shapes.
     ("node: n", "2: node: ", "indented below it"),
     ("log:\n- level", "2: log: ", "indented below it"),

@@ -90,6 +90,7 @@ fn every_value_of_the_full_example_arrives() {
             bind_addr: "0.0.0.0:7946".parse().expect("valid"),
             advertise_addrs: vec![address("node-1.example.com:7946")],
             start: StartMode::Join(vec![address("node-2.example.com:7946"), address("[fd00::3]:7946")]),
+            discover: vec![Discover::Dns(address("nodes.example.com:7946")), Discover::Mdns],
             profile: Profile::Auto,
             gossip_interval: Some(Duration::from_millis(200)),
             gossip_fanout: Some(3),
@@ -108,6 +109,7 @@ fn every_value_of_the_full_example_arrives() {
             ca: "/var/lib/shoal/certs/ca.crt".into(),
             cert: "/var/lib/shoal/certs/node.crt".into(),
             key: "/var/lib/shoal/certs/node.key".into(),
+            crl: CrlFile::IfPresent("/var/lib/shoal/certs/ca.crl".into()),
         },
         enrolment: EnrolmentConfig { ca: None, token: None },
         transport: TransportConfig { congestion_control: CongestionControl::Cubic, max_streams: 32 },
@@ -125,7 +127,7 @@ fn every_value_of_the_full_example_arrives() {
 fn the_values_that_differ_from_the_defaults_arrive() {
     let text = "
 coordination: {cluster: {profile: wan, bind_addr: '[::]', advertise_addr: [a, '::1', a]}}
-security: {cluster: {mtls: {ca_cert: /a/ca, node_cert: /a/cert, node_key: /a/key}}}
+security: {cluster: {mtls: {ca_cert: /a/ca, node_cert: /a/cert, node_key: /a/key, crl: /a/crl}}}
 transport: {congestion_control: bbr, max_streams: 1024}
 api: {bind_addr: 10.0.0.1, metrics_addr: '[::]', token_file: /a/token}
 log: {level: 'warn,shoal=trace', format: json}
@@ -135,7 +137,8 @@ node: {id: n}";
     assert_eq!(config.cluster.bind_addr.to_string(), "[::]:7946");
     let advertised: Vec<String> = config.cluster.advertise_addrs.iter().map(HostPort::to_string).collect();
     assert_eq!(advertised, ["a:7946", "[::1]:7946"]);
-    let tls = TlsPaths { ca: "/a/ca".into(), cert: "/a/cert".into(), key: "/a/key".into() };
+    let crl = CrlFile::Named("/a/crl".into());
+    let tls = TlsPaths { ca: "/a/ca".into(), cert: "/a/cert".into(), key: "/a/key".into(), crl };
     assert_eq!(config.tls, tls);
     let transport = TransportConfig { congestion_control: CongestionControl::Bbr, max_streams: 1024 };
     assert_eq!(config.transport, transport);

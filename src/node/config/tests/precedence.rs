@@ -39,9 +39,20 @@ const LAYERED: &[Layered] = &[
     ("--join", "f", "SHOAL_JOIN", "e:7946", "node: {id: n}\ncoordination: {cluster: {seeds: [y]}}", |c| {
         match &c.cluster.start {
             StartMode::Join(seeds) => seeds[0].to_string().replace(":7946", ""),
-            StartMode::Bootstrap | StartMode::Resume => "no seeds".into(),
+            StartMode::Bootstrap | StartMode::Discover | StartMode::Resume => "no seeds".into(),
         }
     }),
+    (
+        "--discover",
+        "dns:f",
+        "SHOAL_DISCOVER",
+        "dns:e:7946",
+        "node: {id: n}\ncoordination: {cluster: {discover: ['dns:y']}}",
+        |c| {
+            assert_eq!(c.cluster.start, StartMode::Discover);
+            c.cluster.discover[0].to_string().replace("dns:", "").replace(":7946", "")
+        },
+    ),
     (
         "--api-addr",
         "127.0.0.1:1",
@@ -66,12 +77,13 @@ const LAYERED: &[Layered] = &[
         "f",
         "SHOAL_CERTS",
         "e",
-        "node: {id: n}\nsecurity: {cluster: {mtls: {ca_cert: y/ca.crt, node_cert: y/node.crt, node_key: y/node.key}}}",
+        "node: {id: n}\nsecurity: {cluster: {mtls: {ca_cert: y/ca.crt, node_cert: y/node.crt, node_key: y/node.key, crl: y/ca.crl}}}",
         |c| {
-            let TlsPaths { ca, cert, key } = &c.tls;
+            let TlsPaths { ca, cert, key, crl } = &c.tls;
             let directory = ca.parent().expect("a directory");
             assert_eq!(*cert, directory.join("node.crt"));
             assert_eq!(*key, directory.join("node.key"));
+            assert_eq!(crl.path(), directory.join("ca.crl"));
             directory.display().to_string()
         },
     ),

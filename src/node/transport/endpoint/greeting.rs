@@ -1,51 +1,26 @@
-//! How two nodes greet each other: TLS, who the certificate names, one hello each way; and what a
+//! How two nodes greet each other: TLS, whom the certificate names, one hello each way; and what a
 //! connection turns out to be by it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use quinn::{Connection, ConnectionError, VarInt};
+use quinn::{Connection, VarInt};
 use tokio::time::timeout;
 
-use super::super::framing::{FrameReader, FrameWriter, ReadError};
+use super::super::facts::was_unanswered;
+use super::super::framing::{FrameReader, FrameWriter};
+use super::super::hello::{self, DialFailure};
 use super::super::join::{self, Door};
-use super::super::peer::{Peer, link_end};
+use super::super::peer::Peer;
 use super::super::tls;
 use super::Inner;
-use crate::core::contract::{Input, LinkEnd};
+use crate::core::contract::Input;
 use crate::core::error::Refused;
 use crate::core::ids::{LinkId, NodeId, ProcessId};
 use crate::core::limits;
 use crate::core::model::Hello;
-use crate::core::wire::{self, FrameKind, VersionRange, WireError};
-
-/// Why a dial or a handshake came to nothing.
-#[derive(Debug)]
-pub(super) struct DialFailure {
-    pub(super) reason: String,
-    pub(super) refused: Option<Refused>,
-}
-
-impl DialFailure {
-    pub(super) fn new(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), refused: None }
-    }
-}
-
-impl From<ConnectionError> for DialFailure {
-    fn from(error: ConnectionError) -> Self {
-        let refused = match link_end(&error) {
-            LinkEnd::Refused(refused) => Some(refused),
-            LinkEnd::Idle | LinkEnd::Closed { .. } | LinkEnd::Local => None,
-        };
-        // The peer's own words may be among them.
-        let words = error.to_string();
-        let reason = words.chars().take(limits::PEER_ERROR_CHARS_MAX);
-        let reason = reason.map(|c| if c.is_control() { ' ' } else { c }).collect();
-        Self { reason, refused }
-    }
-}
+use crate::core::wire::VersionRange;
 
 pub(super) type Greeted = (Arc<Peer>, FrameReader, Hello);
 
@@ -59,12 +34,22 @@ pub(super) enum Arrival {
 }
 
 impl Inner {
-    pub(super) async fn greet_incoming(&self, incoming: quinn::Incoming) -> Result<Arrival, DialFailure> {
-        let connection = incoming.await?;
+    /// `heard` is set once the other side is known to hear this one.
+    pub(super) async fn greet_incoming(
+        &self,
+        incoming: quinn::Incoming,
+        heard: &AtomicBool,
+    ) -> Result<Arrival, DialFailure> {
+        let connection = incoming.await.map_err(|error| {
+            let unanswered = was_unanswered(&error);
+            DialFailure { unanswered, ..DialFailure::from(error) }
+        })?;
+        heard.store(true, Ordering::Relaxed);
         if let Some(door) = self.door.as_ref().filter(|_| join::is_join(&connection)) {
             return Ok(Arrival::Join(connection, Arc::clone(door)));
         }
-        let node = self.peer_name(&connection)?;
+        let peer = self.peer_identity(&connection)?;
+        let node = peer.node_id.clone();
         let (send, recv) = connection.accept_bi().await?;
         let control = Peer::control_writer(send);
         let mut reader = FrameReader::new(recv, limits::HELLO_BYTES_MAX);
@@ -84,15 +69,15 @@ impl Inner {
                 return Err(DialFailure::new(format!("{node} opened a bulk connection without its link")));
             };
             peer.until_accepted().await;
-            self.say_hello(&control)?;
+            self.say_hello(&connection, &control)?;
             return Ok(Arrival::Bulk(peer, connection, reader));
         }
         if self.peers().values().filter(|peer| *peer.node() == node).count() >= limits::LINKS_PER_NODE_MAX {
             connection.close(VarInt::from_u32(Refused::Full.code()), Refused::Full.as_str().as_bytes());
             return Err(DialFailure::new(format!("{node} has too many connections already")));
         }
-        self.say_hello(&control)?;
-        self.peer_of(connection, node, control, reader, hello)
+        self.say_hello(&connection, &control)?;
+        self.peer_of(connection, peer, control, reader, hello)
             .await
             .map(|greeted| Arrival::Link(Box::new(greeted)))
     }
@@ -115,13 +100,13 @@ impl Inner {
     }
 
     async fn greet_bulk(&self, peer: &Peer) -> Result<(Connection, Arc<FrameWriter>), DialFailure> {
-        let (connection, node) = self.connect(peer.remote_address(), Some(peer.node())).await?;
+        let (connection, identity) = self.connect(peer.remote_address(), Some(peer.node())).await?;
         let (send, recv) = connection.open_bi().await?;
         let writer = Peer::control_writer(send);
         let hello = Hello { bulk_beside: Some(peer.process()), ..Hello::clone(&self.hello.load()) };
         writer.send(&hello).map_err(|e| DialFailure::new(e.to_string()))?;
         let mut reader = FrameReader::new(recv, limits::HELLO_BYTES_MAX);
-        let theirs = self.read_hello(&connection, &mut reader, &node).await?;
+        let theirs = self.read_hello(&connection, &mut reader, &identity.node_id).await?;
         if theirs.process_id != peer.process() {
             connection
                 .close(VarInt::from_u32(Refused::Superseded.code()), b"another process was expected here");
@@ -131,13 +116,13 @@ impl Inner {
     }
 
     async fn greet(&self, address: SocketAddr, expected: Option<&NodeId>) -> Result<Greeted, DialFailure> {
-        let (connection, node) = self.connect(address, expected).await?;
+        let (connection, identity) = self.connect(address, expected).await?;
         let (send, recv) = connection.open_bi().await?;
         let control = Peer::control_writer(send);
         let mut reader = FrameReader::new(recv, limits::HELLO_BYTES_MAX);
-        self.say_hello(&control)?;
-        let hello = self.read_hello(&connection, &mut reader, &node).await?;
-        self.peer_of(connection, node, control, reader, hello).await
+        self.say_hello(&connection, &control)?;
+        let hello = self.read_hello(&connection, &mut reader, &identity.node_id).await?;
+        self.peer_of(connection, identity, control, reader, hello).await
     }
 
     /// TLS with whoever is at an address.
@@ -145,18 +130,18 @@ impl Inner {
         &self,
         address: SocketAddr,
         expected: Option<&NodeId>,
-    ) -> Result<(Connection, NodeId), DialFailure> {
+    ) -> Result<(Connection, tls::Peer), DialFailure> {
         let connecting = self
             .endpoint
-            .connect_with(self.client.clone(), address, tls::SERVER_NAME)
+            .connect_with(self.credentials.load().client.clone(), address, tls::SERVER_NAME)
             .map_err(|e| DialFailure::new(e.to_string()))?;
         let connection = connecting.await?;
-        let node = self.peer_name(&connection)?;
-        if let Some(expected) = expected.filter(|expected| **expected != node) {
+        let peer = self.peer_identity(&connection)?;
+        if let Some(expected) = expected.filter(|expected| **expected != peer.node_id) {
             connection.close(VarInt::from_u32(Refused::Name.code()), b"another node was expected here");
-            return Err(DialFailure::new(format!("{address} is {node}, not {expected}")));
+            return Err(DialFailure::new(format!("{address} is {}, not {expected}", peer.node_id)));
         }
-        Ok((connection, node))
+        Ok((connection, peer))
     }
 
     /// Dials one address until it greets us, refuses us, says that nothing listens there, or takes too long.
@@ -174,15 +159,19 @@ impl Inner {
         refused.unwrap_or_else(|| Err(DialFailure::new(format!("timed out{}", dial.last_word()))))
     }
 
-    fn peer_name(&self, connection: &Connection) -> Result<NodeId, DialFailure> {
+    fn peer_identity(&self, connection: &Connection) -> Result<tls::Peer, DialFailure> {
         if join::protocol(connection).as_deref() != Some(tls::ALPN) {
             return Err(DialFailure::new("the connection is not one of the mesh"));
         }
-        tls::peer_identity(connection, &self.mesh).map_err(|e| DialFailure::new(e.to_string()))
+        tls::peer(connection, &self.mesh).map_err(|e| DialFailure::new(e.to_string()))
     }
 
-    fn say_hello(&self, control: &Arc<FrameWriter>) -> Result<(), DialFailure> {
-        control.send(&**self.hello.load()).map_err(|e| DialFailure::new(e.to_string()))
+    fn say_hello(&self, connection: &Connection, control: &Arc<FrameWriter>) -> Result<(), DialFailure> {
+        control.send(&**self.hello.load()).map_err(|error| match connection.close_reason() {
+            // The other side may have refused our certificate meanwhile, which says more.
+            Some(end) => end.into(),
+            None => DialFailure::new(error.to_string()),
+        })
     }
 
     async fn read_hello(
@@ -191,47 +180,14 @@ impl Inner {
         reader: &mut FrameReader,
         node: &NodeId,
     ) -> Result<Hello, DialFailure> {
-        let refuse = |refused: Refused, reason: String| {
-            connection.close(VarInt::from_u32(refused.code()), refused.as_str().as_bytes());
-            Err(DialFailure { reason, refused: None })
-        };
-        let refuse_version = |speaks: &str| {
-            let reason = wire::no_common_version(node, speaks, &self.hello.load().card.node_id);
-            connection.close(VarInt::from_u32(Refused::Version.code()), reason.as_bytes());
-            Err(DialFailure { reason, refused: Some(Refused::Version) })
-        };
-        let frame = match reader.next().await {
-            Ok(Some(frame)) => frame,
-            Ok(None) | Err(ReadError::CutShort) => return refuse(Refused::Malformed, "no hello came".into()),
-            Err(ReadError::Wire(error)) => return refuse(Refused::Malformed, error.to_string()),
-            Err(ReadError::Gone(_)) => return Err(connection.closed().await.into()),
-        };
-        // Whatever else a hello of another version says, it says which versions its sender speaks.
-        if let Some(theirs) = wire::versions_of_hello(&frame)
-            && VersionRange::OWN.common(theirs).is_none()
-        {
-            return refuse_version(&theirs.to_string());
-        }
-        let hello = match wire::split(&frame) {
-            Ok(Some((FrameKind::Hello, body))) => wire::decode::<Hello>(body),
-            Ok(_) => return refuse(Refused::Malformed, "the first frame was not a hello".into()),
-            Err(WireError::Version(version)) => return refuse_version(&format!("version {version}")),
-            Err(error) => return refuse(Refused::Malformed, error.to_string()),
-        };
-        match hello {
-            Ok(hello) if hello.card.node_id != *node || hello.mesh_name != self.mesh => {
-                let (id, mesh) = (&hello.card.node_id, &hello.mesh_name);
-                refuse(Refused::Name, format!("the certificate says {node}, the hello {id} of mesh {mesh}"))
-            }
-            Ok(hello) => Ok(hello),
-            Err(error) => refuse(Refused::Malformed, error.to_string()),
-        }
+        let own = self.hello.load().card.node_id.clone();
+        hello::read(connection, reader, node, &self.mesh, &own).await
     }
 
     async fn peer_of(
         &self,
         connection: Connection,
-        node: NodeId,
+        identity: tls::Peer,
         control: Arc<FrameWriter>,
         reader: FrameReader,
         hello: Hello,
@@ -240,7 +196,7 @@ impl Inner {
             return Err(DialFailure::new("no protocol version is spoken by both sides"));
         };
         let link = LinkId(self.links.fetch_add(1, Ordering::Relaxed) + 1);
-        let peer = Peer::new(link, node, connection, control, version, hello.process_id).await?;
+        let peer = Peer::new(link, identity, connection, control, version, hello.process_id).await?;
         Ok((Arc::new(peer), reader, hello))
     }
 }

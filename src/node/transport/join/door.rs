@@ -233,7 +233,7 @@ fn present_certificate(
     let malformed = |why: String| CertError::Malformed { what: "present certificate", why };
     let present = parse_certificates(pem)?.swap_remove(0);
     let identity = identity.ok_or_else(|| malformed("nobody is there to check it".to_owned()))?;
-    let node = identity.check_peer(&present, now).map_err(|refusal| malformed(refusal.to_string()))?;
+    let node = identity.check(&present, now).map_err(|refusal| malformed(refusal.to_string()))?.node_id;
     if node != *wanted {
         return Err(malformed(format!("it names node {node}, and the request node {wanted}")).into());
     }

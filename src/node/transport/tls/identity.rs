@@ -12,14 +12,18 @@ use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
-use super::verify::{MeshVerifier, Root, Trust};
+use webpki::OwnedCertRevocationList;
+
+use super::verify::{MeshVerifier, Refusal, Root, Trust, Verified};
 use super::{ALPN, TlsError};
-use crate::core::ids::{MeshName, NodeId};
-use crate::node::certs::{self, CertError, Facts, SpiffeName};
+use crate::core::ids::{CaKeyId, MeshName, NodeId};
+use crate::node::certs::{self, CertError, Crl, Facts, SpiffeName};
+use crate::node::clock;
 
 /// Who this node is, and whom it trusts.
 #[derive(Clone)]
@@ -30,6 +34,7 @@ pub struct NodeIdentity {
     pub node_id: NodeId,
     /// The last second at which its certificate is valid.
     pub not_after: SystemTime,
+    cas: Arc<Vec<CertificateDer<'static>>>,
     certified: Arc<CertifiedKey>,
     trust: Arc<Trust>,
     provider: Arc<CryptoProvider>,
@@ -96,24 +101,79 @@ impl NodeIdentity {
             .map_err(|fault| refused(fault.into()))?;
         let roots = parts.trusted_roots(&mesh, now)?;
         let trust = Trust { mesh, roots, algorithms: provider.signature_verification_algorithms };
-        let node_id = trust.check(leaf, now).map_err(refused)?;
+        let Verified { node_id, .. } = trust.check(leaf, now).map_err(refused)?;
         let certified = parts.certified_key(leaf, &provider)?;
         Ok(Self {
             mesh: trust.mesh.clone(),
             node_id,
             not_after: facts.not_after,
+            cas: Arc::new(parts.roots.clone()),
             certified: Arc::new(certified),
             trust: Arc::new(trust),
             provider,
         })
     }
 
-    pub(super) fn certified(&self) -> &CertifiedKey {
-        &self.certified
+    /// The same identity, which refuses what these lists revoke, in place of any it had. A list of a CA that is not
+    /// trusted does nothing.
+    #[must_use]
+    pub fn with_crls<'a>(self, lists: impl IntoIterator<Item = &'a Crl> + Clone) -> Self {
+        let mut trust = Trust::clone(&self.trust);
+        for root in &mut trust.roots {
+            let newest =
+                lists.clone().into_iter().filter(|list| list.issuer == root.key).max_by_key(|l| l.number);
+            root.crl = newest.map(|list| {
+                let parsed = OwnedCertRevocationList::from_der(list.der());
+                Arc::new(parsed.expect("whoever made the list has parsed it so").into())
+            });
+        }
+        Self { trust: Arc::new(trust), ..self }
+    }
+
+    /// Whether `certificate` lets its owner into the mesh at `now`, and who that is.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn check(&self, certificate: &CertificateDer<'_>, now: SystemTime) -> Result<Verified, Refusal> {
+        let malformed = || Refusal::Malformed { why: "the clock of this machine is before 1970".to_owned() };
+        self.trust.check(certificate, UnixTime::since_unix_epoch(since_epoch(now).ok_or_else(malformed)?))
+    }
+
+    /// The node's own certificate.
+    #[must_use]
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        self.certified.cert.first().expect("an identity is made from one certificate")
+    }
+
+    /// The certificates of the CAs that it trusts, in the order of the bundle.
+    #[must_use]
+    pub fn cas(&self) -> &[CertificateDer<'static>] {
+        &self.cas
+    }
+
+    /// The keys of those CAs, each once.
+    #[must_use]
+    pub fn ca_keys(&self) -> Vec<CaKeyId> {
+        let mut keys: Vec<_> = self.trust.roots.iter().map(|root| root.key).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+
+    /// Which of the CAs are valid at `now`, by their place in the bundle: what was verified with one that is not
+    /// any more has to be verified again.
+    #[must_use]
+    pub fn valid_cas(&self, now: SystemTime) -> Vec<bool> {
+        let now = UnixTime::since_unix_epoch(since_epoch(now).unwrap_or_default());
+        self.trust.roots.iter().map(|root| root.is_valid(now)).collect()
     }
 
     pub(super) fn trust(&self) -> Arc<Trust> {
         Arc::clone(&self.trust)
+    }
+
+    pub(super) fn certified(&self) -> &CertifiedKey {
+        &self.certified
     }
 
     /// The settings with which the node accepts connections. An expired CA or peer is noticed at each handshake, so
@@ -130,6 +190,7 @@ impl NodeIdentity {
         config.send_tls13_tickets = 0;
         config.max_early_data_size = 0;
         config.send_half_rtt_data = false;
+        config.time_provider = Arc::new(WallClock);
         config
     }
 
@@ -146,7 +207,18 @@ impl NodeIdentity {
         config.resumption = Resumption::disabled();
         config.enable_early_data = false;
         config.enable_sni = false;
+        config.time_provider = Arc::new(WallClock);
         config
+    }
+}
+
+/// The node's clock, as `rustls` asks for it.
+#[derive(Debug)]
+struct WallClock;
+
+impl TimeProvider for WallClock {
+    fn current_time(&self) -> Option<UnixTime> {
+        since_epoch(clock::wall_clock()).map(UnixTime::since_unix_epoch)
     }
 }
 
@@ -203,6 +275,8 @@ impl Parts<'_> {
         };
         Ok(Root {
             anchor: anchor.to_owned(),
+            key: CaKeyId::of(certificate).map_err(|error| error.at(self.ca))?,
+            crl: None,
             not_before: unix(facts.not_before)?,
             not_after: unix(facts.not_after)?,
         })

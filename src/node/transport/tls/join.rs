@@ -19,10 +19,10 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
+use super::JOIN_ALPN;
 use super::identity::NodeIdentity;
 use super::verify::{MeshVerifier, Root, Trust};
-use super::{JOIN_ALPN, Refusal};
-use crate::core::ids::{MeshName, NodeId};
+use crate::core::ids::{CaKeyId, MeshName};
 use crate::core::limits;
 use crate::node::certs::{CertError, Facts, is_signed_by};
 
@@ -99,18 +99,6 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-impl NodeIdentity {
-    /// The node that a certificate names, if it lets its owner into the mesh at `now`.
-    ///
-    /// # Errors
-    /// [`Refusal`].
-    pub fn check_peer(&self, certificate: &CertificateDer<'_>, now: SystemTime) -> Result<NodeId, Refusal> {
-        let malformed = |_| Refusal::Malformed { why: "the clock of this machine is before 1970".to_owned() };
-        let now = now.duration_since(SystemTime::UNIX_EPOCH).map_err(malformed)?;
-        self.trust().check(certificate, UnixTime::since_unix_epoch(now))
-    }
-}
-
 /// Trusts the CAs with these fingerprints, which the other end has to show itself.
 #[derive(Debug)]
 struct ByFingerprint {
@@ -129,6 +117,8 @@ impl ByFingerprint {
                 time.duration_since(SystemTime::UNIX_EPOCH).ok().map(UnixTime::since_unix_epoch)
             };
             Some(Root {
+                key: CaKeyId::of(certificate).ok()?,
+                crl: None,
                 anchor: webpki::anchor_from_trusted_cert(certificate).ok()?.to_owned(),
                 not_before: unix(facts.not_before)?,
                 not_after: unix(facts.not_after)?,

@@ -22,10 +22,13 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
 use webpki::{
-    EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, KeyUsage, RequiredEkuNotFoundContext,
+    CertRevocationList, EndEntityCert, ExpirationPolicy, ExtendedKeyUsageValidator, KeyPurposeIdIter,
+    KeyUsage, RequiredEkuNotFoundContext, RevocationCheckDepth, RevocationOptionsBuilder,
+    UnknownStatusPolicy,
 };
 
-use crate::core::ids::{MeshName, NodeId};
+use crate::core::error::Refused;
+use crate::core::ids::{CaKeyId, MeshName, NodeId};
 use crate::node::certs::{Facts, NameFault, SpiffeName};
 
 /// `id-kp-serverAuth`, 1.3.6.1.5.5.7.3.1, as DER content.
@@ -86,6 +89,25 @@ pub enum Refusal {
     Other(webpki::Error),
 }
 
+impl Refusal {
+    /// What the owner of the certificate is told when a connection of it is closed, and the word for the metrics.
+    #[must_use]
+    pub fn told(&self) -> (Refused, &'static str) {
+        match self {
+            Self::Revoked => (Refused::Revoked, "revoked"),
+            Self::Expired { .. } => (Refused::Expired, "expired"),
+            Self::Malformed { .. }
+            | Self::NotValidYet { .. }
+            | Self::UnknownIssuer
+            | Self::Purpose { .. }
+            | Self::Ca
+            | Self::KeyUsage
+            | Self::Name(_)
+            | Self::Other(_) => (Refused::Untrusted, "untrusted"),
+        }
+    }
+}
+
 /// `rustls` prints reasons of ours by `Debug`, so this is what logs show.
 impl fmt::Debug for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -116,10 +138,13 @@ impl From<Refusal> for rustls::Error {
     }
 }
 
-/// A CA that is trusted while it is valid.
+/// A CA that is trusted while it is valid, and what it says of revoked certificates.
 #[derive(Debug, Clone)]
 pub(super) struct Root {
     pub(super) anchor: TrustAnchor<'static>,
+    pub(super) key: CaKeyId,
+    /// Verified to be of that key. The CAs of a rotation have one name, by which alone `webpki` would choose.
+    pub(super) crl: Option<Arc<CertRevocationList<'static>>>,
     pub(super) not_before: UnixTime,
     pub(super) not_after: UnixTime,
 }
@@ -130,8 +155,17 @@ impl Root {
     }
 }
 
+/// A certificate that lets its owner into the mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified {
+    /// The node that it names.
+    pub node_id: NodeId,
+    /// The key that signed it.
+    pub ca: CaKeyId,
+}
+
 /// Whom a node trusts: its mesh's name and CAs.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Trust {
     pub(super) mesh: MeshName,
     pub(super) roots: Vec<Root>,
@@ -139,15 +173,43 @@ pub(super) struct Trust {
 }
 
 impl Trust {
-    /// The node that `certificate` names, if it lets its owner into the mesh at `now`.
-    pub(super) fn check(&self, certificate: &CertificateDer<'_>, now: UnixTime) -> Result<NodeId, Refusal> {
-        // `webpki` does not look at the validity of a trust anchor.
-        let roots: Vec<TrustAnchor<'_>> =
-            self.roots.iter().filter(|root| root.is_valid(now)).map(|root| root.anchor.clone()).collect();
+    /// Whose certificate it is and who signed it, if it lets its owner into the mesh at `now`.
+    ///
+    /// A list past its time still applies: what it revokes stays revoked, and a mesh whose CA is away must not
+    /// fall apart on the day after.
+    pub(super) fn check(&self, certificate: &CertificateDer<'_>, now: UnixTime) -> Result<Verified, Refusal> {
         let leaf = EndEntityCert::try_from(certificate).map_err(refusal)?;
-        leaf.verify_for_usage(self.algorithms.all, &roots, &[], now, BothPurposes, None, None)
-            .map_err(refusal)?;
-        node_of(certificate, &self.mesh)
+        let mut refused = None;
+        // `webpki` does not look at the validity of a trust anchor.
+        for root in self.roots.iter().filter(|root| root.is_valid(now)) {
+            match self.check_against(&leaf, Some(root), now) {
+                Ok(()) => return Ok(Verified { node_id: node_of(certificate, &self.mesh)?, ca: root.key }),
+                Err(Refusal::UnknownIssuer) => {}
+                Err(other) => refused = Some(other),
+            }
+        }
+        // Without any CA too, a certificate may have a fault that says more than that nobody signed it.
+        Err(refused.or_else(|| self.check_against(&leaf, None, now).err()).unwrap_or(Refusal::UnknownIssuer))
+    }
+
+    fn check_against(
+        &self,
+        leaf: &EndEntityCert<'_>,
+        root: Option<&Root>,
+        now: UnixTime,
+    ) -> Result<(), Refusal> {
+        let anchors: Vec<_> = root.iter().map(|root| root.anchor.clone()).collect();
+        let lists: Vec<_> = root.and_then(|root| root.crl.as_deref()).into_iter().collect();
+        let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
+            options
+                .with_depth(RevocationCheckDepth::EndEntity)
+                .with_status_policy(UnknownStatusPolicy::Allow)
+                .with_expiration_policy(ExpirationPolicy::Ignore)
+                .build()
+        });
+        leaf.verify_for_usage(self.algorithms.all, &anchors, &[], now, BothPurposes, revocation, None)
+            .map(|_| ())
+            .map_err(refusal)
     }
 }
 
@@ -357,7 +419,8 @@ mod tests {
     fn root(ca: &Ca, until: u64) -> Root {
         let der = certs::parse_certificates(ca.bundle_pem()).expect("PEM").remove(0);
         let anchor = webpki::anchor_from_trusted_cert(&der).expect("a CA").to_owned();
-        Root { anchor, not_before: unix(NOW), not_after: unix(until) }
+        let key = CaKeyId::of(&der).expect("a CA");
+        Root { anchor, key, crl: None, not_before: unix(NOW), not_after: unix(until) }
     }
 
     fn trust(roots: Vec<Root>) -> Trust {
@@ -375,7 +438,7 @@ mod tests {
         let last = NOW + 10 * DAY;
         assert!(matches!(trust.check(&leaf, unix(first - 1)), Err(Refusal::NotValidYet { .. })));
         for now in [first, NOW, last] {
-            assert_eq!(trust.check(&leaf, unix(now)).expect("good").as_str(), "node-1");
+            assert_eq!(trust.check(&leaf, unix(now)).expect("good").node_id.as_str(), "node-1");
         }
         assert!(matches!(trust.check(&leaf, unix(last + 1)), Err(Refusal::Expired { .. })));
     }
