@@ -49,7 +49,7 @@ async fn next_control(end: &mut End) -> (LinkId, Control) {
 async fn linked(ca: &Ca) -> (End, LinkId, End, LinkId) {
     let (mut one, mut two) = (modern(ca, "node-1"), modern(ca, "node-2"));
     let (here, there) = link(&mut one, &mut two).await;
-    two.transport.send_control(there, &Control::Summary { members: 1, owned: 1, crls: None });
+    two.transport.send_control(there, &Control::Check { nonce: 0 });
     next_control(&mut one).await;
     (one, here, two, there)
 }

@@ -37,7 +37,7 @@ fn control(input: &Input) -> Option<Control> {
 async fn member(end: &mut End, raw: &Raw) -> (quinn::SendStream, quinn::RecvStream) {
     let streams = raw.say(&frame(&hello("node-9", end.hello.mesh_id))).await;
     let link = end.link_up().await;
-    end.transport.send_control(link, &Control::Summary { members: 0, owned: 0, crls: None });
+    end.transport.send_control(link, &Control::Check { nonce: 0 });
     streams
 }
 

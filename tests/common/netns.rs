@@ -74,14 +74,6 @@ impl Net {
         fs::write(etc.join("resolv.conf"), "").expect("writes");
     }
 
-    /// What machine `n` asks for names: `/etc/hosts` and `/etc/resolv.conf` there, from now on, also for
-    /// processes that run.
-    pub fn set_resolver(&self, n: usize, hosts: &str, resolv: &str) {
-        let etc = Path::new("/etc/netns").join(self.space(n));
-        fs::write(etc.join("hosts"), hosts).expect("writes");
-        fs::write(etc.join("resolv.conf"), resolv).expect("writes");
-    }
-
     /// `ip ARGS` on machine `n`.
     pub fn ip(&self, n: usize, args: &[&str]) {
         ip(&[&["-n", &self.space(n)], args].concat());
@@ -93,6 +85,14 @@ impl Net {
         let output = output.expect("`nft` is installed (Debian: nftables)");
         assert!(output.status.success(), "nft {command}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// What machine `n` asks for names: `/etc/hosts` and `/etc/resolv.conf` there, from now on, also for
+    /// processes that run.
+    pub fn set_resolver(&self, n: usize, hosts: &str, resolv: &str) {
+        let etc = Path::new("/etc/netns").join(self.space(n));
+        fs::write(etc.join("hosts"), hosts).expect("writes");
+        fs::write(etc.join("resolv.conf"), resolv).expect("writes");
     }
 
     /// Takes machine `n` off the network, or puts it back.

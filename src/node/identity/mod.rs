@@ -221,7 +221,7 @@ impl KeeperHandle {
     pub(super) async fn offer(&self, pem: String) -> Result<Vec<Offered>, OfferError> {
         let (reply, replied) = oneshot::channel();
         let _ = self.orders.send(Order::Offer { pem, reply }).await;
-        replied.await.unwrap_or_else(|_| Err(OfferError::Stopped))
+        replied.await.unwrap_or(Err(OfferError::Stopped))
     }
 
     pub(super) async fn reload(&self) -> Result<(), String> {

@@ -1,8 +1,5 @@
 //! The QUIC endpoint: accepting, dialling, and the table of links.
 
-mod credentials;
-mod greeting;
-
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -38,6 +35,9 @@ use crate::core::limits;
 use crate::core::model::Hello;
 use crate::core::wire::{ArrivalFacts, Control};
 use crate::node::clock;
+
+mod credentials;
+mod greeting;
 
 pub use self::credentials::PeerCertificate;
 

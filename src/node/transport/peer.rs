@@ -156,6 +156,13 @@ impl Peer {
         self.connection.rtt()
     }
 
+    /// The congestion control that is at work.
+    #[must_use]
+    pub fn congestion(&self) -> Congestion {
+        let state = self.connection.congestion_state().into_any();
+        if state.is::<quinn::congestion::Bbr>() { Congestion::Bbr } else { Congestion::Cubic }
+    }
+
     /// This side's address, where the system tells.
     #[must_use]
     pub fn local_ip(&self) -> Option<IpAddr> {
@@ -181,13 +188,6 @@ impl Peer {
 
     pub(super) fn connection(&self) -> &Connection {
         &self.connection
-    }
-
-    /// The congestion control that is at work.
-    #[must_use]
-    pub fn congestion(&self) -> Congestion {
-        let state = self.connection.congestion_state().into_any();
-        if state.is::<quinn::congestion::Bbr>() { Congestion::Bbr } else { Congestion::Cubic }
     }
 
     /// What QUIC counts of this connection.

@@ -1,4 +1,4 @@
-//! How two nodes greet each other: TLS, who the certificate names, one hello each way; and what a
+//! How two nodes greet each other: TLS, whom the certificate names, one hello each way; and what a
 //! connection turns out to be by it.
 
 use std::net::SocketAddr;
@@ -48,8 +48,8 @@ impl Inner {
         if let Some(door) = self.door.as_ref().filter(|_| join::is_join(&connection)) {
             return Ok(Arrival::Join(connection, Arc::clone(door)));
         }
-        let identity = self.peer_identity(&connection)?;
-        let node = identity.node_id.clone();
+        let peer = self.peer_identity(&connection)?;
+        let node = peer.node_id.clone();
         let (send, recv) = connection.accept_bi().await?;
         let control = Peer::control_writer(send);
         let mut reader = FrameReader::new(recv, limits::HELLO_BYTES_MAX);
@@ -77,7 +77,7 @@ impl Inner {
             return Err(DialFailure::new(format!("{node} has too many connections already")));
         }
         self.say_hello(&connection, &control)?;
-        self.peer_of(connection, identity, control, reader, hello)
+        self.peer_of(connection, peer, control, reader, hello)
             .await
             .map(|greeted| Arrival::Link(Box::new(greeted)))
     }
@@ -136,13 +136,12 @@ impl Inner {
             .connect_with(self.credentials.load().client.clone(), address, tls::SERVER_NAME)
             .map_err(|e| DialFailure::new(e.to_string()))?;
         let connection = connecting.await?;
-        let identity = self.peer_identity(&connection)?;
-        let node = &identity.node_id;
-        if let Some(expected) = expected.filter(|expected| *expected != node) {
+        let peer = self.peer_identity(&connection)?;
+        if let Some(expected) = expected.filter(|expected| **expected != peer.node_id) {
             connection.close(VarInt::from_u32(Refused::Name.code()), b"another node was expected here");
-            return Err(DialFailure::new(format!("{address} is {node}, not {expected}")));
+            return Err(DialFailure::new(format!("{address} is {}, not {expected}", peer.node_id)));
         }
-        Ok((connection, identity))
+        Ok((connection, peer))
     }
 
     /// Dials one address until it greets us, refuses us, says that nothing listens there, or takes too long.
