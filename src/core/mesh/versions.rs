@@ -71,6 +71,7 @@ impl Mesh {
 }
 
 #[cfg(test)]
+#[allow(clippy::wildcard_enum_match_arm, reason = "a test looks for one kind among many")]
 mod tests {
     use uuid::Uuid;
 
