@@ -217,7 +217,7 @@ fn what_a_later_version_appends_to_a_note_is_skipped() {
     let longer = longer(&[0, 0, 0, 0, 7, 1, 2, 3]);
     assert_eq!(Packet::read(&longer).expect("version 1 skips it"), meant);
     let mut listener = Listener::new();
-    listener.hears(longer);
+    listener.tell(Input::Swim { link: LINK, packet: longer.into() });
     assert_eq!(listener.mesh.view().counters.swim_packets_dropped, 0);
     assert_eq!(listener.knows(meant.left[0].0), Some(MemberEntryState::Left));
 }
