@@ -1,6 +1,6 @@
 //! The node's identity while it runs: its certificate, the CAs that it trusts and what they have revoked.
 //!
-//! One task, the [`Keeper`], owns all of it. It looks at the files every half second, and at once when it is told
+//! One task, the `Keeper`, owns all of it. It looks at the files every half second, and at once when it is told
 //! to; it takes in revocation lists of peers and of the API; it closes links whose certificate is good no more
 //! and tells the core; it warns of what is about to end. A set of files that is no good is refused as a whole, once
 //! and aloud, and the former stays in use.
