@@ -29,8 +29,10 @@ use crate::core::limits;
 use crate::core::model::MemberStatus;
 use crate::core::time::Instant;
 
-/// Pings to a suspect before the verdict, over the time that it is given.
+/// Pings to a suspect before the verdict, at least, over the time that it is given.
 const STEPS: u32 = 8;
+/// The longest time between two of them.
+const STEP_MAX: Duration = Duration::from_millis(200);
 /// So many independent confirmations make a suspicion as short as it gets, where there are so many others.
 const CONFIRMATIONS_WANTED: usize = 3;
 /// Bystanders that ask a suspect at once, in expectation, whatever the size of the mesh.
@@ -419,7 +421,7 @@ impl Membership {
         if is_refused || (served >= window && steps > STEPS / 2) {
             return self.give_verdict(key, known);
         }
-        let until = if refusals > 0 { REFUSED_WAIT / 2 } else { window / STEPS };
+        let until = if refusals > 0 { REFUSED_WAIT / 2 } else { step_of(window) };
         self.effects.push_back(MemberEffect::Timer { after: until, timer: MemberTimer::Suspicion(number) });
         self.send_message(key, Message::Ping(0), &[suspicion_of(key, &known)]);
     }
@@ -433,7 +435,7 @@ impl Membership {
         };
         standing.number = number;
         let confirmations = standing.accusers.len().saturating_sub(1);
-        let after = self.window(&key, confirmations) / STEPS;
+        let after = step_of(self.window(&key, confirmations));
         self.effects.push_back(MemberEffect::Timer { after, timer: MemberTimer::Suspicion(number) });
     }
 
@@ -518,6 +520,12 @@ impl Membership {
             self.send_message(to, Message::Gossip, &news);
         }
     }
+}
+
+/// Time between two pings to a suspect: a long suspicion has more of them, not rarer ones, because at heavy
+/// loss a few are all lost by chance.
+fn step_of(window: Duration) -> Duration {
+    (window / STEPS).min(STEP_MAX)
 }
 
 /// The time that a suspect has, see the head of this file.
