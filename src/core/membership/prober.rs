@@ -4,8 +4,8 @@
 //! knows no round trips, no helpers that answer "not I either", and it picks at random, so that the time
 //! until anybody looks at a dead member has a long tail. This one speaks foca's messages, so foca answers
 //! them as ever. Each turn goes to the next member in the ring of all live members, so that everyone is
-//! looked at by its neighbour in every period, whatever the size; each fourth turn goes to a random member
-//! as well, every one once a lap, so that no failures hide each other (the laps are those of Das, Gupta,
+//! looked at by its neighbour in every period, whatever the size; each fourth turn (in a
+//! large mesh each sixteenth) goes to a random member as well, every one once a lap, so that no failures hide each other (the laps are those of Das, Gupta,
 //! Motivala: "SWIM", DSN 2002, 4.3; with them alone the time to the first look has a long tail).
 //! The ring is ordered by place, so that neighbours are near each other: see [`Membership::place`].
 //!
@@ -33,6 +33,9 @@ use crate::core::time::Instant;
 
 /// Each turn with a number divisible by this goes to a random member, too.
 const RANDOM_EVERY: u32 = 4;
+/// The same where most members have no link to this one: a probe begins with a handshake there, which costs
+/// as much as all else of half a minute.
+const RANDOM_EVERY_LARGE: u32 = 16;
 /// A helper gives up a little before whoever asked it does.
 const HELP_SHARE: (u32, u32) = (4, 5);
 /// No wait is longer than this, whatever was measured, before health stretches it.
@@ -177,7 +180,9 @@ impl Membership {
         if let Some(key) = self.next_in_ring() {
             self.probe(key, Why::Turn);
         }
-        if self.prober.turns.is_multiple_of(RANDOM_EVERY)
+        let is_large = self.live_count() >= limits::FULL_MESH_NODES_MAX;
+        let random_every = if is_large { RANDOM_EVERY_LARGE } else { RANDOM_EVERY };
+        if self.prober.turns.is_multiple_of(random_every)
             && let Some(key) = self.next_of_lap()
         {
             self.probe(key, Why::Turn);
