@@ -150,6 +150,7 @@ fn a_certificate_is_renewed_by_hand_and_over_the_mesh() {
     let read = |name: &str| fs::read(place.data_dir("n2").join("certs").join(name)).expect("read");
     let mut before = (read("node.key"), read("node.crt"));
     let seed = seed(&first);
+    let given = json(&place, "cert show @/n2/certs -o json")[0]["days_left"].as_i64().expect("a number");
     for (line, days) in [
         ("cert renew --certs @/n2/certs --ca @/ca".to_owned(), 19),
         ("cert renew --certs @/n2/certs --ca @/ca --days 3".to_owned(), 2),
@@ -248,6 +249,22 @@ fn what_cannot_be_revoked_or_published_is_one_sentence_with_its_exit_code() {
     let error = fails(&place, &line, 3);
     assert!(error.contains("revoked and the list is written, but not published"), "{error}");
     assert!(place.path().join("ca/ca.crl").exists());
+}
+
+#[test]
+fn a_published_revocation_reaches_the_mesh_and_can_be_published_again() {
+    let place = Place::new();
+    let first = place.bootstrap("n1", &[]);
+    let _second = place.join("n2", &first);
+    let line = format!("cert revoke --ca @/ca --cert @/n2/certs/node.crt --publish --api {}", first.url());
+    let told = done(&place, &line);
+    assert!(told.contains("serial") && told.contains("passes it on"), "{told}");
+    first.until("/v1/cluster/members", |answer| {
+        let members = answer.json();
+        !members.as_array().expect("a list").iter().any(|m| m["node_id"] == "n2" && m["status"] == "alive")
+    });
+    assert!(done(&place, &line).starts_with("Revoked before:"), "twice is once");
+    done(&place, &format!("cert crl --ca @/ca --publish --api {}", first.url()));
 }
 
 #[test]

@@ -140,8 +140,7 @@ fn write(config: &Config, granted: &Granted) -> Result<(), CertError> {
     let tls = &config.tls;
     certs::write_certificate(&tls.ca, &granted.ca_pem, Existing::Replace)?;
     if let Some(crl_pem) = &granted.crl_pem {
-        let path = tls.ca.with_file_name(certs::CA_CRL);
-        certs::write_certificate(&path, crl_pem, Existing::Replace)?;
+        certs::write_certificate(tls.crl.path(), crl_pem, Existing::Replace)?;
     }
     certs::write_certificate(&tls.cert, &granted.cert_pem, Existing::Keep)
 }

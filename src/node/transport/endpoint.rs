@@ -157,6 +157,9 @@ impl Transport {
         data: Arc<dyn DataHandler>,
     ) -> Result<Self, TransportError> {
         let quic = Arc::new(quic_config(&config));
+        if let Some(door) = &config.door {
+            door.check(&config.identity)?;
+        }
         let credentials = Credentials::new(config.identity, config.door.as_deref(), &quic)?;
         let mut server = ServerConfig::with_crypto(Arc::clone(&credentials.server));
         server.transport_config(Arc::clone(&quic));

@@ -91,8 +91,11 @@ impl From<Granted> for Answer {
 
 /// The TLS settings of an endpoint: for nodes alone, or with a door for those that want a certificate.
 ///
+/// A door that does not fit the identity stays shut with a warning: the node's own certificate may be changed before
+/// the CA's files are, and must not wait for them. Whether it fits at the start, [`Door::check`] says.
+///
 /// # Errors
-/// [`TransportError`] when the settings cannot be used for QUIC.
+/// [`TransportError::Tls`] when the settings cannot be used for QUIC.
 pub(super) fn server_crypto(
     identity: &NodeIdentity,
     door: Option<&Door>,
@@ -105,8 +108,13 @@ pub(super) fn server_crypto(
     let Some(door) = door else {
         return Ok(mesh);
     };
-    let join = usable(door.adopt(identity).map_err(|error| TransportError::Ca(error.to_string()))?)?;
-    Ok(Arc::new(split::ByProtocol { mesh, join }))
+    match door.adopt(identity) {
+        Ok(config) => Ok(Arc::new(split::ByProtocol { mesh, join: usable(config)? })),
+        Err(error) => {
+            tracing::warn!(%error, "the node gives no certificates any more: the CA's files do not fit its own; mend them, then restart it");
+            Ok(mesh)
+        }
+    }
 }
 
 /// The protocol that an established connection has agreed on.

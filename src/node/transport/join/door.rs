@@ -20,8 +20,8 @@ use crate::core::limits;
 use crate::node::certs::{
     self, Authority, CertError, Granted, JoinAsk, JoinRefused, Renewing, has_signed, parse_certificates,
 };
-use crate::node::transport::LogPace;
 use crate::node::transport::tls::{self, NodeIdentity};
+use crate::node::transport::{LogPace, TransportError};
 
 /// Gives certificates to those that may have one.
 #[derive(Debug)]
@@ -111,8 +111,19 @@ impl Door {
         Self { authority, identity: ArcSwapOption::empty(), now, gate: Mutex::default() }
     }
 
+    /// Whether it could answer in the name of this node.
+    pub(in crate::node::transport) fn check(&self, identity: &NodeIdentity) -> Result<(), TransportError> {
+        self.settings(identity).map(|_| ()).map_err(|error| TransportError::Ca(error.to_string()))
+    }
+
     /// Answers in the name of this node from now on: the TLS settings for it, which show the CA too.
     pub(super) fn adopt(&self, identity: &NodeIdentity) -> Result<rustls::ServerConfig, CertError> {
+        let config = self.settings(identity)?;
+        self.identity.store(Some(Arc::new(identity.clone())));
+        Ok(config)
+    }
+
+    fn settings(&self, identity: &NodeIdentity) -> Result<rustls::ServerConfig, CertError> {
         let ca = self.authority.ca()?;
         if ca.mesh() != &identity.mesh {
             return Err(certs::NameFault::OtherMesh {
@@ -121,9 +132,7 @@ impl Door {
             }
             .into());
         }
-        let config = tls::join_server_config(identity, &parse_certificates(ca.bundle_pem())?)?;
-        self.identity.store(Some(Arc::new(identity.clone())));
-        Ok(config)
+        tls::join_server_config(identity, &parse_certificates(ca.bundle_pem())?)
     }
 
     /// Serves one connection to its end.
