@@ -1,6 +1,8 @@
 //! Explaining: the history that a node keeps, what nodes measure, and the commands that say what is wrong. The
 //! last test needs root, for network namespaces.
 
+#![allow(clippy::print_stdout, reason = "what was said is worth reading")]
+
 mod common;
 mod running;
 

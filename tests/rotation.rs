@@ -185,7 +185,8 @@ async fn a_revocation_list_survives_a_restart_and_reaches_a_node_that_was_down()
     mesh.stop(2).await;
     let gone = issue(mesh.ca(), &"gone".parse().expect("valid"));
     let entry = Revoked { serial: serial_of(&gone).parse().expect("a serial"), since: SystemTime::now() };
-    let list = |number| certs::make_crl(mesh.ca(), &[entry.clone()], number, validity()).expect("made");
+    let list =
+        |number| certs::make_crl(mesh.ca(), std::slice::from_ref(&entry), number, validity()).expect("made");
     let (second, first, third) = (list(2), list(1), list(3));
     mesh.node(1).handle().offer_crls(second).await.expect("a good list");
     until(|| number_at(&mesh, 3) == Some(2)).await;

@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn swim_122_an_impossible_round_trip_is_refused_and_counted() {
+    fn row_122_an_impossible_round_trip_is_refused_and_counted() {
         let mut own = pair();
         let before = *own.vivaldi.coordinate();
         for seconds in [-0.001, -1e300, 10.1, f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn swim_122_and_123_a_rogue_coordinate_is_refused_counted_and_never_kept() {
+    fn row_122_and_123_a_rogue_coordinate_is_refused_counted_and_never_kept() {
         let good = told(&[0.03, 0.0, 0.0, 0.0], 1e-4, 0.0, 0.1);
         let rogue = [
             told(&[f32::NAN, 0.0, 0.0, 0.0], 0.0, 0.0, 0.1),
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn swim_122_a_poisoned_own_coordinate_is_reset_counted_and_never_told() {
+    fn row_122_a_poisoned_own_coordinate_is_reset_counted_and_never_told() {
         let mut own = pair();
         own.vivaldi.poison(f64::NAN);
         own.handle_round_trip(key(2), 0.05, at(101));

@@ -1,5 +1,7 @@
 //! What the suites that the rows come from do not test.
 
+#![allow(clippy::print_stdout, reason = "the figures are the point")]
+
 use std::time::Duration;
 
 use shoal::core::model::MemberStatus;
@@ -192,6 +194,26 @@ fn under_loss(nodes: usize, loss: f64, seed: u64) -> (usize, u64, Option<Duratio
     world.run_for(secs(120));
     sound(&world);
     let (false_failures, renewals) = (world.report().false_failures(), world.renewals());
+    if std::env::var_os("DIG").is_some() {
+        for c in world.report().changes.iter().filter(|c| c.is_false) {
+            println!("FALSE {c}");
+            for (at, m, f) in
+                world.report().findings.iter().filter(|(at, _, f)| {
+                    f.node == c.node && c.at.since(*at) < secs(6) && *at <= c.at + ms(50)
+                })
+            {
+                println!("   {at:?} n{}: {:?}", m + 1, f.found);
+            }
+            for d in world
+                .report()
+                .changes
+                .iter()
+                .filter(|d| d.node == c.node && d.at + secs(6) > c.at && d.at <= c.at + secs(2))
+            {
+                println!("   {d}");
+            }
+        }
+    }
     let since = world.now();
     world.crash(1);
     let end = since + secs(180);

@@ -18,6 +18,9 @@ fn address(n: usize) -> String {
     format!("10.0.0.{n}:7946")
 }
 
+/// What is wrong in a case.
+type Change = fn(&mut Vec<NodeReport>);
+
 fn certificate(days: u64) -> ShownCertificate {
     ShownCertificate {
         serial: "01:02".to_owned(),
@@ -206,7 +209,7 @@ fn a_failed_node_is_told_once_and_its_row_is_not_known() {
 
 #[test]
 fn each_figure_beyond_its_bound_is_a_trouble_that_tells_it() {
-    let cases: [(fn(&mut Vec<NodeReport>), Severity, &str, &str); 11] = [
+    let cases: [(Change, Severity, &str, &str); 11] = [
         (|r| r[1].clock_seconds = Some(-6.0), Severity::Problem, "the clock of node-2", "-6.0 s"),
         (
             |r| facts(r, 2).certificate = Some(certificate(6)),
@@ -274,7 +277,7 @@ fn views_that_disagree_and_nodes_that_do_not_answer_are_troubles() {
 
 #[test]
 fn advice_has_its_figure_and_there_is_none_without_a_measurement() {
-    let cases: [(fn(&mut Vec<NodeReport>), &str, &str); 8] = [
+    let cases: [(Change, &str, &str); 8] = [
         (
             |r| {
                 facts(r, 2).links[0].rtt_seconds = 0.18;

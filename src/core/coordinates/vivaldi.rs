@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn swim_122_a_poisoned_own_coordinate_goes_back_to_the_origin() {
+    fn row_122_a_poisoned_own_coordinate_goes_back_to_the_origin() {
         for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e300] {
             let mut node = Vivaldi::new(key(1));
             node.handle_sample(key(2), &Coordinate::ORIGIN, 0.1);

@@ -174,10 +174,7 @@ impl Mesh {
         let was = before.map(|b| b.status);
         let restarted = before.is_some_and(|b| b.incarnation.start() < now.incarnation.start());
         let was_reachable = was.is_some_and(MemberStatus::is_reachable);
-        if restarted && was_reachable && now.status.is_reachable() {
-            if self.restarts_too_often(key) {
-                return;
-            }
+        if restarted && was_reachable && now.status.is_reachable() && !self.restarts_too_often(key) {
             self.found(&key, Found::Restarted);
             self.member_event(key, MemberStatus::Failed, "its process ended");
             self.member_event(key, MemberStatus::Alive, "it was started again");

@@ -342,6 +342,7 @@ mod tests {
                 process_id: ProcessId(uuid::Uuid::from_u128(number.into())),
                 incarnation: Incarnation::first_of(1),
                 card: card(&format!("{region}-{n}"), region),
+                bulk_beside: None,
             };
             let address = format!("{region}-{n}:1");
             mesh.handle(Input::LinkUp { link: LinkId(number), hello, address, dialled: None }, Instant::ZERO);
