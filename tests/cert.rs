@@ -151,7 +151,7 @@ fn a_certificate_is_renewed_by_hand_and_over_the_mesh() {
     let mut before = (read("node.key"), read("node.crt"));
     let seed = seed(&first);
     for (line, days) in [
-        ("cert renew --certs @/n2/certs --ca @/ca".to_owned(), 6),
+        ("cert renew --certs @/n2/certs --ca @/ca".to_owned(), 19),
         ("cert renew --certs @/n2/certs --ca @/ca --days 3".to_owned(), 2),
         (format!("cert renew --certs @/n2/certs --join 127.0.0.1:9,{seed}"), 2),
     ] {

@@ -1,6 +1,8 @@
 //! Explaining: the history that a node keeps, what nodes measure, and the commands that say what is wrong. The
 //! last test needs root, for network namespaces.
 
+#![allow(clippy::print_stdout, reason = "what was said is worth reading")]
+
 mod common;
 mod running;
 
@@ -237,7 +239,9 @@ fn the_commands_that_look_at_a_mesh_tell_a_good_one_from_one_with_a_dead_node() 
     assert!(advice.starts_with("measured: 2 of 2 nodes, 2 links\n"), "{advice}");
     assert!(advice.contains("(2 nodes)\n  do: run an odd number of nodes"), "{advice}");
     let health: Value = serde_json::from_str(&run(&first, "cluster health -o json").out).expect("JSON");
-    assert_eq!((&health[1]["node_id"], &health[1]["certificate_days"]), (&json!("n2"), &json!(19)));
+    assert_eq!(health[1]["node_id"], "n2");
+    // Twenty from when it was issued, which may be this very second.
+    assert!([json!(19), json!(20)].contains(&health[1]["certificate_days"]), "{health}");
 
     drop(second);
     first.until("/v1/cluster/members", |answer| answer.json()[1]["status"] == "failed");

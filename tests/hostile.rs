@@ -8,87 +8,30 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use quinn::ConnectionError;
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{Connection, ConnectionError, Endpoint};
 use shoal::core::error::Refused;
-use shoal::core::ids::{Incarnation, MeshName, NodeId, ProcessId};
-use shoal::core::limits;
-use shoal::core::model::{AgentSource, AgentSpec, Hello, NodeCard};
+use shoal::core::ids::{Incarnation, NodeId};
+use shoal::core::model::{AgentSource, AgentSpec, Hello};
 use shoal::core::wire::{self, Control, Data, MemberEntry, MemberEntryState, RequestBody, Want};
-use shoal::node::certs::Ca;
 use shoal::node::clock;
-use shoal::node::transport::tls::{NodeIdentity, SERVER_NAME};
+use shoal::node::transport::tls::NodeIdentity;
 use tokio::time::timeout;
 
+use common::ends;
 use common::mesh::{PATIENCE, TestMesh, issue, message, message_from, new_ca, until};
+use common::raw::{Raw, client, frame, read_frame};
 
-/// A QUIC client that can say anything.
-struct Intruder {
-    _endpoint: Endpoint,
-    connection: Connection,
+/// A node with an agent, and somebody with a good certificate who has said nothing yet.
+async fn visited_as(name: &str) -> (TestMesh, SocketAddr, Raw) {
+    let (mesh, address) = mesh_with_echo().await;
+    let raw = Raw::connect(mesh.ca(), name, address).await.expect("connects");
+    (mesh, address, raw)
 }
 
-fn identity(ca: &Ca, name: &str) -> NodeIdentity {
-    let pair = issue(ca, &name.parse::<NodeId>().expect("valid"));
-    NodeIdentity::from_pem(ca.bundle_pem(), &pair.cert_pem, &pair.key_pem, SystemTime::now()).expect("loads")
-}
-
-fn client(identity: &NodeIdentity) -> quinn::ClientConfig {
-    let tls = QuicClientConfig::try_from(identity.client_config()).expect("usable");
-    quinn::ClientConfig::new(Arc::new(tls))
-}
-
-async fn connect(config: quinn::ClientConfig, address: SocketAddr) -> Result<Intruder, ConnectionError> {
-    let endpoint = Endpoint::client(([127, 0, 0, 1], 0).into()).expect("a socket");
-    let connection = endpoint.connect_with(config, address, SERVER_NAME).expect("valid").await?;
-    Ok(Intruder { _endpoint: endpoint, connection })
-}
-
-fn hello(node: &str, mesh_name: &str, mesh: &TestMesh) -> Hello {
-    Hello {
-        version_min: 1,
-        version_max: 1,
-        mesh_id: mesh.node(1).handle().view().mesh_id,
-        mesh_name: mesh_name.parse::<MeshName>().expect("valid"),
-        process_id: ProcessId(clock::random_id()),
-        incarnation: Incarnation::first_of(1),
-        card: NodeCard {
-            node_id: node.parse().expect("valid"),
-            addresses: vec!["127.0.0.1:9".to_owned()],
-            region: String::new(),
-            zone: String::new(),
-            labels: Default::default(),
-            version: "test".to_owned(),
-        },
-    }
-}
-
-fn frame<B: wire::Body>(body: &B) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    wire::encode(body, &mut bytes).expect("fits");
-    bytes
-}
-
-impl Intruder {
-    /// Opens the control stream and says these bytes on it.
-    async fn say(&self, bytes: &[u8]) -> (quinn::SendStream, quinn::RecvStream) {
-        let (mut send, recv) = self.connection.open_bi().await.expect("a stream");
-        send.write_all(bytes).await.expect("written");
-        (send, recv)
-    }
-
-    /// How the node ends the connection.
-    async fn end(&self) -> ConnectionError {
-        timeout(PATIENCE, self.connection.closed()).await.expect("the node closes the connection")
-    }
-
-    async fn is_refused_with(&self, refused: Refused) {
-        let end = self.end().await;
-        let ConnectionError::ApplicationClosed(close) = &end else {
-            panic!("expected {refused:?}, got {end:?}");
-        };
-        assert_eq!(Refused::from_code(close.error_code.into()), Some(refused), "{close:?}");
-    }
+/// A hello of somebody who belongs to the mesh.
+fn hello(node: &str, mesh: &TestMesh) -> Hello {
+    ends::hello(node, mesh.node(1).handle().view().mesh_id)
 }
 
 async fn mesh_with_echo() -> (TestMesh, SocketAddr) {
@@ -125,12 +68,12 @@ async fn handled(mesh: &TestMesh) -> u64 {
 /// Everything that a peer could say at once: a hello, gossip, a request, and a message on a data stream.
 /// The streams stay open as long as what it returns.
 async fn says_everything(
-    intruder: &Intruder,
+    intruder: &Raw,
     mesh: &TestMesh,
     name: &str,
 ) -> (Option<(quinn::SendStream, quinn::RecvStream)>, Option<quinn::SendStream>) {
     let stop = RequestBody::StopAgent { agent: "echo".parse().expect("valid") };
-    let said = [frame(&hello(name, "test", mesh)), frame(&Control::Request { id: 1, body: stop })].concat();
+    let said = [frame(&hello(name, mesh)), frame(&Control::Request { id: 1, body: stop })].concat();
     // The connection may be refused while this is written; that is what the test wants.
     let mut control = intruder.connection.open_bi().await.ok();
     if let Some((send, _)) = &mut control {
@@ -162,7 +105,7 @@ async fn a_peer_without_a_certificate_gets_no_frame_through() {
         .with_no_client_auth();
     tls.alpn_protocols = vec![shoal::node::transport::tls::ALPN.to_vec()];
     let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).expect("usable")));
-    if let Ok(intruder) = connect(config, address).await {
+    if let Ok(intruder) = Raw::connect_with(config, address).await {
         let _streams = says_everything(&intruder, &mesh, "node-9").await;
         assert!(matches!(intruder.end().await, ConnectionError::ConnectionClosed(_)));
     }
@@ -179,7 +122,7 @@ async fn a_peer_with_another_cas_certificate_gets_no_frame_through() {
     let both = format!("{}{}", mesh.ca().bundle_pem(), other.bundle_pem());
     let identity =
         NodeIdentity::from_pem(&both, &pair.cert_pem, &pair.key_pem, SystemTime::now()).expect("loads");
-    if let Ok(intruder) = connect(client(&identity), address).await {
+    if let Ok(intruder) = Raw::connect_with(client(&identity), address).await {
         let _streams = says_everything(&intruder, &mesh, "node-9").await;
         assert!(matches!(intruder.end().await, ConnectionError::ConnectionClosed(_)));
     }
@@ -189,8 +132,7 @@ async fn a_peer_with_another_cas_certificate_gets_no_frame_through() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_says_another_nodes_name_gets_no_frame_through() {
-    let (mesh, address) = mesh_with_echo().await;
-    let intruder = connect(client(&identity(mesh.ca(), "node-9")), address).await.expect("connects");
+    let (mesh, _, intruder) = visited_as("node-9").await;
     let _streams = says_everything(&intruder, &mesh, "node-2").await;
     intruder.is_refused_with(Refused::Name).await;
     assert_eq!(handled(&mesh).await, 0);
@@ -199,8 +141,7 @@ async fn a_peer_that_says_another_nodes_name_gets_no_frame_through() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_process_with_a_live_nodes_own_name_is_refused() {
-    let (mesh, address) = mesh_with_echo().await;
-    let intruder = connect(client(&identity(mesh.ca(), "node-1")), address).await.expect("connects");
+    let (mesh, _, intruder) = visited_as("node-1").await;
     let _streams = says_everything(&intruder, &mesh, "node-1").await;
     intruder.is_refused_with(Refused::Duplicate).await;
     assert_eq!(handled(&mesh).await, 0);
@@ -209,10 +150,9 @@ async fn a_second_process_with_a_live_nodes_own_name_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_of_another_mesh_with_the_same_ca_and_name_gets_no_frame_through() {
-    let (mesh, address) = mesh_with_echo().await;
-    let intruder = connect(client(&identity(mesh.ca(), "node-9")), address).await.expect("connects");
+    let (mesh, _, intruder) = visited_as("node-9").await;
     let theirs = Some(shoal::core::ids::MeshId(clock::random_id()));
-    let other = Hello { mesh_id: theirs, ..hello("node-9", "test", &mesh) };
+    let other = Hello { mesh_id: theirs, ..hello("node-9", &mesh) };
     let deliver =
         Data::Deliver { want: Want::Nothing, tag: 0, message: message_from(9, "echo", b"from outside") };
     let mut data = intruder.connection.open_uni().await.expect("a stream");
@@ -226,10 +166,10 @@ async fn a_node_of_another_mesh_with_the_same_ca_and_name_gets_no_frame_through(
 #[tokio::test(flavor = "multi_thread")]
 async fn hellos_that_cannot_be_accepted_are_refused_each_with_its_reason() {
     let (mesh, address) = mesh_with_echo().await;
-    let good = hello("node-9", "test", &mesh);
+    let good = hello("node-9", &mesh);
     let other_mesh = Hello { mesh_id: Some(shoal::core::ids::MeshId(clock::random_id())), ..good.clone() };
     let later = Hello { version_min: 3, version_max: 9, ..good.clone() };
-    let other_name = hello("node-9", "elsewhere", &mesh);
+    let other_name = Hello { mesh_name: "elsewhere".parse().expect("valid"), ..good.clone() };
     let mut wrong_version = frame(&good);
     wrong_version[4] = 255;
     let cases: [(&str, Vec<u8>, Refused); 7] = [
@@ -242,7 +182,7 @@ async fn hellos_that_cannot_be_accepted_are_refused_each_with_its_reason() {
         ("a length of 0", vec![0; 8], Refused::Malformed),
     ];
     for (what, bytes, refused) in cases {
-        let intruder = connect(client(&identity(mesh.ca(), "node-9")), address).await.expect("connects");
+        let intruder = Raw::connect(mesh.ca(), "node-9", address).await.expect("connects");
         let _streams = intruder.say(&bytes).await;
         println!("{what}");
         intruder.is_refused_with(refused).await;
@@ -251,9 +191,9 @@ async fn hellos_that_cannot_be_accepted_are_refused_each_with_its_reason() {
 }
 
 /// A member of the mesh, as far as the node can tell.
-async fn member(mesh: &TestMesh, address: SocketAddr) -> (Intruder, quinn::SendStream, quinn::RecvStream) {
-    let member = connect(client(&identity(mesh.ca(), "node-9")), address).await.expect("connects");
-    let (send, recv) = member.say(&frame(&hello("node-9", "test", mesh))).await;
+async fn member(mesh: &TestMesh, address: SocketAddr) -> (Raw, quinn::SendStream, quinn::RecvStream) {
+    let member = Raw::connect(mesh.ca(), "node-9", address).await.expect("connects");
+    let (send, recv) = member.say(&frame(&hello("node-9", mesh))).await;
     let handle = mesh.node(1).handle();
     until(|| handle.view().members.len() == 2).await;
     (member, send, recv)
@@ -264,14 +204,9 @@ async fn is_answered(send: &mut quinn::SendStream, recv: &mut quinn::RecvStream,
     send.write_all(&frame(&Control::Check { nonce })).await.expect("written");
     let answered = async {
         loop {
-            let mut prefix = [0; 4];
-            recv.read_exact(&mut prefix).await.expect("the link lasts");
-            let length = wire::frame_length(prefix, limits::FRAME_BYTES_MAX).expect("a frame");
-            let mut bytes = vec![0; length];
-            recv.read_exact(&mut bytes).await.expect("the link lasts");
-            let (kind, body) = wire::split(&bytes).expect("our version").expect("a known kind");
+            let (kind, body) = read_frame(recv).await;
             if kind == wire::FrameKind::Control
-                && wire::decode::<Control>(body).expect("decodes") == (Control::CheckAnswer { nonce })
+                && wire::decode::<Control>(&body).expect("decodes") == (Control::CheckAnswer { nonce })
             {
                 return;
             }
@@ -305,9 +240,9 @@ async fn no_message_is_read_from_a_peer_that_is_not_accepted_yet() {
     let (mesh, address) = mesh_with_echo().await;
     // The first process with this name answers no check, so the second is doubted for as long as that takes.
     let (_first, _send, _recv) = member(&mesh, address).await;
-    let second = connect(client(&identity(mesh.ca(), "node-9")), address).await.expect("connects");
+    let second = Raw::connect(mesh.ca(), "node-9", address).await.expect("connects");
     let begun = tokio::time::Instant::now();
-    let _streams = second.say(&frame(&hello("node-9", "test", &mesh))).await;
+    let _streams = second.say(&frame(&hello("node-9", &mesh))).await;
     let mut data = second.connection.open_uni().await.expect("a stream");
     let message = message_from(9, "echo", b"from whom?");
     data.write_all(&frame(&Data::Deliver { want: Want::Nothing, tag: 0, message })).await.expect("written");
@@ -394,8 +329,7 @@ async fn garbage_on_the_udp_port_harms_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_says_nothing_is_dropped_after_the_handshake_deadline() {
-    let (mesh, address) = mesh_with_echo().await;
-    let silent = connect(client(&identity(mesh.ca(), "node-9")), address).await.expect("connects");
+    let (mesh, _, silent) = visited_as("node-9").await;
     let begun = tokio::time::Instant::now();
     silent.end().await;
     assert!(begun.elapsed() < Duration::from_secs(15));

@@ -79,7 +79,6 @@ async fn a_gone_process_is_hinted_at(options: EndOptions) {
     let begun = Instant::now();
     end.transport.send_swim(here, Bytes::from_static(b"are you there"));
     let (hinted, sign) = end.until(hint).await;
-    println!("hinted after {:?}", begun.elapsed());
     assert!(begun.elapsed() < Duration::from_millis(250), "{:?}", begun.elapsed());
     assert_eq!((hinted, sign), (here, Sign::PortUnreachable));
     assert!(end.transport.peer(here).is_some(), "a hint is no verdict: the link is still there");

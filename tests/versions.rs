@@ -2,6 +2,8 @@
 //! long as version 1 is spoken; what is said to it, it understands; and nodes with which no version is
 //! spoken in common are refused with the reason, on both sides.
 
+#![allow(clippy::wildcard_enum_match_arm, reason = "a test looks for one kind among many")]
+
 mod common;
 mod version1;
 
@@ -205,11 +207,17 @@ fn what_a_later_version_appends_to_a_note_is_skipped() {
     let meant = Packet::read(&packet).expect("it reads what it wrote");
     assert!(!meant.left.is_empty());
     let note = 2 + packet[1] as usize;
-    let mut longer = [&packet[..note], &[7, 1, 2, 3], &packet[note..]].concat();
-    longer[1] += 4;
+    let longer = |added: &[u8]| {
+        let mut longer = [&packet[..note], added, &packet[note..]].concat();
+        longer[1] += u8::try_from(added.len()).expect("short");
+        longer
+    };
+    assert_eq!(Packet::read(&longer(&[7, 1, 2, 3])).expect("version 1 skips it"), meant);
+    // What version 2 has appended (health, no refusals to help, no rumours, no coordinate), and more behind it.
+    let longer = longer(&[0, 0, 0, 0, 7, 1, 2, 3]);
     assert_eq!(Packet::read(&longer).expect("version 1 skips it"), meant);
     let mut listener = Listener::new();
-    listener.hears(longer);
+    listener.tell(Input::Swim { link: LINK, packet: longer.into() });
     assert_eq!(listener.mesh.view().counters.swim_packets_dropped, 0);
     assert_eq!(listener.knows(meant.left[0].0), Some(MemberEntryState::Left));
 }

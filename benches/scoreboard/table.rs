@@ -21,7 +21,7 @@ pub(crate) fn all(installation: &Installation, plan: &Plan, results: &Results) -
     let (serf, shoal) = installation.versions()?;
     let mut text = String::from("## Real processes beside serf (`cargo bench --bench scoreboard`)\n\n");
     let line = |text: &mut String, line: &str| writeln!(text, "{line}").expect("a string takes everything");
-    line(&mut text, &format!("{}. {serf}; {shoal}.\n", machine()));
+    line(&mut text, &format!("{}. serf {serf}; {shoal}.\n", machine()));
     let Plan { rounds, kills, vanishes, idle, stutter, .. } = plan;
     line(
         &mut text,

@@ -25,7 +25,7 @@ pub const ROUND_TRIP_MAX: Duration = Duration::from_secs(10);
 pub const ROUND_TRIP_SAMPLES: usize = 5;
 /// A measured round trip goes before an estimate for so long.
 pub const ROUND_TRIP_FRESH: Duration = Duration::from_secs(60);
-/// Bytes of a node's coordinate. More: refused and counted.
+/// Bytes of a node's coordinate. Any other length: refused and counted.
 pub const COORDINATE_BYTES_MAX: usize = 21;
 /// Regions that round trips are told for, the largest first, and that a configuration may list. More are
 /// left out of the metrics, and refused in a configuration.
@@ -221,6 +221,14 @@ pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// Control and state bytes accepted from one peer per second; above, its streams are read more slowly.
 pub const CONTROL_BYTES_PER_SECOND_MAX: u64 = 8 << 20;
 
+/// A control frame of so many bytes goes over a connection of its own, if its kind allows. Below: over the link.
+pub const BULK_FRAME_BYTES_MIN: usize = 32 << 10;
+/// Bytes of frames that wait while that connection is being opened. More: over the link.
+pub const BULK_WAITING_BYTES_MAX: usize = 4 << 20;
+/// Such a connection is closed when nothing was sent for this long, within twice as long.
+pub const BULK_IDLE_MAX: Duration = Duration::from_secs(5);
+/// When it could not be opened, it is not tried again for so long, and bulk goes over the link.
+pub const BULK_RETRY_AFTER: Duration = Duration::from_secs(10);
 /// Signs that destinations were not reached, on their way to dials and core. One more is dropped.
 pub const SIGNS_QUEUE_MAX: usize = 256;
 /// The core hears that a link's peer was not reached this often at most.

@@ -19,12 +19,13 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Refusal, SendError};
-use super::ids::{AgentName, CaKeyId, Incarnation, NodeId, NodeKey};
+use super::ids::{CaKeyId, Incarnation, NodeId, NodeKey};
 use super::limits;
-use super::model::{AgentSpec, Answer, Hello, Message};
+use super::model::{Answer, Hello, Message};
 
 mod facts;
 mod history;
+mod requests;
 mod shape;
 mod versions;
 
@@ -33,6 +34,7 @@ pub use facts::{
     QueueFacts,
 };
 pub use history::{HistoryEntry, HistoryPage, HistoryQuery, Recorded};
+pub use requests::{RequestBody, ResponseBody};
 pub use shape::check;
 pub use versions::{VersionRange, no_common_version, versions_of_hello};
 
@@ -41,6 +43,8 @@ pub const PROTOCOL_VERSION: u8 = 2;
 /// The lowest protocol version that this build speaks: the one before, so that a mesh can be upgraded
 /// node by node.
 pub const PROTOCOL_VERSION_MIN: u8 = 1;
+/// The first protocol version in which large control frames go over a connection of their own.
+pub const BULK_SINCE: u8 = 2;
 /// Bytes before a frame's body.
 pub const HEADER_BYTES: usize = 6;
 
@@ -257,78 +261,12 @@ pub struct OwnedBatch {
 /// One record `_owned/<node>/<path>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OwnedRecord {
-    /// The path below `_owned/<node>/`: `node`, `load`, `coordinate`, `agents/<name>`.
+    /// The path below `_owned/<node>/`: `node`, `load`, `agents/<name>`.
     pub path: String,
     /// The number of the write, growing by one with each write of the owner.
     pub n: u64,
     /// MessagePack; `None` when the record was removed.
     pub value: Option<Bytes>,
-}
-
-/// What one node may ask another to do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RequestBody {
-    /// Answer at once.
-    Ping,
-    /// Start this agent and keep it.
-    Deploy {
-        /// The agent.
-        spec: AgentSpec,
-    },
-    /// Stop this agent and forget it.
-    StopAgent {
-        /// The agent.
-        agent: AgentName,
-    },
-    /// Tell all about one agent.
-    AgentInfo {
-        /// The agent.
-        agent: AgentName,
-    },
-    /// The last lines of an agent's log.
-    AgentLogs {
-        /// The agent.
-        agent: AgentName,
-        /// At most so many lines.
-        lines: u32,
-    },
-    /// Leave the mesh for good.
-    Leave {
-        /// How long agents may take to finish what they have.
-        drain_ms: u64,
-    },
-    /// What the node measures of itself and of its links.
-    Facts,
-    /// A part of the node's history.
-    History {
-        /// Which part.
-        query: HistoryQuery,
-    },
-}
-
-/// What a request brings.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ResponseBody {
-    /// Done, and nothing to say.
-    Done,
-    /// All about one agent.
-    AgentInfo {
-        /// What it is.
-        spec: AgentSpec,
-        /// What the runtime measures of it.
-        stats: AgentStats,
-    },
-    /// Lines of a log, oldest first.
-    Lines {
-        /// The lines, without newlines.
-        lines: Vec<String>,
-    },
-    /// What the node measures.
-    Facts(Box<NodeFacts>),
-    /// A part of the node's history.
-    History(HistoryPage),
 }
 
 /// Data frames: messages between agents, on the data streams. No core step sees them.

@@ -23,6 +23,11 @@ const COUNTERS: &[(&str, &str)] = &[
         "shoal_transport_swim_on_stream_total",
         "Gossip packets sent on a stream: the path carries no datagram.",
     ),
+    ("shoal_transport_bulk_opened_total", "Connections opened beside a link for large control frames."),
+    (
+        "shoal_transport_bulk_fallbacks_total",
+        "Large control frames, or batches of them, sent over a link itself.",
+    ),
     ("shoal_transport_hints_total", "Times that a live link's peer was not reached, by the network's word."),
     ("shoal_transport_outcomes_lost_total", "Answers that could not be sent back."),
     (

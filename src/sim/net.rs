@@ -26,7 +26,7 @@ use crate::core::wire::{self, Control, FrameKind};
 /// How packets fare.
 #[derive(Debug, Clone)]
 pub struct Network {
-    /// One way, at least; between regions, [`Regions`] has its own.
+    /// One way, at least; between regions, [`Config::regions`](super::Config::regions) has its own.
     pub latency: Duration,
     /// Up to so much more, evenly spread.
     pub jitter: Duration,

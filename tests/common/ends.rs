@@ -90,6 +90,7 @@ pub fn hello(name: &str, mesh_id: Option<MeshId>) -> Hello {
             labels: Default::default(),
             version: "test".to_owned(),
         },
+        bulk_beside: None,
     }
 }
 

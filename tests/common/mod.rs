@@ -11,3 +11,5 @@
 pub mod ends;
 pub mod mesh;
 pub mod netns;
+pub mod proxy;
+pub mod raw;

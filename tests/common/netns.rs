@@ -74,6 +74,19 @@ impl Net {
         fs::write(etc.join("resolv.conf"), "").expect("writes");
     }
 
+    /// `ip ARGS` on machine `n`.
+    pub fn ip(&self, n: usize, args: &[&str]) {
+        ip(&[&["-n", &self.space(n)], args].concat());
+    }
+
+    /// `nft COMMAND` on machine `n`; what it prints.
+    pub fn nft(&self, n: usize, command: &str) -> String {
+        let output = Command::new("ip").args(["netns", "exec", &self.space(n), "nft", command]).output();
+        let output = output.expect("`nft` is installed (Debian: nftables)");
+        assert!(output.status.success(), "nft {command}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// What machine `n` asks for names: `/etc/hosts` and `/etc/resolv.conf` there, from now on, also for
     /// processes that run.
     pub fn set_resolver(&self, n: usize, hosts: &str, resolv: &str) {

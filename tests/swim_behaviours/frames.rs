@@ -24,6 +24,7 @@ fn hello(n: u8) -> Hello {
             labels: BTreeMap::new(),
             version: "0.1.0".to_owned(),
         },
+        bulk_beside: None,
     }
 }
 

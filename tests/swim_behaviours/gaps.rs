@@ -1,5 +1,7 @@
 //! What the suites that the rows come from do not test.
 
+#![allow(clippy::print_stdout, reason = "the figures are the point")]
+
 use std::time::Duration;
 
 use shoal::core::model::MemberStatus;

@@ -25,13 +25,13 @@ fn watched(world: &mut World, most: Duration, what: &str, done: impl Fn(&World) 
         assert!(world.now().since(since) < most, "not within {most:?}: {what}: {:?}", world.unrest().first());
         let before: Vec<_> = (0..world.len()).map(|m| world.bytes_sent(m)).collect();
         world.run_until(world.now() + secs(1), &done);
-        for m in 0..world.len() {
+        for (m, before) in before.into_iter().enumerate() {
             if let Some(gauges) = world.gauges(m) {
                 peak.timers = peak.timers.max(gauges.timers);
                 peak.stashes = peak.stashes.max(gauges.stashes);
                 peak.links = peak.links.max(gauges.links);
             }
-            peak.bytes = peak.bytes.max(world.bytes_sent(m) - before[m]);
+            peak.bytes = peak.bytes.max(world.bytes_sent(m) - before);
         }
     }
     sound(world);

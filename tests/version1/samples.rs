@@ -37,6 +37,7 @@ pub fn hellos() -> Vec<(&'static str, Hello)> {
         process_id: ProcessId(uuid(9)),
         incarnation: Incarnation::first_of(1),
         card: card(),
+        bulk_beside: None,
     };
     let member = Hello { mesh_id: Some(MeshId(uuid(7))), ..joining.clone() };
     vec![("hello-joining", joining), ("hello-member", member)]

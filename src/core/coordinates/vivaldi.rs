@@ -123,7 +123,8 @@ impl Vivaldi {
         &self.coordinate
     }
 
-    /// Takes a round trip to a node with this coordinate, both checked by the caller. Returns whether the point is sound; one that is not has gone back to the origin.
+    /// Takes a round trip to a node with this coordinate, both checked by the caller. Returns whether the
+    /// point is sound; one that is not has gone back to the origin.
     pub(crate) fn handle_sample(&mut self, other: NodeKey, at: &Coordinate, rtt: f64) -> bool {
         self.step(&other, at, rtt);
         self.adjust(at, rtt);

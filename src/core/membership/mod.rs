@@ -281,9 +281,6 @@ impl Membership {
             let told = opened.note.coordinate.clone();
             self.effects.push_back(MemberEffect::Coordinate { key: peer, told });
         }
-        if opened.note.health.is_some() {
-            self.outbox.modern.insert(peer);
-        }
         // The origin of a verdict first, so that it is known when the verdict is told.
         let (verdicts, accusations): (Vec<_>, Vec<_>) =
             opened.note.rumours.iter().copied().partition(|rumour| rumour.is_verdict);

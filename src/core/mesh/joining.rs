@@ -68,17 +68,17 @@ impl Mesh {
                 DialTarget::Node(node) => node.to_string(),
                 DialTarget::Seed(address) => address.clone(),
             };
-            match refused {
+            if refused == Refused::Version {
                 // The transport knows both sides' versions and has them in its sentence.
-                Refused::Version => self.on_unspoken(peer, reason.to_owned()),
-                refused if refused.is_about_certificate() => {
-                    if let DialTarget::Node(node) = target {
-                        self.links.pause(node.key(), self.now + limits::CERTIFICATE_REDIAL_PAUSE);
-                    }
-                    // Which of the two was refused is in the reason.
-                    self.tell_refusal(peer, refused.code(), reason.to_owned());
+                self.on_unspoken(peer, reason.to_owned());
+            } else if refused.is_about_certificate() {
+                if let DialTarget::Node(node) = target {
+                    self.links.pause(node.key(), self.now + limits::CERTIFICATE_REDIAL_PAUSE);
                 }
-                refused => self.on_refused(peer, refused),
+                // Which of the two was refused is in the reason.
+                self.tell_refusal(peer, refused.code(), reason.to_owned());
+            } else {
+                self.on_refused(peer, refused);
             }
         }
         match target {
@@ -369,8 +369,6 @@ impl Mesh {
             LinkEnd::Closed { .. } | LinkEnd::Refused(_) | LinkEnd::Idle | LinkEnd::Local => {}
         }
     }
-
-    /// A datagram to a link's peer was not taken: ask it over the link, and suspect it if it stays silent.
 
     /// The network says something of a peer. That nobody listens at its port is as good as an accusation;
     /// whatever else may be a router's mood leads to a check at once.

@@ -386,6 +386,7 @@ impl Mesh {
             process_id: self.process_id,
             incarnation: self.membership.incarnation(),
             card: self.card.clone(),
+            bulk_beside: None,
         }
     }
 

@@ -12,7 +12,7 @@
 //! - all of it where the node is the only one of its region.
 //!
 //! Among the peers elsewhere every one is equally likely, so a pair of regions has links in proportion to
-//! its nodes, other ones each time. With [`CrossRegion::max_cross_region_latency`] three of four crossings
+//! its nodes, other ones each time. With `max_cross_region_latency` three of four crossings
 //! keep to peers within it, where there are any: the fourth may go anywhere, because a region beyond it
 //! must hear the news too. A node without a region, or with `prefer_local_region` off, chooses by chance.
 
@@ -342,6 +342,7 @@ mod tests {
                 process_id: ProcessId(uuid::Uuid::from_u128(number.into())),
                 incarnation: Incarnation::first_of(1),
                 card: card(&format!("{region}-{n}"), region),
+                bulk_beside: None,
             };
             let address = format!("{region}-{n}:1");
             mesh.handle(Input::LinkUp { link: LinkId(number), hello, address, dialled: None }, Instant::ZERO);

@@ -37,6 +37,10 @@ impl Mesh {
         let incarnation = self.membership.known(&key).map_or(Incarnation(0), |known| known.incarnation);
         let found = Found::Expelled { reason: reason.as_str().to_owned() };
         self.output(Output::Found(Finding { node: node.clone(), incarnation, found }));
+        if !self.is_reachable(&key) {
+            // Others were quicker to tell that it failed, and did not say why.
+            self.tell_refusal(node.to_string(), reason.code(), reason.as_str().to_owned());
+        }
         self.membership.expel(key);
     }
 

@@ -71,6 +71,7 @@ impl Mesh {
 }
 
 #[cfg(test)]
+#[allow(clippy::wildcard_enum_match_arm, reason = "a test looks for one kind among many")]
 mod tests {
     use uuid::Uuid;
 
@@ -118,6 +119,7 @@ mod tests {
             process_id: ProcessId(Uuid::from_bytes([3; 16])),
             incarnation: Incarnation::first_of(1),
             card: card("node-3"),
+            bulk_beside: None,
         }
     }
 

@@ -23,6 +23,10 @@ pub struct Hello {
     pub incarnation: Incarnation,
     /// The sender's card; its `node_id` must equal the certificate's.
     pub card: NodeCard,
+    /// `None`: the connection is a link. Otherwise it carries bulk beside the link between the sender's
+    /// process and this process of the receiver's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bulk_beside: Option<ProcessId>,
 }
 
 impl Hello {

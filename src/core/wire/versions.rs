@@ -154,9 +154,9 @@ impl Refusal {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{WireError, decode, encode_at, split};
     use super::*;
     use crate::core::limits;
+    use crate::core::wire::{WireError, decode, encode_at, split};
 
     fn range(min: u8, max: u8) -> VersionRange {
         VersionRange { min, max }

@@ -77,7 +77,7 @@ impl FromStr for Serial {
             }
             text.split(':').flat_map(|byte| format!("{byte:0>2}").into_bytes()).collect()
         } else {
-            format!("{}{text}", if text.len() % 2 == 0 { "" } else { "0" }).into_bytes()
+            format!("{}{text}", if text.len().is_multiple_of(2) { "" } else { "0" }).into_bytes()
         };
         if digits.is_empty() || digits.len() > 2 * SERIAL_BYTES_MAX {
             return Err(fault());

@@ -78,7 +78,7 @@ pub struct Flags {
     #[arg(long, value_name = "HOST[:PORT]")]
     pub join: Vec<String>,
 
-    /// Where to look for nodes of the mesh: dns:NAME[:PORT] or mdns, repeatable or separated by commas
+    /// Where to look for nodes of the mesh: `dns:NAME[:PORT]` or mdns, repeatable or separated by commas
     /// [env: SHOAL_DISCOVER]
     ///
     /// dns: the name stands for the addresses of many nodes and is resolved again for ever. mdns: nodes on

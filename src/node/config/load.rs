@@ -157,10 +157,10 @@ fn cluster(sources: &mut Sources<'_>, flags: &Flags, unplaced: bool) -> ClusterC
     let discover = sources
         .list(&flags::DISCOVER, &flags.discover, limits::DISCOVERIES_MAX, values::discover)
         .or_default_to(Vec::new());
-    let start = match start_mode(sources, flags) {
-        StartMode::Resume if !discover.is_empty() => StartMode::Discover,
-        start => start,
-    };
+    let mut start = start_mode(sources, flags);
+    if start == StartMode::Resume && !discover.is_empty() {
+        start = StartMode::Discover;
+    }
     let profile = sources
         .in_file("coordination.cluster.profile", |text| {
             let choices = [

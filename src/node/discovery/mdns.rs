@@ -103,6 +103,7 @@ pub(super) async fn listen(
 ) {
     let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
     while let Ok(event) = answers.recv_async().await {
+        #[expect(clippy::wildcard_enum_match_arm, reason = "the enumeration is not closed")]
         match event {
             ServiceEvent::ServiceResolved(service) => {
                 let name = service.get_fullname().to_owned();
@@ -116,6 +117,7 @@ pub(super) async fn listen(
             ServiceEvent::ServiceRemoved(_, name) => {
                 found.remove(&name);
             }
+            // The crate may add kinds at any time; none of them changes who is there.
             _ => continue,
         }
         if tell.send((way, found.values().flatten().cloned().collect())).await.is_err() {

@@ -1,6 +1,6 @@
 //! The node's identity while it runs: its certificate, the CAs that it trusts and what they have revoked.
 //!
-//! One task, the [`Keeper`], owns all of it. It looks at the files every half second, and at once when it is told
+//! One task, the `Keeper`, owns all of it. It looks at the files every half second, and at once when it is told
 //! to; it takes in revocation lists of peers and of the API; it closes links whose certificate is good no more
 //! and tells the core; it warns of what is about to end. A set of files that is no good is refused as a whole, once
 //! and aloud, and the former stays in use.
@@ -221,7 +221,7 @@ impl KeeperHandle {
     pub(super) async fn offer(&self, pem: String) -> Result<Vec<Offered>, OfferError> {
         let (reply, replied) = oneshot::channel();
         let _ = self.orders.send(Order::Offer { pem, reply }).await;
-        replied.await.unwrap_or_else(|_| Err(OfferError::Stopped))
+        replied.await.unwrap_or(Err(OfferError::Stopped))
     }
 
     pub(super) async fn reload(&self) -> Result<(), String> {

@@ -177,10 +177,10 @@ fn read(connection: &Connection, query: &HistoryQuery) -> rusqlite::Result<Histo
 
 #[cfg(test)]
 mod tests {
-    use super::super::records::SCHEMA;
     use super::*;
     use crate::core::ids::{AgentName, NodeId};
     use crate::core::model::{Event, MemberStatus};
+    use crate::node::store::records::SCHEMA;
 
     fn open() -> Connection {
         let connection = Connection::open_in_memory().expect("opens");

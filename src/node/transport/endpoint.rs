@@ -10,31 +10,34 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use futures_util::future::{FutureExt, select_ok};
 use quinn::congestion::{BbrConfig, CubicConfig};
-use quinn::{Connection, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, VarInt};
+use quinn::{Endpoint, EndpointConfig, IdleTimeout, ServerConfig, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
 use tokio::net::lookup_host;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use self::credentials::Credentials;
-use super::facts::{FailedArrivals, was_unanswered};
+use self::greeting::Arrival;
+use super::bulk;
+use super::facts::FailedArrivals;
 use super::framing::FrameReader;
-use super::hello::{self, DialFailure};
-use super::join::{self, Door};
+use super::hello::DialFailure;
+use super::join::Door;
 use super::peer::Peer;
 use super::signs::{DialSigns, HintPace};
 use super::socket::{Socket, Unreached, canonical};
-use super::tls::{self, NodeIdentity};
+use super::tls::NodeIdentity;
 use super::{DataHandler, Inbox, LogPace};
 use crate::core::contract::{DialTarget, Input};
 use crate::core::error::Refused;
 use crate::core::ids::{LinkId, MeshName, NodeId};
 use crate::core::limits;
 use crate::core::model::Hello;
-use crate::core::wire::{ArrivalFacts, Control, VersionRange};
+use crate::core::wire::{ArrivalFacts, Control};
 use crate::node::clock;
 
 mod credentials;
+mod greeting;
 
 pub use self::credentials::PeerCertificate;
 
@@ -233,8 +236,11 @@ impl Transport {
 
     /// Sends a control frame; a link that is gone loses it.
     pub fn send_control(&self, link: LinkId, frame: &Control) {
-        if let Some(peer) = self.peer(link) {
-            peer.send_control(frame);
+        if let Some(peer) = self.peer(link)
+            && peer.send_control(frame)
+        {
+            let inner = Arc::clone(&self.inner);
+            tokio::spawn(async move { bulk::send_over(&peer, inner.open_bulk(&peer).await).await });
         }
     }
 
@@ -348,6 +354,9 @@ async fn accept_all(inner: Arc<Inner>) {
                     let (peer, reader, hello) = *greeted;
                     inner.run_link(peer, reader, hello, address, None).await;
                 }
+                Ok(Ok(Arrival::Bulk(peer, connection, reader))) => {
+                    bulk::read_from(peer, connection, reader, inner.inbox.clone()).await;
+                }
                 Ok(Ok(Arrival::Join(connection, door))) => door.serve(connection, address).await,
                 Ok(Err(failure)) => inner.note_failed_arrival(address, &failure.reason, failure.unanswered),
                 Err(_) => {
@@ -388,15 +397,6 @@ impl Drop for HandshakeSlot {
     fn drop(&mut self) {
         self.0.handshakes.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-type Greeted = (Arc<Peer>, FrameReader, Hello);
-
-/// What an accepted connection turned out to be.
-enum Arrival {
-    Link(Box<Greeted>),
-    /// Somebody wants a certificate: nothing of the mesh is ever spoken there.
-    Join(Connection, Arc<Door>),
 }
 
 impl Inner {
@@ -443,125 +443,6 @@ impl Inner {
         }
         *count += 1;
         *count > limits::HANDSHAKES_PER_SECOND_MAX
-    }
-
-    /// `heard` is set once the other side is known to hear this one.
-    async fn greet_incoming(
-        &self,
-        incoming: quinn::Incoming,
-        heard: &AtomicBool,
-    ) -> Result<Arrival, DialFailure> {
-        let connection = incoming.await.map_err(|error| {
-            let unanswered = was_unanswered(&error);
-            DialFailure { unanswered, ..DialFailure::from(error) }
-        })?;
-        heard.store(true, Ordering::Relaxed);
-        if let Some(door) = self.door.as_ref().filter(|_| join::is_join(&connection)) {
-            return Ok(Arrival::Join(connection, Arc::clone(door)));
-        }
-        let peer = self.peer_identity(&connection)?;
-        let node = peer.node_id.clone();
-        let (send, recv) = connection.accept_bi().await?;
-        let control = Peer::control_writer(send);
-        let mut reader = FrameReader::new(recv, limits::HELLO_BYTES_MAX);
-        let hello = match self.read_hello(&connection, &mut reader, &node).await {
-            Ok(hello) => hello,
-            Err(failure) => {
-                if failure.refused == Some(Refused::Version) {
-                    let unspoken = Input::Unspoken { peer: node.to_string(), reason: failure.reason.clone() };
-                    let _ = self.inbox.core.send(unspoken).await;
-                }
-                return Err(failure);
-            }
-        };
-        if self.peers().values().filter(|peer| *peer.node() == node).count() >= limits::LINKS_PER_NODE_MAX {
-            connection.close(VarInt::from_u32(Refused::Full.code()), Refused::Full.as_str().as_bytes());
-            return Err(DialFailure::new(format!("{node} has too many connections already")));
-        }
-        self.say_hello(&connection, &control)?;
-        self.peer_of(connection, peer, control, reader, hello)
-            .await
-            .map(|greeted| Arrival::Link(Box::new(greeted)))
-    }
-
-    async fn greet(&self, address: SocketAddr, expected: Option<&NodeId>) -> Result<Greeted, DialFailure> {
-        let connecting = self
-            .endpoint
-            .connect_with(self.credentials.load().client.clone(), address, tls::SERVER_NAME)
-            .map_err(|e| DialFailure::new(e.to_string()))?;
-        let connection = connecting.await?;
-        let peer = self.peer_identity(&connection)?;
-        let node = peer.node_id.clone();
-        if let Some(expected) = expected.filter(|expected| **expected != node) {
-            connection.close(VarInt::from_u32(Refused::Name.code()), b"another node was expected here");
-            return Err(DialFailure::new(format!("{address} is {node}, not {expected}")));
-        }
-        let (send, recv) = connection.open_bi().await?;
-        let control = Peer::control_writer(send);
-        let mut reader = FrameReader::new(recv, limits::HELLO_BYTES_MAX);
-        self.say_hello(&connection, &control)?;
-        let hello = self.read_hello(&connection, &mut reader, &node).await?;
-        self.peer_of(connection, peer, control, reader, hello).await
-    }
-
-    /// Dials one address until it greets us, refuses us, says that nothing listens there, or takes too long.
-    async fn try_address(
-        &self,
-        address: SocketAddr,
-        expected: Option<&NodeId>,
-    ) -> Result<Greeted, DialFailure> {
-        let mut dial = self.dials.watch(address);
-        let greeted = timeout(limits::HANDSHAKE_DEADLINE, self.greet(address, expected));
-        let refused = tokio::select! {
-            greeted = greeted => greeted.ok(),
-            () = dial.refused() => Some(Err(DialFailure::new("connection refused: nothing listens on that port"))),
-        };
-        refused.unwrap_or_else(|| Err(DialFailure::new(format!("timed out{}", dial.last_word()))))
-    }
-
-    fn peer_identity(&self, connection: &Connection) -> Result<tls::Peer, DialFailure> {
-        if join::protocol(connection).as_deref() != Some(tls::ALPN) {
-            return Err(DialFailure::new("the connection is not one of the mesh"));
-        }
-        tls::peer(connection, &self.mesh).map_err(|e| DialFailure::new(e.to_string()))
-    }
-
-    fn say_hello(
-        &self,
-        connection: &Connection,
-        control: &Arc<super::framing::FrameWriter>,
-    ) -> Result<(), DialFailure> {
-        control.send(&**self.hello.load()).map_err(|error| match connection.close_reason() {
-            // The other side may have refused our certificate meanwhile, which says more.
-            Some(end) => end.into(),
-            None => DialFailure::new(error.to_string()),
-        })
-    }
-
-    async fn read_hello(
-        &self,
-        connection: &Connection,
-        reader: &mut FrameReader,
-        node: &NodeId,
-    ) -> Result<Hello, DialFailure> {
-        let own = self.hello.load().card.node_id.clone();
-        hello::read(connection, reader, node, &self.mesh, &own).await
-    }
-
-    async fn peer_of(
-        &self,
-        connection: Connection,
-        identity: tls::Peer,
-        control: Arc<super::framing::FrameWriter>,
-        reader: FrameReader,
-        hello: Hello,
-    ) -> Result<Greeted, DialFailure> {
-        let Some(version) = VersionRange::OWN.common(hello.versions()) else {
-            return Err(DialFailure::new("no protocol version is spoken by both sides"));
-        };
-        let link = LinkId(self.links.fetch_add(1, Ordering::Relaxed) + 1);
-        let peer = Peer::new(link, identity, connection, control, version).await?;
-        Ok((Arc::new(peer), reader, hello))
     }
 
     /// Tells the core of a link, reads it until it ends, and tells the core that.

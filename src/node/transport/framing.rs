@@ -138,6 +138,17 @@ impl FrameWriter {
         self.push(|version, waiting| wire::encode_at(version, body, waiting))
     }
 
+    /// Writes what [`wire::encode`] has made: one frame or more.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub(super) fn send_encoded(self: &Arc<Self>, frames: &[u8]) -> Result<(), SendFailure> {
+        self.push(|_, waiting| {
+            waiting.extend_from_slice(frames);
+            Ok(())
+        })
+    }
+
     pub(super) fn send_swim(self: &Arc<Self>, packet: &[u8]) -> Result<(), SendFailure> {
         self.push(|version, waiting| {
             wire::encode_swim(version, packet, waiting);

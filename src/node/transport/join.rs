@@ -9,7 +9,7 @@
 //! over a value that both ends of this very connection export from TLS. So what one node was shown is of no
 //! use anywhere else.
 //!
-//! `shoal/1` is not touched by any of this: [`split`] gives each connection TLS settings for the one
+//! `shoal/1` is not touched by any of this: `split` gives each connection TLS settings for the one
 //! protocol that it asks for, and those of `shoal/1` always demand a client's certificate.
 
 mod client;

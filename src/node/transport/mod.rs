@@ -6,14 +6,17 @@
 //! A link's life: TLS (both certificates checked), one hello in each direction on the control stream
 //! (the node id in it checked against the certificate), [`Input::LinkUp`], frames, [`Input::LinkDown`].
 //! With TLS 1.3 a dialler's connection is complete before the other side has looked at its certificate,
-//! so only the hello settles that it was accepted.
+//! so only the hello settles that it was accepted. While there is bulk, a second connection stands beside
+//! the link and carries it; the core sees one link.
 
+mod bulk;
 mod endpoint;
 mod facts;
 mod framing;
 mod hello;
 pub mod join;
 mod peer;
+mod reading;
 mod signs;
 mod socket;
 pub mod tls;

@@ -1,4 +1,4 @@
-//! One connection to a peer after the hellos: its streams, and the tasks that read them.
+//! One connection to a peer after the hellos: what is sent over it, and how long it lasts.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,18 +7,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use quinn::{Connection, ConnectionError, RecvStream, SendDatagramError, VarInt};
+use quinn::{Connection, ConnectionError, SendDatagramError, VarInt};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::framing::{FrameReader, FrameWriter, ReadError, SendFailure};
-use super::{Inbox, LogPace, tls};
-use crate::core::contract::{Input, LinkEnd};
+use super::bulk::{Bulk, Way};
+use super::framing::{FrameReader, FrameWriter, SendFailure};
+use super::reading::{Lane, Pace, read_frames};
+use super::{Congestion, Inbox, LogPace, tls};
+use crate::core::contract::LinkEnd;
 use crate::core::error::Refused;
-use crate::core::ids::{LinkId, NodeId};
+use crate::core::ids::{LinkId, NodeId, ProcessId};
 use crate::core::limits;
-use crate::core::wire::{self, Control, Data, FrameKind, WireError};
+use crate::core::wire::{self, Control, Data, WireError};
 
 /// A link is kept alive for this long after the last message.
 const KEPT_ALIVE_AFTER_MESSAGE: Duration = Duration::from_secs(60);
@@ -26,8 +28,6 @@ const KEPT_ALIVE_AFTER_MESSAGE: Duration = Duration::from_secs(60);
 const CONTROL_WAITING_BYTES_MAX: usize = 4 << 20;
 /// How long the frames that arrived before a connection's end may take to be read.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// Malformed frames in a row on one link before it is closed.
-const BAD_FRAMES_MAX: u32 = 16;
 
 /// A live connection to a peer.
 pub struct Peer {
@@ -43,6 +43,9 @@ pub struct Peer {
     /// and no message of the peer is read before that.
     accepted: AtomicBool,
     gone: AtomicBool,
+    pace: Pace,
+    process: ProcessId,
+    bulk: Bulk,
     complaints: Mutex<LogPace>,
     acceptance: Notify,
     /// Whether a message went either way since the link was last kept alive.
@@ -84,6 +87,7 @@ impl Peer {
         connection: Connection,
         control: Arc<FrameWriter>,
         version: u8,
+        process: ProcessId,
     ) -> Result<Self, ConnectionError> {
         control.speak(version);
         let mut data = Vec::with_capacity(limits::DATA_STREAMS);
@@ -101,6 +105,9 @@ impl Peer {
             data,
             accepted: AtomicBool::new(false),
             gone: AtomicBool::new(false),
+            pace: Pace::new(),
+            process,
+            bulk: Bulk::new(version),
             complaints: Mutex::default(),
             acceptance: Notify::new(),
             had_message: AtomicBool::new(false),
@@ -147,6 +154,13 @@ impl Peer {
     #[must_use]
     pub fn rtt(&self) -> Duration {
         self.connection.rtt()
+    }
+
+    /// The congestion control that is at work.
+    #[must_use]
+    pub fn congestion(&self) -> Congestion {
+        let state = self.connection.congestion_state().into_any();
+        if state.is::<quinn::congestion::Bbr>() { Congestion::Bbr } else { Congestion::Cubic }
     }
 
     /// This side's address, where the system tells.
@@ -202,16 +216,62 @@ impl Peer {
         }
     }
 
-    async fn until_accepted(&self) {
+    pub(super) fn is_accepted(&self) -> bool {
+        self.accepted.load(Ordering::Acquire)
+    }
+
+    pub(super) async fn until_accepted(&self) {
         let acceptance = self.acceptance.notified();
         if !self.accepted.load(Ordering::Acquire) {
             acceptance.await;
         }
     }
 
-    pub(super) fn send_control(&self, frame: &Control) {
+    /// The process at the other end.
+    pub(super) fn process(&self) -> ProcessId {
+        self.process
+    }
+
+    pub(super) fn bulk(&self) -> &Bulk {
+        &self.bulk
+    }
+
+    /// Whether bulk connections stand beside this link: this side's, and the peer's.
+    #[must_use]
+    pub fn has_bulk(&self) -> (bool, bool) {
+        self.bulk.is_open()
+    }
+
+    /// Sends a control frame, a large one over the bulk connection. `true`: it waits for that connection,
+    /// which the caller is to open.
+    pub(super) fn send_control(&self, frame: &Control) -> bool {
         self.accept();
-        match self.control.send(frame) {
+        if !self.bulk.may_carry(frame) {
+            self.note_sent(self.control.send(frame));
+            return false;
+        }
+        let mut bytes = Vec::new();
+        if let Err(error) = wire::encode_at(self.bulk.version(), frame, &mut bytes) {
+            self.note_sent(Err(error.into()));
+            return false;
+        }
+        match self.bulk.take(&bytes) {
+            Way::Taken => false,
+            Way::Opens => true,
+            Way::Link => {
+                self.send_encoded(&bytes);
+                false
+            }
+        }
+    }
+
+    /// Sends control frames that are encoded already over the link.
+    pub(super) fn send_encoded(&self, frames: &[u8]) {
+        self.note_sent(self.control.send_encoded(frames));
+    }
+
+    fn note_sent(&self, sent: Result<(), SendFailure>) {
+        match sent {
             Ok(()) | Err(SendFailure::Gone) => {}
             Err(SendFailure::Full) => {
                 tracing::warn!(node = %self.node(), "the peer does not read its control stream: link closed");
@@ -243,7 +303,8 @@ impl Peer {
     /// Ends this side's streams and waits until the peer has all of them.
     pub(super) async fn flush(&self) {
         let streams = std::iter::once(&self.control).chain(&self.data);
-        futures_util::future::join_all(streams.map(|stream| stream.finish())).await;
+        let streams = futures_util::future::join_all(streams.map(|stream| stream.finish()));
+        tokio::join!(streams, self.bulk.flush());
     }
 
     /// Whether the connection has ended: nothing that is sent now arrives.
@@ -258,7 +319,7 @@ impl Peer {
     }
 
     /// A mark only: a reading of the clock for each message would be among its larger costs.
-    fn note_message(&self) {
+    pub(super) fn note_message(&self) {
         if !self.had_message.load(Ordering::Relaxed) {
             self.had_message.store(true, Ordering::Relaxed);
         }
@@ -267,12 +328,13 @@ impl Peer {
     /// Reads everything that the peer sends until the connection ends; returns how it ended.
     pub(super) async fn run(self: &Arc<Self>, control: FrameReader, inbox: Inbox) -> LinkEnd {
         let mut readers = JoinSet::new();
-        readers.spawn(read_control(Arc::clone(self), control, inbox.clone()));
+        readers.spawn(read_frames(Arc::clone(self), control, Lane::Control, inbox.clone()));
         readers.spawn(read_datagrams(Arc::clone(self), inbox.clone()));
         readers.spawn(accept_data(Arc::clone(self), inbox.clone()));
         let keeper = tokio::spawn(keep_alive(Arc::clone(self)));
         let end = link_end(&self.connection.closed().await);
         keeper.abort();
+        self.bulk.end();
         // What had arrived before the end is still to be read: a good-bye, an answer.
         let all_read = async { while readers.join_next().await.is_some() {} };
         let _ = timeout(LAST_WORDS, all_read).await;
@@ -319,57 +381,6 @@ async fn read_datagrams(peer: Arc<Peer>, inbox: Inbox) {
     }
 }
 
-async fn read_control(peer: Arc<Peer>, mut reader: FrameReader, inbox: Inbox) {
-    reader.allow(limits::FRAME_BYTES_MAX);
-    let mut pace = Pace::new();
-    let mut bad = 0;
-    loop {
-        let frame = match reader.next().await {
-            Ok(Some(frame)) => frame,
-            Ok(None) | Err(ReadError::Gone(_)) => return,
-            Err(error @ (ReadError::Wire(_) | ReadError::CutShort)) => {
-                return peer.give_up(&error.to_string());
-            }
-        };
-        pace.spend(frame.len()).await;
-        match control_of(&frame) {
-            Ok(Some(Incoming::Control(Control::KeepAlive))) => {}
-            Ok(None) => note_unknown_frame(&peer, "its kind"),
-            Err(WireError::Unknown(what)) => note_unknown_frame(&peer, &what),
-            Ok(Some(Incoming::Control(frame))) => {
-                bad = 0;
-                if inbox.core.send(Input::Control { link: peer.link, frame }).await.is_err() {
-                    return;
-                }
-            }
-            Ok(Some(Incoming::Swim(packet))) => inbox.swim(peer.link, packet),
-            Err(error) => {
-                bad += 1;
-                note_bad_frame(&peer, &error);
-                if bad >= BAD_FRAMES_MAX {
-                    return peer.give_up("too many malformed frames");
-                }
-            }
-        }
-    }
-}
-
-enum Incoming {
-    Control(Control),
-    Swim(Bytes),
-}
-
-fn control_of(frame: &Bytes) -> Result<Option<Incoming>, WireError> {
-    Ok(match wire::split(frame)? {
-        Some((FrameKind::Control, body)) => Some(Incoming::Control(wire::decode(body)?)),
-        Some((FrameKind::Swim, body)) => Some(Incoming::Swim(frame.slice_ref(body))),
-        Some((FrameKind::Hello | FrameKind::Data, _)) => {
-            return Err(WireError::Bound("a frame of this kind does not belong on the control stream"));
-        }
-        None => None,
-    })
-}
-
 async fn accept_data(peer: Arc<Peer>, inbox: Inbox) {
     tokio::select! {
         () = peer.until_accepted() => {}
@@ -377,90 +388,35 @@ async fn accept_data(peer: Arc<Peer>, inbox: Inbox) {
     }
     let mut readers = JoinSet::new();
     while let Ok(stream) = peer.connection.accept_uni().await {
-        readers.spawn(read_data(Arc::clone(&peer), stream, inbox.clone()));
+        let reader = FrameReader::new(stream, limits::FRAME_BYTES_MAX);
+        readers.spawn(read_frames(Arc::clone(&peer), reader, Lane::Data, inbox.clone()));
     }
     while readers.join_next().await.is_some() {}
 }
 
-async fn read_data(peer: Arc<Peer>, stream: RecvStream, inbox: Inbox) {
-    let mut reader = FrameReader::new(stream, limits::FRAME_BYTES_MAX);
-    let mut bad = 0;
-    loop {
-        let frame = match reader.next().await {
-            Ok(Some(frame)) => frame,
-            Ok(None) | Err(ReadError::Gone(_)) => return,
-            Err(error @ (ReadError::Wire(_) | ReadError::CutShort)) => {
-                return peer.give_up(&error.to_string());
-            }
-        };
-        let decoded = match wire::split(&frame) {
-            Ok(Some((FrameKind::Data, body))) => wire::decode::<Data>(body),
-            Ok(Some((FrameKind::Hello | FrameKind::Control | FrameKind::Swim, _))) => {
-                Err(WireError::Bound("a frame of this kind does not belong on a data stream"))
-            }
-            Ok(None) => Err(WireError::Unknown("its kind".to_owned())),
-            Err(error) => Err(error),
-        };
-        match decoded {
-            Ok(frame) => {
-                bad = 0;
-                peer.note_message();
-                inbox.data.handle(&peer, frame);
-            }
-            Err(WireError::Unknown(what)) => note_unknown_frame(&peer, &what),
-            Err(error) => {
-                bad += 1;
-                note_bad_frame(&peer, &error);
-                if bad >= BAD_FRAMES_MAX {
-                    return peer.give_up("too many malformed frames");
-                }
-            }
+impl Peer {
+    /// How fast its control frames are read.
+    pub(super) fn pace(&self) -> &Pace {
+        &self.pace
+    }
+
+    pub(super) fn note_bad_frame(&self, error: &WireError) {
+        metrics::counter!("shoal_transport_bad_frames_total").increment(1);
+        if let Some(untold) = self.complaints.lock().unwrap_or_else(PoisonError::into_inner).tell() {
+            tracing::warn!(node = %self.node(), %error, untold, "malformed frame dropped");
         }
     }
-}
 
-/// A later version may say more than is understood here: that is skipped, and no fault of the peer.
-fn note_unknown_frame(peer: &Peer, what: &str) {
-    metrics::counter!("shoal_transport_unknown_frames_total").increment(1);
-    tracing::debug!(node = %peer.node(), what, "a frame that this version does not know is skipped");
-}
-
-fn note_bad_frame(peer: &Peer, error: &WireError) {
-    metrics::counter!("shoal_transport_bad_frames_total").increment(1);
-    if let Some(untold) = peer.complaints.lock().unwrap_or_else(PoisonError::into_inner).tell() {
-        tracing::warn!(node = %peer.node(), %error, untold, "malformed frame dropped");
+    /// A later version may say more than is understood here: that is skipped, and no fault of the peer.
+    pub(super) fn note_unknown_frame(&self, what: &str) {
+        metrics::counter!("shoal_transport_unknown_frames_total").increment(1);
+        tracing::debug!(node = %self.node(), what, "a frame that this version does not know is skipped");
     }
-}
 
-impl Peer {
     /// The stream cannot be followed further: the whole link goes, and both sides start afresh.
-    fn give_up(&self, reason: &str) {
+    pub(super) fn give_up(&self, reason: &str) {
         metrics::counter!("shoal_transport_bad_frames_total").increment(1);
         tracing::warn!(node = %self.node(), reason, "link closed");
         self.close(Refused::Malformed);
-    }
-}
-
-/// Holds a peer to [`limits::CONTROL_BYTES_PER_SECOND_MAX`] by reading it more slowly (a token bucket of
-/// one second).
-struct Pace {
-    bytes: f64,
-    at: Instant,
-}
-
-impl Pace {
-    fn new() -> Self {
-        Self { bytes: limits::CONTROL_BYTES_PER_SECOND_MAX as f64, at: Instant::now() }
-    }
-
-    async fn spend(&mut self, bytes: usize) {
-        let rate = limits::CONTROL_BYTES_PER_SECOND_MAX as f64;
-        let now = Instant::now();
-        let gained = now.duration_since(self.at).as_secs_f64() * rate;
-        self.bytes = (self.bytes + gained).min(rate) - bytes as f64;
-        self.at = now;
-        if self.bytes < 0.0 {
-            sleep(Duration::from_secs_f64(-self.bytes / rate)).await;
-        }
     }
 }

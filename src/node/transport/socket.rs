@@ -18,7 +18,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
 use quinn::udp::{RecvMeta, Transmit, UdpSocketState};
@@ -28,7 +27,6 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::LogPace;
-
 use crate::core::contract::Sign;
 
 /// Errors about earlier datagrams that one sending or receiving takes off before it gives up or gives way.
@@ -44,10 +42,10 @@ fn sign_of(error: &libc::sock_extended_err) -> Option<Sign> {
     if ![libc::SO_EE_ORIGIN_ICMP, libc::SO_EE_ORIGIN_ICMP6].contains(&error.ee_origin) {
         return None;
     }
-    match Errno::from_raw(i32::try_from(error.ee_errno).ok()?) {
-        Errno::ECONNREFUSED => Some(Sign::PortUnreachable),
-        Errno::EHOSTUNREACH | Errno::EHOSTDOWN | Errno::EACCES => Some(Sign::HostUnreachable),
-        Errno::ENETUNREACH | Errno::ENONET => Some(Sign::NetworkUnreachable),
+    match i32::try_from(error.ee_errno).ok()? {
+        libc::ECONNREFUSED => Some(Sign::PortUnreachable),
+        libc::EHOSTUNREACH | libc::EHOSTDOWN | libc::EACCES => Some(Sign::HostUnreachable),
+        libc::ENETUNREACH | libc::ENONET => Some(Sign::NetworkUnreachable),
         // A packet that was too large, a protocol that is not spoken: nothing about who is there.
         _ => None,
     }
@@ -163,6 +161,10 @@ impl Shared {
         });
         match sent {
             Ok(()) => self.note_blocked(false),
+            // The address that the peer knows this side by is gone: another one may reach it.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) && transmit.src_ip.is_some() => {
+                return self.try_send(&Transmit { src_ip: None, ..transmit.clone() });
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.note_blocked(true);
                 return Err(error);
@@ -242,11 +244,12 @@ async fn read_errors(shared: Arc<Shared>, unreached: mpsc::Sender<Unreached>) {
 fn read_error(socket: &tokio::net::UdpSocket, space: &mut [u8]) -> io::Result<Option<Unreached>> {
     let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
     let message = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut [], Some(space), flags)?;
-    let sign = message.cmsgs()?.find_map(|said| match said {
-        ControlMessageOwned::Ipv4RecvErr(error, _) | ControlMessageOwned::Ipv6RecvErr(error, _) => {
-            sign_of(&error)
-        }
-        _ => None,
+    let sign = message.cmsgs()?.find_map(|said| {
+        let (ControlMessageOwned::Ipv4RecvErr(error, _) | ControlMessageOwned::Ipv6RecvErr(error, _)) = said
+        else {
+            return None;
+        };
+        sign_of(&error)
     });
     // The name of the message is where the datagram went.
     let v4 = |a: &SockaddrStorage| a.as_sockaddr_in().map(|a| SocketAddr::V4(SocketAddrV4::from(*a)));

@@ -1,5 +1,7 @@
 //! Probes: whom, when, with whose help, and what this node thinks of its own health.
 
+#![allow(clippy::wildcard_enum_match_arm, reason = "a test looks for one kind among many")]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use foca::{Message, State};

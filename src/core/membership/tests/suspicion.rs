@@ -1,5 +1,7 @@
 //! Suspicions: who counts, how long they last, what ends them, and verdicts.
 
+#![allow(clippy::wildcard_enum_match_arm, reason = "a test looks for one kind among many")]
+
 use std::collections::BTreeSet;
 
 use foca::{Message, State};

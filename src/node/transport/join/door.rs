@@ -77,7 +77,9 @@ struct Inside<'a>(&'a Door, IpAddr);
 
 impl<'a> Inside<'a> {
     fn of(door: &'a Door, address: IpAddr) -> Option<Self> {
-        door.gate().lets_in(address).then_some(Self(door, address))
+        // The value is made only when it is let in: dropping it takes the lock and lets one out.
+        let is_in = door.gate().lets_in(address);
+        if is_in { Some(Self(door, address)) } else { None }
     }
 }
 

@@ -1,0 +1,73 @@
+//! What nodes ask of each other, and what they answer.
+
+use serde::{Deserialize, Serialize};
+
+use super::{AgentStats, HistoryPage, HistoryQuery, NodeFacts};
+use crate::core::ids::AgentName;
+use crate::core::model::AgentSpec;
+
+/// What one node may ask another to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RequestBody {
+    /// Answer at once.
+    Ping,
+    /// Start this agent and keep it.
+    Deploy {
+        /// The agent.
+        spec: AgentSpec,
+    },
+    /// Stop this agent and forget it.
+    StopAgent {
+        /// The agent.
+        agent: AgentName,
+    },
+    /// Tell all about one agent.
+    AgentInfo {
+        /// The agent.
+        agent: AgentName,
+    },
+    /// The last lines of an agent's log.
+    AgentLogs {
+        /// The agent.
+        agent: AgentName,
+        /// At most so many lines.
+        lines: u32,
+    },
+    /// Leave the mesh for good.
+    Leave {
+        /// How long agents may take to finish what they have.
+        drain_ms: u64,
+    },
+    /// What the node measures of itself and of its links.
+    Facts,
+    /// A part of the node's history.
+    History {
+        /// Which part.
+        query: HistoryQuery,
+    },
+}
+
+/// What a request brings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResponseBody {
+    /// Done, and nothing to say.
+    Done,
+    /// All about one agent.
+    AgentInfo {
+        /// What it is.
+        spec: AgentSpec,
+        /// What the runtime measures of it.
+        stats: AgentStats,
+    },
+    /// Lines of a log, oldest first.
+    Lines {
+        /// The lines, without newlines.
+        lines: Vec<String>,
+    },
+    /// What the node measures.
+    Facts(Box<NodeFacts>),
+    /// A part of the node's history.
+    History(HistoryPage),
+}
