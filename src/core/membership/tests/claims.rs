@@ -86,9 +86,11 @@ fn row_055_a_suspicion_about_this_node_is_refuted_and_never_believed() {
 fn row_056_an_outdated_suspicion_about_this_node_changes_nothing() {
     let mut bench = Bench::of(5);
     bench.hear_gossip(4, &[news(1, 0, State::Suspect)]);
+    bench.sent.clear();
     for teller in [2, 3, 5] {
         bench.hear_gossip(teller, &[news(1, 0, State::Suspect)]);
     }
+    assert!(bench.sent.is_empty(), "nor is it gossiped against: {:?}", bench.sent);
     assert_eq!(own_refutations(&mut bench), 1, "it was refuted already");
     let earlier = Identity::of(key(1), Incarnation(start_of(1).0 - 1));
     bench.hear_gossip(4, &[Member::new(earlier, 5, State::Suspect), Member::new(earlier, 5, State::Down)]);

@@ -273,21 +273,26 @@ fn row_085_accusations_beyond_their_bound_push_out_the_oldest() {
 
 #[test]
 fn a_bystander_takes_over_when_the_accuser_comes_to_no_verdict() {
-    let mut bench = half_to_one(9);
-    bench.silent.insert(7);
-    bench.hear_gossip(4, &[news(7, 0, State::Suspect)]);
-    assert_eq!(bench.status(7), Some(MemberStatus::Suspect));
-    bench.until(Duration::from_secs(20), |b| b.status(7) == Some(MemberStatus::Failed));
-    assert!(bench.found(7).contains(&&Evidence::Accused { by: key(1) }));
+    for silent in 4..=9 {
+        let mut bench = half_to_one(9);
+        bench.silent.insert(silent);
+        bench.hear_gossip(3, &[news(silent, 0, State::Suspect)]);
+        assert_eq!(bench.status(silent), Some(MemberStatus::Suspect));
+        // Its own turn to be probed may be fourteen seconds away.
+        bench.until(ms(5000), |b| b.status(silent) == Some(MemberStatus::Failed));
+        assert!(bench.found(silent).contains(&&Evidence::Accused { by: key(1) }));
+    }
 }
 
 #[test]
 fn gap_03_a_node_that_slept_gives_its_suspects_time_to_be_heard() {
     let mut bench = accused(half_to_one(6));
-    bench.run(ms(400));
+    bench.run(ms(700));
     bench.silent.remove(&3);
-    // An hour in which this node does nothing; the answer to its next ping comes.
-    bench.sleep(Duration::from_secs(3600));
+    // An hour in which this node does nothing; then it reads one packet before its timers fire.
+    bench.skip(Duration::from_secs(3600));
+    bench.hear(6, Message::Gossip, &[]);
+    bench.run(Duration::ZERO);
     assert_eq!(bench.status(3), Some(MemberStatus::Suspect), "the time that it slept through does not count");
     assert!(bench.health() > 0, "it was its own fault");
     bench.run(ms(200));
@@ -307,4 +312,29 @@ fn gap_02_a_node_that_hears_of_nobody_doubts_itself_before_it_calls_everybody_fa
     );
     bench.run(Duration::from_secs(600));
     assert!((2..=9).all(|byte| bench.status(byte) == Some(MemberStatus::Failed)), "but not for ever");
+}
+
+#[test]
+fn gap_02_time_in_which_a_node_hears_of_nobody_counts_against_nobody_at_first() {
+    let took = |is_alone: bool| {
+        let mut bench = half_to_one(6);
+        bench.silent.extend(2..=6);
+        bench.it.health.worsen(7);
+        bench.run(ms(20_000));
+        bench.it.suspicions = Suspicions::default();
+        bench.it.apply_entries(key(2), &[alive(3, start_of(2))]);
+        bench.it.suspect(key(3));
+        bench.drain();
+        let since = bench.now;
+        while bench.status(3) != Some(MemberStatus::Failed) {
+            assert!(bench.now.since(since) < Duration::from_secs(60));
+            bench.run(ms(100));
+            if !is_alone {
+                bench.hear(6, Message::Gossip, &[]);
+            }
+        }
+        bench.now.since(since)
+    };
+    let (alone, in_company) = (took(true), took(false));
+    assert!(alone >= in_company + ms(1000), "alone {alone:?}, in company {in_company:?}");
 }
