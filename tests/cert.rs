@@ -152,7 +152,7 @@ fn a_certificate_is_renewed_by_hand_and_over_the_mesh() {
     let seed = seed(&first);
     let given = json(&place, "cert show @/n2/certs -o json")[0]["days_left"].as_i64().expect("a number");
     for (line, days) in [
-        ("cert renew --certs @/n2/certs --ca @/ca".to_owned(), 19),
+        ("cert renew --certs @/n2/certs --ca @/ca".to_owned(), given),
         ("cert renew --certs @/n2/certs --ca @/ca --days 3".to_owned(), 2),
         (format!("cert renew --certs @/n2/certs --join 127.0.0.1:9,{seed}"), 2),
     ] {

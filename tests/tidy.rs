@@ -75,6 +75,29 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("cli", &["GROUND", "api::token", "api::types", "cli", "node::clock", "node::config"]),
 ];
 
+/// The page on faults names every test of one, and none that is not there.
+#[test]
+fn the_page_on_faults_names_the_tests_that_there_are() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/faults.md")).expect("there is a page");
+    let mut files = sources();
+    collect(&root.join("tests"), &mut files);
+    let code: Vec<_> = files.iter().map(|file| fs::read_to_string(file).expect("readable")).collect();
+    for name in page
+        .split('`')
+        .filter(|part| part.len() > 20 && part.chars().all(|c| c.is_alphanumeric() || c == '_'))
+    {
+        assert!(code.iter().any(|code| code.contains(&format!("fn {name}("))), "{name} is no test");
+    }
+    for code in code.iter().filter(|code| !code.contains("fn the_page_on_faults")) {
+        for (at, _) in code.match_indices("fn fault_") {
+            let name: String =
+                code[at + 3..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            assert!(page.contains(&format!("`{name}`")), "{name} is not on the page");
+        }
+    }
+}
+
 /// Files that are longer than a thought should be, each known and none growing.
 const LINES_MAX: usize = 620;
 
