@@ -9,6 +9,7 @@ use crate::core::wire::{MemberEntry, MemberEntryState};
 
 mod bench;
 mod claims;
+mod expulsion;
 mod packets;
 mod probing;
 mod suspicion;
