@@ -159,8 +159,6 @@ pub(crate) struct Membership {
     /// Half of the measured members answer within this; looked at once a turn.
     round_trip_median: Option<Duration>,
     health: Health,
-    /// The lowest number of refutations at which an accusation of this node is news to it.
-    accused_from: u16,
     /// Own packets that carried the present note.
     noted: u32,
     profile: Profile,
@@ -203,7 +201,6 @@ impl Membership {
             round_trips: RoundTrips::default(),
             round_trip_median: None,
             health: Health::default(),
-            accused_from: 0,
             noted: 0,
             profile,
             overrides,
@@ -291,9 +288,13 @@ impl Membership {
         let bytes = rebuilt.as_deref().unwrap_or(&opened.foca_bytes);
         // foca refuses what it cannot use (a packet for an earlier identity of ours, an unexpected
         // acknowledgement); that is the protocol's business as usual.
+        let refutations = self.outbox.refutations;
         let result = self.foca.handle_data(bytes, &mut self.outbox);
+        if self.outbox.refutations > refutations {
+            // Others suspect this node: perhaps it is its own fault.
+            self.health.worsen(1);
+        }
         self.settle("packet", result);
-        self.notice_accusations(opened.members.iter().map(|(member, _)| member));
         self.on_message(peer, &opened.header.message);
         accusations.into_iter().for_each(|rumour| self.on_accusation(rumour));
         opened.note.nacks.iter().for_each(|number| self.on_nack(peer, *number));
@@ -323,18 +324,7 @@ impl Membership {
     fn is_refuted(&self, member: &Member<Identity>) -> bool {
         *member.id() == *self.foca.identity()
             && member.state() == State::Suspect
-            && member.incarnation() < self.accused_from
-    }
-
-    /// Others suspect this node: perhaps it is its own fault.
-    fn notice_accusations<'a>(&mut self, members: impl Iterator<Item = &'a Member<Identity>>) {
-        let own = *self.foca.identity();
-        let accused = members.filter(|m| *m.id() == own && m.state() == State::Suspect);
-        let accused = accused.map(Member::incarnation).filter(|at| *at >= self.accused_from).max();
-        if let Some(at) = accused {
-            self.accused_from = at.saturating_add(1);
-            self.health.worsen(1);
-        }
+            && member.incarnation() < self.outbox.refutations
     }
 
     /// Fires a timer that [`MemberEffect::Timer`] asked for, so much later than it asked.
@@ -430,7 +420,7 @@ impl Membership {
         if incarnation <= self.incarnation() {
             return;
         }
-        self.accused_from = 0;
+        self.outbox.refutations = 0;
         let identity = Identity { key: self.foca.identity().key, incarnation, renewable: true };
         let result = self.foca.change_identity(identity, &mut self.outbox);
         self.outbox.renewed = true;
@@ -454,7 +444,7 @@ impl Membership {
             self.compare(key);
         }
         if std::mem::take(&mut self.outbox.renewed) {
-            self.accused_from = 0;
+            self.outbox.refutations = 0;
             self.effects.push_back(MemberEffect::Renewed);
         }
         if std::mem::take(&mut self.outbox.defunct) && !self.leaving {

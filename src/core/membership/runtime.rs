@@ -34,6 +34,8 @@ pub(super) struct Outbox {
     pub(super) timings: Timings,
     /// Members that are known to read packets of the compact form.
     pub(super) modern: BTreeSet<NodeKey>,
+    /// How often this node has refuted within its incarnation: foca tells it in its packets only.
+    pub(super) refutations: u16,
     /// This node's coordinate, for every second packet to those who read it.
     pub(super) coordinate: Vec<u8>,
     sealed: u32,
@@ -54,6 +56,7 @@ impl Outbox {
             note: Note::default(),
             timings,
             modern: BTreeSet::new(),
+            refutations: 0,
             coordinate: Vec::new(),
             sealed: 0,
             places: BTreeMap::new(),
@@ -61,16 +64,12 @@ impl Outbox {
         }
     }
 
-    /// Whether a packet for a member goes out: all do, but for a share of the gossip to other places.
-    fn crosses(&mut self, to: &NodeKey, data: &[u8]) -> bool {
+    /// Whether gossip for a member goes out: all does, but for a share of that to other places.
+    fn crosses(&mut self, to: &NodeKey) -> bool {
         let place = self.places.get(to).copied().unwrap_or(0);
         let Some(crossing) = self.crossings.get_mut(&place) else {
             return true;
         };
-        let header = postcard::take_from_bytes::<Header<Identity>>(data);
-        if !header.is_ok_and(|(header, _)| header.message == Message::Gossip) {
-            return true;
-        }
         // The share is kept evenly, without a draw.
         crossing.due += crossing.share;
         let goes = crossing.due >= 1.0;
@@ -108,7 +107,10 @@ impl foca::Runtime<Identity> for Outbox {
     }
 
     fn send_to(&mut self, to: Identity, data: &[u8]) {
-        if !self.crosses(&to.key, data) {
+        let header = postcard::take_from_bytes::<Header<Identity>>(data);
+        let (header, _) = header.expect("foca's packets begin with a header of this codec");
+        self.refutations = header.src_incarnation;
+        if header.message == Message::Gossip && !self.crosses(&to.key) {
             return;
         }
         let note = self.note.clone();
