@@ -253,6 +253,7 @@ impl Mesh {
                 Timer::AskCards => self.ask_for_cards(),
                 Timer::Probation(link) => self.on_probation_over(link),
                 Timer::Hint(key) => self.on_hint_over(key),
+                Timer::RenewLate => self.replace_all(),
                 Timer::Request(id) => self.on_request_timeout(id),
                 Timer::AgentRestart(agent, run) => {
                     let effects = self.supervision.handle_restart(&agent, run);

@@ -24,6 +24,8 @@ pub(super) enum Timer {
     Probation(LinkId),
     /// A peer whose link was closed has not come back.
     Hint(NodeKey),
+    /// Dials that were under way when the certificate was renewed are links by now, or will be none.
+    RenewLate,
     /// A request to another node has taken too long.
     Request(u64),
     /// Start an agent again.
@@ -45,6 +47,7 @@ impl Timer {
             | Self::AskCards
             | Self::Probation(_)
             | Self::Hint(_)
+            | Self::RenewLate
             | Self::Request(_)
             | Self::AgentRestart(..)
             | Self::Renew(_)
@@ -62,6 +65,7 @@ impl Timer {
             Self::AskCards => "ask for cards",
             Self::Probation(_) => "probation",
             Self::Hint(_) => "hint",
+            Self::RenewLate => "renew late",
             Self::Request(_) => "request",
             Self::AgentRestart(..) => "agent restart",
             Self::Renew(_) => "renew links",

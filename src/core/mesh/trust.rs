@@ -124,15 +124,23 @@ impl Mesh {
         self.links.try_all_again(self.now);
         self.told_refused.clear();
         let links: Vec<_> = self.links.all_proven().map(|(_, link)| link).collect();
-        for link in links.iter().copied().filter(|link| self.trust.speaks(*link)).collect::<Vec<_>>() {
+        for link in links.into_iter().filter(|link| self.trust.speaks(*link)).collect::<Vec<_>>() {
             self.send_list_digest(link, true, true);
         }
         if renewed {
-            let was_empty = !self.trust.has_outdated();
-            self.trust.outdate(links.into_iter());
-            if was_empty {
-                self.replace_outdated(None);
-            }
+            self.replace_all();
+            // A dial that was under way still showed the former certificate, and becomes a link later.
+            self.set_timer(limits::HANDSHAKE_DEADLINE, Timer::RenewLate);
+        }
+    }
+
+    /// Every link there is now is to be replaced, some at a time.
+    pub(super) fn replace_all(&mut self) {
+        let links: Vec<_> = self.links.all_proven().map(|(_, link)| link).collect();
+        let was_empty = !self.trust.has_outdated();
+        self.trust.outdate(links.into_iter());
+        if was_empty {
+            self.replace_outdated(None);
         }
     }
 
