@@ -211,8 +211,9 @@ pub const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 pub const SEND_WINDOW_BYTES: u64 = 4 << 20;
 /// Buffer for datagrams, each way; the oldest is dropped.
 pub const DATAGRAM_BUFFER_BYTES: usize = 16 << 10;
-/// A connection without a packet for this long is closed. In a mesh of a hundred every pair has exchanged
-/// a probe by then; with less, most probes begin with a handshake, whose lost packets look like failures.
+/// A connection without a packet for this long is closed. In a small mesh every pair has exchanged a probe
+/// or a summary by then; in a large one a node keeps the links to its neighbours in the ring and to whom it
+/// talked of late, and a probe of anybody else begins with a handshake.
 pub const LINK_IDLE_MAX: Duration = Duration::from_secs(60);
 /// Where messages flow, a link is kept alive this often.
 pub const LINK_KEEP_ALIVE: Duration = Duration::from_secs(5);

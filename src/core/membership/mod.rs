@@ -528,7 +528,7 @@ impl Membership {
             return;
         }
         self.outbox.timings = timings;
-        // The probe period and timeout that foca holds are never used (see `runtime`); the rest may change.
+        // The probe period and timeout that foca holds are never used (see `prober`); the rest may change.
         self.foca.set_config(foca_config(&timings)).expect("only fields that foca lets change differ");
     }
 }
@@ -539,7 +539,7 @@ const FORGOTTEN_MAX: usize = limits::MEMBERS_PER_FRAME_MAX - limits::PEERS_MAX -
 fn foca_config(timings: &Timings) -> foca::Config {
     let at_least_one = |n: u8| NonZeroUsize::new(n.max(1).into()).expect("at least one");
     foca::Config {
-        // Fixed for foca's life, and replaced by ours whenever a timer is set.
+        // Fixed for foca's life, and never used: this room probes by itself (see `prober`).
         probe_period: Duration::from_secs(1),
         probe_rtt: Duration::from_millis(500),
         num_indirect_probes: at_least_one(timings.indirect_probes),
