@@ -14,8 +14,10 @@ use super::ids::{AgentName, Incarnation, MeshId, NodeId};
 use super::limits;
 
 mod hello;
+mod roster;
 
 pub use hello::Hello;
+pub use roster::{Epoch, Roster, Seat};
 
 /// What a node says about itself; it travels in the hello and as the record `_owned/<node>/node`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

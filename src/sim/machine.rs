@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::core::contract::{Change, Effect, Remembered};
+use bytes::Bytes;
+
+use crate::core::contract::{Change, Effect, Remembered, Table};
 use crate::core::ids::{AgentName, LinkId, MeshId, NodeId, PersistNo};
 use crate::core::mesh::Mesh;
 use crate::core::model::{AgentSpec, Hello, NodeCard};
@@ -20,11 +22,22 @@ pub struct Disk {
     pub peers: BTreeMap<NodeId, NodeCard>,
     /// The agents that come back with it.
     pub agents: BTreeMap<AgentName, AgentSpec>,
+    /// The rows of the core's own tables.
+    pub rows: BTreeMap<(Table, Bytes), Bytes>,
+    /// A change of those tables has failed, and nothing that was built upon it may be taken.
+    pub has_failed: bool,
 }
 
 impl Default for Disk {
     fn default() -> Self {
-        Self { start_next: 1, mesh_id: None, peers: BTreeMap::new(), agents: BTreeMap::new() }
+        Self {
+            start_next: 1,
+            mesh_id: None,
+            peers: BTreeMap::new(),
+            agents: BTreeMap::new(),
+            rows: BTreeMap::new(),
+            has_failed: false,
+        }
     }
 }
 
@@ -33,15 +46,37 @@ impl Disk {
     pub(super) fn begin_start(&mut self) -> Remembered {
         let start = self.start_next;
         self.start_next += 1;
+        self.has_failed = false;
+        let mut tables: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for ((table, key), row) in &self.rows {
+            tables.entry(*table).or_default().push((key.clone(), row.clone()));
+        }
         Remembered {
             start,
             mesh_id: self.mesh_id,
             peers: self.peers.values().cloned().collect(),
             agents: self.agents.values().cloned().collect(),
+            tables,
+            rebuilt: false,
         }
     }
 
-    pub(super) fn apply(&mut self, changes: &[Change]) {
+    /// Commits changes, unless the disk fails them or they are built upon some that failed. Returns whether
+    /// they are there.
+    pub(super) fn commit(&mut self, changes: &[Change], fails: bool) -> bool {
+        if changes.first() == Some(&Change::Afresh) {
+            self.has_failed = false;
+        }
+        let is_ordered = changes.iter().any(Change::touches_table);
+        if fails || (is_ordered && self.has_failed) {
+            self.has_failed |= is_ordered;
+            return false;
+        }
+        self.apply(changes);
+        true
+    }
+
+    fn apply(&mut self, changes: &[Change]) {
         for change in changes {
             match change {
                 Change::MeshId(id) => self.mesh_id = Some(*id),
@@ -62,6 +97,14 @@ impl Disk {
                     self.peers.clear();
                 }
                 Change::StartAtLeast(start) => self.start_next = self.start_next.max(*start),
+                Change::Put { table, key, row } => {
+                    self.rows.insert((*table, key.clone()), row.clone());
+                }
+                Change::Delete { table, key } => {
+                    self.rows.remove(&(*table, key.clone()));
+                }
+                Change::Clear(table) => self.rows.retain(|(of, _), _| of != table),
+                Change::Afresh => {}
             }
         }
     }

@@ -389,11 +389,10 @@ impl World {
         if !self.machines[machine].is_running(run) {
             return;
         }
-        if fails {
+        if !self.machines[machine].disk.commit(changes, fails) {
             let reason = "the disk is full".to_owned();
             return self.input_soon(machine, Input::CommitFailed { no, reason });
         }
-        self.machines[machine].disk.apply(changes);
         if let Some(process) = &mut self.machines[machine].process {
             process.committed = no;
         }

@@ -60,6 +60,7 @@ pub(super) fn begin_start(
         mesh_id: get_meta(transaction, MESH_ID)?.map(uuid::Uuid::from_bytes).map(MeshId),
         peers: read_peers(transaction)?,
         agents: read_agents(transaction)?,
+        ..Remembered::default()
     };
     Ok(Some((remembered, keys)))
 }
@@ -98,6 +99,9 @@ fn write_change(connection: &Connection, change: &Change) -> rusqlite::Result<Re
             connection.prepare_cached("DELETE FROM peers")?.execute([])?;
         }
         Change::StartAtLeast(least) => return raise_start(connection, *least),
+        Change::Put { .. } | Change::Delete { .. } | Change::Clear(_) | Change::Afresh => {
+            return Ok(Err("this store has no tables of the core's yet".to_owned()));
+        }
     }
     Ok(Ok(()))
 }
