@@ -360,3 +360,36 @@ pub const RENEWED_LINKS_AT_ONCE: usize = 8;
 pub const LINK_LINGER_MAX: Duration = DEADLINE_MAX;
 /// Certificates, CAs and revocation lists that end within this time are warned of.
 pub const EXPIRY_WARNING: Duration = Duration::from_secs(30 * 86_400);
+
+/// The highest number of a write of one actor: at a million writes a second that is nine years. A higher one in a
+/// frame is refused; an actor that reached it would be followed by another.
+pub const DOT_MAX: u64 = 1 << 48;
+/// Actors in one clock. More: the frame is refused; a node that knows more of its own accord takes no writes.
+pub const CLOCK_ACTORS_MAX: usize = 4096;
+/// Ranges above gaps in one clock of a frame. More: the frame is refused; the sender leaves out the highest.
+pub const CLOCK_RANGES_MAX: usize = 4096;
+/// Bytes of a key of the state. Longer: refused.
+pub const STATE_KEY_BYTES_MAX: usize = 512;
+/// Bytes of a value of the state. More: refused.
+pub const STATE_VALUE_BYTES_MAX: usize = 64 << 10;
+/// Concurrent values of one key, deletions counted. A write that would leave more is refused; what other nodes
+/// wrote at the same time is kept whatever its number.
+pub const SIBLINGS_MAX: usize = 32;
+/// Concurrent values of one key in a frame, which is more than can ever come together. More: the frame is refused.
+pub const SIBLINGS_PER_FRAME_MAX: usize = 4096;
+/// Keys in one frame. More: the frame is refused.
+pub const STATE_KEYS_PER_FRAME_MAX: usize = 4096;
+/// Ranges of dots that one frame closes. More: the frame is refused.
+pub const STATE_RANGES_PER_FRAME_MAX: usize = 8192;
+/// Bytes of keys and values in one frame of state; a key state that has more travels in parts.
+pub const STATE_FRAME_BYTES_MAX: usize = 256 << 10;
+/// Keys of the state on one node. A write of one more is refused.
+pub const STATE_KEYS_MAX: usize = 4 << 20;
+/// Bytes of keys and values of the state on one node. A write beyond is refused.
+pub const STATE_BYTES_MAX: usize = 4 << 30;
+/// Bytes of the name of an agent's slot in a writer. More: the frame is refused.
+pub const SLOT_BYTES_MAX: usize = 96;
+/// Writes of this node that wait for the disk. One more: refused as overloaded.
+pub const STATE_WRITES_WAITING_MAX: usize = 2048;
+/// How far the number of a write may be ahead of the last one known of its actor. Further: refused.
+pub const DOT_JUMP_MAX: u64 = 1 << 32;

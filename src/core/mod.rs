@@ -20,6 +20,7 @@ mod membership;
 pub mod mesh;
 pub mod model;
 mod registry;
+mod state;
 mod supervision;
 pub mod time;
 mod trust;

@@ -13,10 +13,14 @@ use super::error::SendError;
 use super::ids::{AgentName, Incarnation, MeshId, NodeId};
 use super::limits;
 
+mod dots;
 mod hello;
+mod replica;
 mod roster;
 
+pub use dots::{Actor, Clock, Dot, DotRange, Span};
 pub use hello::Hello;
+pub use replica::{Hlc, KeyState, KeyUpdate, Sibling, Slot, Writer, check_key};
 pub use roster::{Epoch, Roster, Seat};
 
 /// What a node says about itself; it travels in the hello and as the record `_owned/<node>/node`.
