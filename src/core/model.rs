@@ -13,11 +13,22 @@ use super::error::SendError;
 use super::ids::{AgentName, Incarnation, MeshId, NodeId};
 use super::limits;
 
+mod decisions;
 mod hello;
+mod modes;
 mod roster;
+mod sides;
+mod tickets;
 
+pub use decisions::{Action, Condition, ConditionError, Decision};
 pub use hello::Hello;
+pub use modes::{
+    Barred, Doubt, DoubtKind, Mode, ModeReason, PartitionConfig, PartitionView, Permissions, Reads, Strategy,
+    Writes,
+};
 pub use roster::{Epoch, Roster, Seat};
+pub use sides::{Cut, Side, Sides, SilentNode};
+pub use tickets::{Outcome, Ticket, TicketError, TicketState, TicketView};
 
 /// What a node says about itself; it travels in the hello and as the record `_owned/<node>/node`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
