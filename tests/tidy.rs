@@ -32,6 +32,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("core::coordinates", &["GROUND"]),
     ("core::links", &["GROUND"]),
     ("core::membership", &["GROUND"]),
+    ("core::partition", &["GROUND"]),
+    ("core::queue", &["GROUND"]),
     ("core::registry", &["GROUND"]),
     ("core::supervision", &["GROUND"]),
     ("core::trust", &["GROUND"]),

@@ -393,3 +393,48 @@ pub const SLOT_BYTES_MAX: usize = 96;
 pub const STATE_WRITES_WAITING_MAX: usize = 2048;
 /// How far the number of a write may be ahead of the last one known of its actor. Further: refused.
 pub const DOT_JUMP_MAX: u64 = 1 << 32;
+/// The shortest and the longest time without a beat, after which a voter counts as not reachable, that may be
+/// configured.
+pub const DETECTION_TIMEOUT_MIN: Duration = Duration::from_millis(200);
+/// See [`DETECTION_TIMEOUT_MIN`].
+pub const DETECTION_TIMEOUT_MAX: Duration = Duration::from_secs(60);
+/// The shortest and the longest time that a member may be away, before it is evicted, that may be configured.
+pub const OFFLINE_MIN: Duration = Duration::from_secs(60);
+/// See [`OFFLINE_MIN`].
+pub const OFFLINE_MAX: Duration = Duration::from_secs(366 * 86_400);
+/// The largest quorum that may be configured.
+pub const QUORUM_SIZE_MAX: u16 = PEERS_MAX as u16 + 1;
+/// A node whose timers come later than this after their time was paused: what it heard before counts no more.
+pub const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// The longest time for which a node that falls again and again must see a quorum before it believes it, unless
+/// the detection time alone asks for more.
+pub const HOLD_DOWN_MAX: Duration = Duration::from_secs(60);
+/// Falls that are further apart than this are no flapping.
+pub const FLAP_WINDOW: Duration = Duration::from_secs(300);
+/// How long a node that synchronises waits for members that do not vote: no beats tell whether it can reach them.
+pub const SYNCHRONISATION_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the handler of partitions may take. Longer: read-only.
+pub const DECISION_DEADLINE: Duration = Duration::from_secs(5);
+/// Decisions of one configuration. More: refused at start.
+pub const DECISIONS_MAX: usize = 32;
+/// Roles of one node; each is at most [`LABEL_BYTES_MAX`] long. More: refused at start.
+pub const ROLES_MAX: usize = 16;
+/// Changes of a node's mode that wait to be told. One more: told together with the one before.
+pub const MODE_CHANGES_MAX: usize = 16;
+/// Cuts between single nodes that one description of a partition lists; the rest is counted.
+pub const CUTS_LISTED_MAX: usize = 256;
+
+/// Writes that wait for a majority. One more: refused.
+pub const QUEUED_WRITES_MAX: usize = 10_000;
+/// Bytes of all of them together, rows and bookkeeping. More: refused.
+pub const QUEUED_BYTES_MAX: usize = 64 << 20;
+/// How long a write may wait for a majority. Longer: it is expired.
+pub const QUEUED_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Tickets whose outcome is remembered. One more: the oldest is forgotten.
+pub const TICKET_OUTCOMES_MAX: usize = 10_000;
+/// Characters of the reason why a queued write was rejected; the rest is cut off.
+pub const TICKET_REASON_CHARS_MAX: usize = 200;
+/// Queued writes that are replayed in a second.
+pub const REPLAYED_PER_SECOND: u32 = 500;
+/// Queued writes that are replayed, or found expired, at once.
+pub const REPLAY_BATCH_MAX: usize = 64;

@@ -19,6 +19,8 @@ mod links;
 mod membership;
 pub mod mesh;
 pub mod model;
+pub mod partition;
+pub mod queue;
 mod registry;
 mod state;
 mod supervision;

@@ -271,7 +271,8 @@ impl World {
             return;
         }
         let at = message % self.messages.len();
-        let (to, (updates, closes, floor)) = if keep { self.messages[at].clone() } else { self.messages.remove(at) };
+        let (to, (updates, closes, floor)) =
+            if keep { self.messages[at].clone() } else { self.messages.remove(at) };
         // Its sender may have forgotten what this node would need to be told.
         if !self.nodes[to].state.clock().covers(&floor) {
             return;
