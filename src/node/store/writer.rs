@@ -9,23 +9,36 @@
 //! database is no doubt: the transaction is rolled back and the next one may work.
 //!
 //! It never repeats a failed commit by itself: whoever asked hears of it and decides.
+//!
+//! # What is built on what
+//!
+//! Batches that touch the core's own tables are ordered: one may be built on any before it, whose outcome its maker did
+//! not know yet. So after one has failed, in whichever way (the disk, a refusal, a full queue), those that follow
+//! fail as well without being tried, until one begins with [`Change::Afresh`]. Other batches stand for themselves.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Instant;
+
+use rusqlite::Transaction;
 
 use super::database::{Database, IfAbsent};
 use super::error::StoreError;
 use super::history::{self, Row};
 use super::queue::{Entry, Queue, Taken};
 use super::records::{self, Refused};
+use super::tables::Tallies;
+use crate::core::contract::Change;
 use crate::core::ids::PersistNo;
 use crate::core::limits;
+use crate::node::crash_point::CrashPoint;
 
 /// Owns the only connection that writes.
 pub(super) struct Writer<F> {
     file: PathBuf,
     state: State,
+    /// A batch that touches the core's tables has failed, and none has begun afresh since.
+    has_failed: bool,
     on_outcome: F,
 }
 
@@ -41,7 +54,7 @@ enum State {
 
 impl<F: Fn(PersistNo, Result<(), String>)> Writer<F> {
     pub(super) fn new(file: PathBuf, database: Database, on_outcome: F) -> Self {
-        Self { file, state: State::Sound(database), on_outcome }
+        Self { file, state: State::Sound(database), has_failed: false, on_outcome }
     }
 
     /// Works until the queue is closed and empty, then closes the database.
@@ -76,7 +89,7 @@ impl<F: Fn(PersistNo, Result<(), String>)> Writer<F> {
                 Entry::Commit(no, _) => {
                     (self.on_outcome)(no, results.next().expect("write_group gives one result per commit"));
                 }
-                Entry::Refused(numbers) => {
+                Entry::Refused { numbers, .. } => {
                     for no in numbers {
                         (self.on_outcome)(PersistNo(no), Err(queue_full()));
                     }
@@ -87,25 +100,34 @@ impl<F: Fn(PersistNo, Result<(), String>)> Writer<F> {
 
     /// One result per commit in the group, or the error that all of them share.
     fn write_group(&mut self, group: &VecDeque<Entry>) -> Result<Vec<Result<(), Refused>>, StoreError> {
-        let batches: Vec<_> = group
-            .iter()
-            .filter_map(|entry| match entry {
-                Entry::Commit(_, changes) => Some(changes),
-                Entry::Refused(_) => None,
-            })
-            .collect();
-        if batches.is_empty() {
-            return Ok(Vec::new());
+        let result = self.try_group(group);
+        match &result {
+            Ok((_, has_failed)) => self.has_failed = *has_failed,
+            // Also one that began afresh has failed.
+            Err(_) => self.has_failed |= group.iter().any(Entry::touches_table),
+        }
+        result.map(|(results, _)| results)
+    }
+
+    /// The results, and whether what follows is built on something that failed.
+    fn try_group(&mut self, group: &VecDeque<Entry>) -> Result<(Vec<Result<(), Refused>>, bool), StoreError> {
+        let has_failed = self.has_failed;
+        if group.iter().all(|entry| matches!(entry, Entry::Refused { .. })) {
+            return Ok((Vec::new(), has_failed || group.iter().any(Entry::touches_table)));
         }
         let database = self.sound_database()?;
         let began = Instant::now();
+        CrashPoint::PreBegin.reached();
         let written = database.write(|transaction| {
-            batches.iter().map(|changes| records::write_batch(transaction, changes)).collect()
+            let written = write_entries(transaction, group, has_failed);
+            CrashPoint::InTransaction.reached();
+            written
         });
         match written {
-            Ok(results) => {
+            Ok(written) => {
+                CrashPoint::PostCommit.reached();
                 metrics::histogram!("shoal_store_commit_seconds").record(began.elapsed().as_secs_f64());
-                Ok(results)
+                Ok(written)
             }
             Err(error) => {
                 if error.leaves_the_disk_in_doubt() {
@@ -154,10 +176,51 @@ impl<F: Fn(PersistNo, Result<(), String>)> Writer<F> {
     }
 }
 
+/// Writes a group inside the transaction. One result per commit, and whether what follows is built on something
+/// that failed.
+fn write_entries(
+    transaction: &mut Transaction<'_>,
+    group: &VecDeque<Entry>,
+    mut has_failed: bool,
+) -> rusqlite::Result<(Vec<Result<(), Refused>>, bool)> {
+    let before = Tallies::read(transaction)?;
+    let mut tallies = before;
+    let mut results = Vec::with_capacity(group.len());
+    let mut has_rows = false;
+    for entry in group {
+        let Entry::Commit(_, changes) = entry else {
+            has_failed |= entry.touches_table();
+            continue;
+        };
+        let is_ordered = entry.touches_table();
+        if changes.first() == Some(&Change::Afresh) {
+            has_failed = false;
+        }
+        if is_ordered && has_failed {
+            results.push(Err(built_on_failed()));
+            continue;
+        }
+        let result = records::write_batch(transaction, &mut tallies, changes)?;
+        has_failed |= is_ordered && result.is_err();
+        has_rows |= is_ordered && result.is_ok();
+        results.push(result);
+    }
+    if has_rows {
+        records::forget_rebuilt(transaction)?;
+    }
+    tallies.write(&before, transaction)?;
+    Ok((results, has_failed))
+}
+
+fn built_on_failed() -> Refused {
+    "an earlier change of the same tables failed, and this one may be built on it: begin afresh".to_owned()
+}
+
 fn queue_full() -> String {
     format!(
-        "the store's queue is full ({} changes wait for the disk): slow down and try again",
-        limits::STORE_QUEUE_CHANGES_MAX
+        "the store's queue is full ({} changes or {} bytes wait for the disk): slow down and try again",
+        limits::STORE_QUEUE_CHANGES_MAX,
+        limits::STORE_QUEUE_BYTES_MAX
     )
 }
 
@@ -168,7 +231,6 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
-    use crate::core::contract::Change;
     use crate::core::ids::AgentName;
     use crate::core::model::{AgentSource, AgentSpec, ProcessProtocol};
     use crate::node::store::NodeKeys;
