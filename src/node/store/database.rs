@@ -13,6 +13,7 @@
 //! - **A file that is not what it was.** One that is damaged, foreign or of a later version is read with the
 //!   checkpoint at closing switched off, so that looking at it does not change it.
 
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -210,6 +211,7 @@ fn inspect(connection: &Connection, file: &Path) -> Result<(), StoreError> {
         return Err(StoreError::Newer { file: file.to_owned(), found, known });
     }
     check_log(connection, file)?;
+    check_schema(connection, file, usize::try_from(found).unwrap_or_default())?;
     let found: String = connection.query_row("PRAGMA quick_check(1)", [], |r| r.get(0)).map_err(failed)?;
     if found != "ok" {
         // The finding has a heading on a line of its own.
@@ -217,6 +219,32 @@ fn inspect(connection: &Connection, file: &Path) -> Result<(), StoreError> {
         return Err(StoreError::Damaged { file: file.to_owned(), detail });
     }
     Ok(())
+}
+
+/// Refuses a file whose tables are not those of its version: statements would fail on them for ever. What somebody added
+/// does no harm.
+fn check_schema(connection: &Connection, file: &Path, version: usize) -> Result<(), StoreError> {
+    let failed = |cause| StoreError::of(file, cause);
+    let found = schema_of(connection).map_err(failed)?;
+    let model = Connection::open_in_memory().map_err(failed)?;
+    SCHEMA.iter().take(version).try_for_each(|step| model.execute_batch(step)).map_err(failed)?;
+    let expected = schema_of(&model).map_err(failed)?;
+    SCHEMA.iter().skip(version).try_for_each(|step| model.execute_batch(step)).map_err(failed)?;
+    // Of a later version nothing may be there yet.
+    let later = schema_of(&model).map_err(failed)?;
+    match expected.keys().chain(later.keys()).find(|name| expected.get(*name) != found.get(*name)) {
+        Some(name) => {
+            let detail = format!("{name} is not defined as version {version} defined it");
+            Err(StoreError::Damaged { file: file.to_owned(), detail })
+        }
+        None => Ok(()),
+    }
+}
+
+/// What is defined, by name.
+fn schema_of(connection: &Connection) -> rusqlite::Result<BTreeMap<String, String>> {
+    let mut statement = connection.prepare("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")?;
+    statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
 }
 
 /// Refuses a log that lost what was acknowledged. Files of a version without the tallies are taken as SQLite takes them.

@@ -203,7 +203,7 @@ impl StoreError {
     }
 }
 
-/// Whether a column held another type or range than this program writes.
+/// Whether a column held another type or range than this program writes, or a row is absent that is always there.
 fn is_conversion(cause: &rusqlite::Error) -> bool {
     use rusqlite::Error as E;
     matches!(
@@ -211,6 +211,7 @@ fn is_conversion(cause: &rusqlite::Error) -> bool {
         E::FromSqlConversionFailure(..)
             | E::IntegralValueOutOfRange(..)
             | E::InvalidColumnType(..)
+            | E::QueryReturnedNoRows
             | E::Utf8Error(..)
     )
 }

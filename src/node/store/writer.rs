@@ -231,6 +231,7 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
+    use crate::core::contract::Table;
     use crate::core::ids::AgentName;
     use crate::core::model::{AgentSource, AgentSpec, ProcessProtocol};
     use crate::node::store::NodeKeys;
@@ -327,5 +328,103 @@ mod tests {
         assert_eq!(stored_agents(&mut writer).len(), limits::AGENTS_PER_NODE_MAX);
         let ok: Vec<_> = outcomes.borrow().iter().map(|(_, outcome)| outcome.is_ok()).collect();
         assert_eq!(ok, [true, false, true]);
+    }
+
+    fn row(key: &str) -> Change {
+        Change::Put { table: Table::State, key: key.to_owned().into(), row: "row".into() }
+    }
+
+    fn stored_rows(writer: &mut Writer<impl Fn(PersistNo, Result<(), String>)>) -> Vec<String> {
+        let keys = || NodeKeys { reset_key: [0; 64], connection_id_key: [0; 8] };
+        let started = writer.sound_database().expect("sound").write(|t| records::begin_start(t, keys));
+        let (mut remembered, _) = started.expect("readable").expect("numbers are left");
+        let rows = remembered.tables.remove(&Table::State).unwrap_or_default();
+        rows.iter().map(|(key, _)| String::from_utf8_lossy(key).into_owned()).collect()
+    }
+
+    fn outcomes_of(outcomes: &Outcomes) -> Vec<(u64, bool)> {
+        outcomes.borrow_mut().drain(..).map(|(no, outcome)| (no, outcome.is_ok())).collect()
+    }
+
+    #[test]
+    fn what_is_built_on_a_refused_batch_fails_until_one_begins_afresh_and_other_batches_do_not() {
+        let directory = tempfile::tempdir().expect("directory");
+        let (mut writer, outcomes) = open(directory.path());
+        let absurd = Change::StartAtLeast(u64::MAX);
+        writer.commit_group(group(vec![
+            (1, vec![row("a")]),
+            (2, vec![row("b"), absurd.clone()]),
+            (3, vec![row("c")]),
+            (4, vec![agent("d", 1)]),
+        ]));
+        writer.commit_group(group(vec![(5, vec![row("e")]), (6, vec![row("f"), Change::Afresh])]));
+        writer.commit_group(group(vec![
+            (7, vec![Change::Delete { table: Table::State, key: "a".into() }]),
+            (8, vec![Change::Afresh, row("g")]),
+            (9, vec![row("h")]),
+        ]));
+        let expected = [true, false, false, true, false, false, false, true, true];
+        assert_eq!(outcomes_of(&outcomes), (1..).zip(expected).collect::<Vec<_>>());
+        assert_eq!(stored_rows(&mut writer), ["a", "g", "h"]);
+
+        writer.commit_group(group(vec![(10, vec![agent("i", 1), absurd]), (11, vec![row("j")])]));
+        assert_eq!(outcomes_of(&outcomes), [(10, false), (11, true)], "10 touched no table");
+        writer.commit_group(group(vec![
+            (12, vec![Change::Afresh, Change::StartAtLeast(u64::MAX)]),
+            (13, vec![row("k")]),
+        ]));
+        assert_eq!(outcomes_of(&outcomes), [(12, false), (13, false)], "a failed fresh beginning is none");
+    }
+
+    #[test]
+    fn what_follows_a_group_that_failed_or_a_row_that_found_the_queue_full_fails_until_one_begins_afresh() {
+        let directory = tempfile::tempdir().expect("directory");
+        let (mut writer, outcomes) = open(directory.path());
+        let (file, aside) = (directory.path().join("shoal.db"), directory.path().join("aside"));
+        std::fs::rename(&file, &aside).expect("moved away");
+        writer.commit_group(group(vec![(1, vec![agent("a", 1)])]));
+        writer.commit_group(group(vec![(2, vec![Change::Afresh, row("a")])]));
+        std::fs::rename(&aside, &file).expect("moved back");
+        writer.commit_group(group(vec![(3, vec![row("b")]), (4, vec![agent("c", 1)])]));
+        writer.commit_group(group(vec![(5, vec![Change::Afresh]), (6, vec![row("d")])]));
+        let expected = [false, false, false, true, true, true];
+        assert_eq!(outcomes_of(&outcomes), (1..).zip(expected).collect::<Vec<_>>());
+
+        let full = |no: u64, touches_table| Entry::Refused { numbers: no..=no, touches_table };
+        writer.commit_group([full(7, false)].into());
+        let mut entries = group(vec![(8, vec![row("e")])]);
+        entries.push_back(full(9, true));
+        entries.extend(group(vec![(10, vec![row("f")])]));
+        writer.commit_group(entries);
+        assert_eq!(outcomes_of(&outcomes), [(7, false), (8, true), (9, false), (10, false)]);
+        writer.commit_group(group(vec![(11, vec![Change::Afresh, row("g")])]));
+        writer.commit_group([full(12, true)].into());
+        writer.commit_group(group(vec![(13, vec![row("h")])]));
+        assert_eq!(outcomes_of(&outcomes), [(11, true), (12, false), (13, false)]);
+        assert_eq!(stored_rows(&mut writer), ["d", "e", "g"]);
+    }
+
+    #[test]
+    fn a_group_of_rows_that_a_full_disk_failed_leaves_the_tally_of_what_is_there() {
+        let directory = tempfile::tempdir().expect("directory");
+        let (mut writer, outcomes) = open(directory.path());
+        let pages_max = |writer: &mut Writer<_>, pages: u32| {
+            let connection = writer.sound_database().expect("sound").connection();
+            let set =
+                connection.pragma_update_and_check(None, "max_page_count", pages, |r| r.get::<_, u32>(0));
+            set.expect("a limit");
+        };
+        let large = |key: &str| Change::Put {
+            table: Table::State,
+            key: key.to_owned().into(),
+            row: vec![1; 100_000].into(),
+        };
+        writer.commit_group(group(vec![(1, vec![row("a")])]));
+        pages_max(&mut writer, 20);
+        writer.commit_group(group(vec![(2, vec![row("b")]), (3, vec![large("c")])]));
+        pages_max(&mut writer, 1000);
+        writer.commit_group(group(vec![(4, vec![row("d")]), (5, vec![Change::Afresh, large("e")])]));
+        assert_eq!(outcomes_of(&outcomes), [(1, true), (2, false), (3, false), (4, false), (5, true)]);
+        assert_eq!(stored_rows(&mut writer), ["a", "e"]);
     }
 }
