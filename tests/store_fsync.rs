@@ -98,7 +98,8 @@ fn a_store_that_ends_while_the_disk_refuses_keeps_what_was_acknowledged() {
 }
 
 #[test]
-fn rows_that_the_disk_refused_do_not_come_back_and_what_is_built_on_them_waits_for_a_fresh_beginning() {
+fn fault_18_rows_that_the_disk_refused_do_not_come_back_and_what_is_built_on_them_waits_for_a_fresh_beginning()
+ {
     let disk = Disk::take();
     let directory = tempfile::tempdir().unwrap();
     let node = Node::open(directory.path()).unwrap();

@@ -427,4 +427,23 @@ mod tests {
         assert_eq!(outcomes_of(&outcomes), [(1, true), (2, false), (3, false), (4, false), (5, true)]);
         assert_eq!(stored_rows(&mut writer), ["a", "e"]);
     }
+
+    #[test]
+    fn fault_28_a_file_system_that_is_read_only_for_a_while_fails_what_comes_meanwhile_and_nothing_else() {
+        let directory = tempfile::tempdir().expect("directory");
+        let (mut writer, outcomes) = open(directory.path());
+        writer.commit_group(group(vec![(1, vec![row("a")])]));
+        let connection = writer.sound_database().expect("sound").connection();
+        connection.pragma_update(None, "query_only", "ON").expect("set");
+        writer.commit_group(group(vec![(2, vec![row("b")])]));
+        assert!(matches!(writer.state, State::InDoubt(_)));
+        // The connection is another one from here on, and may write again.
+        writer.commit_group(group(vec![(3, vec![row("c")]), (4, vec![agent("d", 1)])]));
+        writer.commit_group(group(vec![(5, vec![Change::Afresh, row("e")])]));
+        let reason = outcomes.borrow()[1].1.clone().expect_err("read-only");
+        assert!(reason.contains("cannot be read and written"), "{reason}");
+        let expected = [true, false, false, true, true];
+        assert_eq!(outcomes_of(&outcomes), (1..).zip(expected).collect::<Vec<_>>());
+        assert_eq!(stored_rows(&mut writer), ["a", "e"]);
+    }
 }
