@@ -438,3 +438,17 @@ pub const TICKET_REASON_CHARS_MAX: usize = 200;
 pub const REPLAYED_PER_SECOND: u32 = 500;
 /// Queued writes that are replayed, or found expired, at once.
 pub const REPLAY_BATCH_MAX: usize = 64;
+/// Rows of one of the core's own tables in the store. One more: the commit that adds it is refused.
+pub const STORE_TABLE_ROWS_MAX: u64 = 1 << 21;
+/// Bytes of one of those tables, keys and rows together. More: the commit that adds them is refused.
+pub const STORE_TABLE_BYTES_MAX: u64 = 1 << 30;
+/// Bytes of the key of one of those rows. Longer: the commit is refused.
+pub const STORE_KEY_BYTES_MAX: usize = 1 << 10;
+/// Bytes of one of those rows. Longer: the commit is refused.
+pub const STORE_ROW_BYTES_MAX: usize = 16 << 20;
+/// Bytes of keys and rows that wait for the disk. Full: the commit fails with that reason.
+pub const STORE_QUEUE_BYTES_MAX: usize = 64 << 20;
+/// Damaged databases that are kept beside the one in use. One more: the node does not start before one is moved away.
+pub const STORE_DAMAGED_MAX: usize = 8;
+/// So much a start number that was read from a damaged database is raised, because it may be an old one.
+pub const STORE_SALVAGED_START_MARGIN: u64 = 1000;
