@@ -121,6 +121,10 @@ fn is_loss(refusal: &Refusal) -> bool {
         | Refusal::StoreFailed { .. }
         | Refusal::NoAnswer { .. }
         | Refusal::Outdated { .. }
+        | Refusal::BadWrite { .. }
+        | Refusal::Barred { .. }
+        | Refusal::Indeterminate { .. }
+        | Refusal::UnknownTicket { .. }
         | Refusal::Joining { .. } => false,
     }
 }

@@ -97,13 +97,22 @@ impl From<Refusal> for Problem {
         let status = match &refusal {
             Refusal::BadRequest { .. } => StatusCode::BAD_REQUEST,
             Refusal::UnknownNode { .. } | Refusal::UnknownAgent { .. } => StatusCode::NOT_FOUND,
+            Refusal::UnknownTicket { .. } => StatusCode::NOT_FOUND,
             Refusal::AgentExists { .. } | Refusal::Outdated { .. } => StatusCode::CONFLICT,
+            Refusal::BadWrite { .. } => match refusal.code() {
+                "context_ahead" | "superseded" | "too_many_siblings" => StatusCode::CONFLICT,
+                "full" => StatusCode::TOO_MANY_REQUESTS,
+                "disk" => StatusCode::INSUFFICIENT_STORAGE,
+                _ => StatusCode::BAD_REQUEST,
+            },
             Refusal::StartFailed { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Refusal::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
             Refusal::StoreFailed { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             Refusal::LinkLost { .. } | Refusal::NoAnswer { .. } => StatusCode::BAD_GATEWAY,
-            Refusal::NodeDown { .. } | Refusal::Joining { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            Refusal::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Refusal::NodeDown { .. } | Refusal::Joining { .. } | Refusal::Barred { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Refusal::TimedOut { .. } | Refusal::Indeterminate { .. } => StatusCode::GATEWAY_TIMEOUT,
         };
         Self::new(status, refusal.code(), refusal.to_string())
     }

@@ -136,6 +136,35 @@ pub enum Event {
         /// Where the newcomer came from.
         address: String,
     },
+    /// The node is among a majority, or is not any more, or catches up.
+    Mode {
+        /// What it was.
+        from: String,
+        /// What it is.
+        to: String,
+        /// Why.
+        reason: String,
+    },
+    /// A write that waited for a majority has its outcome.
+    Ticket {
+        /// Its ticket.
+        ticket: String,
+        /// The key that it writes.
+        key: String,
+        /// `applied`, `conflicted`, `expired` or `rejected`.
+        outcome: String,
+        /// Why, where there is something to say.
+        reason: Option<String>,
+    },
+    /// Another roster holds.
+    Roster {
+        /// Its epoch, as `chain.order`.
+        epoch: String,
+        /// Its voters.
+        voters: Vec<NodeId>,
+        /// How many members it has.
+        members: u32,
+    },
     /// A peer was refused.
     Refused {
         /// Who, as far as known.
@@ -504,6 +533,13 @@ impl From<model::Event> for Event {
             }
             model::Event::Agent { agent, node, state, reason } => Self::Agent { agent, node, state, reason },
             model::Event::DuplicateNode { node, address } => Self::DuplicateNode { node, address },
+            model::Event::Mode { from, to, reason } => {
+                Self::Mode { from: from.to_string(), to: to.to_string(), reason }
+            }
+            model::Event::Ticket { ticket, key, outcome, reason } => {
+                Self::Ticket { ticket: ticket.to_string(), key, outcome, reason }
+            }
+            model::Event::Roster { epoch, voters, members } => Self::Roster { epoch, voters, members },
             model::Event::Refused { peer, reason } => Self::Refused { peer, reason },
         }
     }

@@ -250,6 +250,15 @@ fn event_line(event: &Event) -> String {
         Event::DuplicateNode { address, .. } => {
             format!("a second process claimed its name from {address} and was refused")
         }
+        Event::Mode { from, to, reason } => format!("mode {from} -> {to}: {reason}"),
+        Event::Ticket { ticket, key, outcome, reason } => {
+            let why = reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+            format!("queued write {ticket} to {key} {outcome}{why}")
+        }
+        Event::Roster { epoch, voters, members } => {
+            let voters: Vec<_> = voters.iter().map(|node| node.as_str()).collect();
+            format!("roster {epoch}: {members} members, voters {}", voters.join(", "))
+        }
         Event::Refused { peer, reason } => format!("{peer} was refused: {reason}"),
         Event::Unknown => "an event that this version does not know".to_owned(),
     }

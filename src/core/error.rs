@@ -257,6 +257,44 @@ pub enum Refusal {
         /// The version that it says it runs.
         version: String,
     },
+    /// A write to the state that breaks a rule.
+    #[error("{why}")]
+    BadWrite {
+        /// The rule: a word for programs, as `context_ahead`.
+        code: String,
+        /// The rule, in words.
+        why: String,
+    },
+    /// The node is not among a majority, and its configuration denies what was asked meanwhile.
+    #[error("{node}: {why}; nothing changed")]
+    Barred {
+        /// The node.
+        node: NodeId,
+        /// Why.
+        why: String,
+    },
+    /// A write is on this node's disk, and a quorum has not confirmed it in time.
+    #[error(
+        "indeterminate: the write is stored on {node}, and {voters} of {quorum} voters have confirmed it in time; the others may get it later"
+    )]
+    Indeterminate {
+        /// The node that has it.
+        node: NodeId,
+        /// How many voters have confirmed it.
+        voters: u32,
+        /// How many it takes.
+        quorum: u32,
+    },
+    /// The node knows no such ticket: it is another node's, was never given, or its outcome is too old.
+    #[error(
+        "{node} knows no ticket {ticket}: it is another node's, was never given, or its outcome is forgotten"
+    )]
+    UnknownTicket {
+        /// The node.
+        node: NodeId,
+        /// The ticket.
+        ticket: String,
+    },
 }
 
 impl Refusal {
@@ -277,6 +315,18 @@ impl Refusal {
             Self::NoAnswer { .. } => "no_answer",
             Self::Joining { .. } => "joining",
             Self::Outdated { .. } => "outdated",
+            Self::BadWrite { code, .. } => match code.as_str() {
+                "context_ahead" => "context_ahead",
+                "superseded" => "superseded",
+                "too_many_siblings" => "too_many_siblings",
+                "full" => "full",
+                "disk" => "disk",
+                "too_large" => "too_large",
+                _ => "bad_write",
+            },
+            Self::Barred { .. } => "barred",
+            Self::Indeterminate { .. } => "indeterminate",
+            Self::UnknownTicket { .. } => "unknown_ticket",
         }
     }
 }

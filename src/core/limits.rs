@@ -452,3 +452,9 @@ pub const STORE_QUEUE_BYTES_MAX: usize = 64 << 20;
 pub const STORE_DAMAGED_MAX: usize = 8;
 /// So much a start number that was read from a damaged database is raised, because it may be an old one.
 pub const STORE_SALVAGED_START_MARGIN: u64 = 1000;
+/// Keys in one answer. More: the next page.
+pub const STATE_PAGE_MAX: usize = 1000;
+/// Bytes of keys and values in one answer. More: the next page.
+pub const STATE_PAGE_BYTES_MAX: usize = 512 << 10;
+/// Bytes of one message of the register. More: the frame is refused.
+pub const REGISTER_MESSAGE_BYTES_MAX: usize = 256 << 10;

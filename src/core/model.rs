@@ -467,6 +467,35 @@ pub enum Event {
         /// Where the newcomer came from.
         address: String,
     },
+    /// This node is among a majority, or is not any more, or catches up.
+    Mode {
+        /// What it was.
+        from: Mode,
+        /// What it is.
+        to: Mode,
+        /// Why.
+        reason: String,
+    },
+    /// A write that waited for a majority has its outcome.
+    Ticket {
+        /// Its ticket.
+        ticket: Ticket,
+        /// The key that it writes.
+        key: String,
+        /// `applied`, `conflicted`, `expired` or `rejected`.
+        outcome: String,
+        /// Why, where there is something to say.
+        reason: Option<String>,
+    },
+    /// Another roster holds.
+    Roster {
+        /// Its epoch, as `chain.order`.
+        epoch: String,
+        /// Its voters.
+        voters: Vec<NodeId>,
+        /// How many members it has.
+        members: u32,
+    },
     /// A peer was refused.
     Refused {
         /// Who, as far as known.

@@ -21,12 +21,13 @@ use serde::{Deserialize, Serialize};
 use super::error::{Refusal, SendError};
 use super::ids::{CaKeyId, Incarnation, NodeId, NodeKey};
 use super::limits;
-use super::model::{Answer, Hello, Message};
+use super::model::{Answer, Clock, DotRange, Epoch, Hello, Message};
 
 mod facts;
 mod history;
 mod requests;
 mod shape;
+mod state;
 mod versions;
 
 pub use facts::{
@@ -36,6 +37,10 @@ pub use facts::{
 pub use history::{HistoryEntry, HistoryPage, HistoryQuery, Recorded};
 pub use requests::{RequestBody, ResponseBody};
 pub use shape::check;
+pub use state::{
+    Ack, Difference, SiblingValue, StateAnswer, StateChange, StateDelta, StatePart, StateRequest,
+    StateStatus, StateValue, TicketDone,
+};
 pub use versions::{VersionRange, no_common_version, versions_of_hello};
 
 /// The highest protocol version that this build speaks.
@@ -99,7 +104,7 @@ impl FrameKind {
 }
 
 /// Control frames: between cores, through the driver, in order, on one stream per connection.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Control {
     /// The sender's whole member list: at the start of a link, and when hashes differ.
@@ -189,6 +194,59 @@ pub enum Control {
     },
     /// The sender has another certificate: the receiver, which has dialled this link, should dial it again.
     Redial,
+    /// Writes, as they are made.
+    State(StateDelta),
+    /// What the sender has, so that the receiver sends what it lacks, as [`Control::StatePart`]s.
+    StateAsk {
+        /// Names the parts of the answer.
+        question: u64,
+        /// What it has, or less.
+        clock: Clock,
+    },
+    /// A part of the answer.
+    StatePart(Box<StatePart>),
+    /// The receiver asked for so much that it must wait for others first.
+    StateBusy {
+        /// The question that is not answered.
+        question: u64,
+    },
+    /// What the sender has on its disk, for whoever computes the floor, and whether it is a voter's word for writes
+    /// that wait for a quorum.
+    StateAck {
+        /// What it has.
+        clock: Clock,
+        /// Writes that it has replaced and never seen.
+        unfilled: Clock,
+        /// The roster that it knows.
+        epoch: Epoch,
+    },
+    /// What every member of a roster has on its disk.
+    StateFloor {
+        /// Which roster.
+        epoch: Epoch,
+        /// Counts the floors of a mesh.
+        number: u64,
+        /// What they have.
+        floor: Clock,
+        /// Dots that nobody has and nobody will make any more: they are closed.
+        voids: Vec<DotRange>,
+    },
+    /// A voter is there.
+    Beat {
+        /// Its process start.
+        start: u64,
+        /// Counts its beats.
+        number: u64,
+        /// The roster that it knows.
+        epoch: Epoch,
+        /// Over the dots that it has seen: whoever has the same lacks nothing.
+        clock: u64,
+    },
+    /// A message of the register, as that encodes it.
+    Register {
+        /// The message.
+        message: Bytes,
+    },
     /// Nothing; keeps a link alive on which messages flow.
     KeepAlive,
 }
@@ -339,6 +397,20 @@ impl Body for Control {
             Self::Crl { der } if der.len() > limits::CRL_BYTES_MAX => Err("the revocation list is too large"),
             Self::Response { result: Ok(ResponseBody::Facts(facts)), .. } => facts.check(),
             Self::Response { result: Ok(ResponseBody::History(page)), .. } => page.check(),
+            Self::Response { result: Ok(ResponseBody::State(answer)), .. } => answer.check(),
+            Self::State(delta) => delta.check(),
+            Self::StatePart(part) => part.check(),
+            Self::StateAsk { clock, .. } => clock.check(),
+            Self::StateAck { clock, unfilled, .. } => clock.check().and_then(|()| unfilled.check()),
+            Self::StateFloor { voids, .. } if voids.len() > limits::STATE_RANGES_PER_FRAME_MAX => {
+                Err("too many ranges of dots")
+            }
+            Self::StateFloor { floor, voids, .. } => {
+                floor.check().and_then(|()| voids.iter().try_for_each(DotRange::check))
+            }
+            Self::Register { message } if message.len() > limits::REGISTER_MESSAGE_BYTES_MAX => {
+                Err("the message of the register is too large")
+            }
             Self::Members { .. }
             | Self::Summary { .. }
             | Self::OwnedDigest { .. }
@@ -352,6 +424,9 @@ impl Body for Control {
             | Self::CrlDigest { .. }
             | Self::Crl { .. }
             | Self::Redial
+            | Self::StateBusy { .. }
+            | Self::Beat { .. }
+            | Self::Register { .. }
             | Self::KeepAlive => Ok(()),
         }
     }

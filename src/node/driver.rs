@@ -352,6 +352,11 @@ fn log_event(event: &Event) {
         Event::DuplicateNode { node, address } => {
             tracing::error!(%node, address, "a second live process claims this node id and was refused");
         }
+        Event::Mode { from, to, reason } => tracing::info!(%from, %to, reason, "mode"),
+        Event::Ticket { ticket, key, outcome, reason } => {
+            tracing::debug!(%ticket, key, outcome, reason, "queued write");
+        }
+        Event::Roster { epoch, voters, members } => tracing::info!(epoch, ?voters, members, "roster"),
         Event::Refused { peer, reason } => tracing::warn!(peer, reason, "refused"),
     }
 }

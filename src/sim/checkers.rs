@@ -147,7 +147,11 @@ impl World {
             Event::Refused { peer, reason } => {
                 self.report.refused.push((self.now, machine, format!("{peer}: {reason}")));
             }
-            Event::Joined { .. } | Event::Agent { .. } => {}
+            Event::Joined { .. }
+            | Event::Agent { .. }
+            | Event::Mode { .. }
+            | Event::Ticket { .. }
+            | Event::Roster { .. } => {}
         }
     }
 
@@ -193,7 +197,8 @@ impl World {
                 | RequestBody::AgentInfo { .. }
                 | RequestBody::AgentLogs { .. }
                 | RequestBody::Facts
-                | RequestBody::History { .. } => Duration::ZERO,
+                | RequestBody::History { .. }
+                | RequestBody::State(_) => Duration::ZERO,
             };
             self.now.since(*at) > limits::REQUEST_DEADLINE + more + REPLY_SLACK
         };

@@ -57,6 +57,14 @@ fn event_line(name: &str, data: &str) -> Result<String, Failure> {
             format!("duplicate  a second process claims to be {node}, from {address}")
         }
         Event::Refused { peer, reason } => format!("refused  {peer}  {reason}"),
+        Event::Mode { from, to, reason } => format!("mode  {from} -> {to}  {reason}"),
+        Event::Ticket { ticket, key, outcome, reason } => {
+            format!("ticket  {ticket}  {key}  {outcome}  {}", reason.unwrap_or_default())
+        }
+        Event::Roster { epoch, voters, members } => {
+            let voters: Vec<_> = voters.iter().map(|node| node.as_str()).collect();
+            format!("roster  {epoch}  {members} members, voters {}", voters.join(", "))
+        }
         Event::Unknown => data.to_owned(),
     };
     Ok(print::visible(&format!("{}  {}  {told}", print::time(numbered.unix_ms), numbered.sequence))

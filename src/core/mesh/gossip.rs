@@ -376,6 +376,14 @@ impl Mesh {
             Control::CrlDigest { have, reply, afresh } => self.on_list_digest(link, &have, reply, afresh),
             Control::Crl { der } => self.on_list(link, node, der),
             Control::Redial => self.on_redial(link),
+            frame @ (Control::State(_)
+            | Control::StateAsk { .. }
+            | Control::StatePart(_)
+            | Control::StateBusy { .. }
+            | Control::StateAck { .. }
+            | Control::StateFloor { .. }
+            | Control::Beat { .. }
+            | Control::Register { .. }) => self.on_shared(link, key, &node, frame),
             Control::KeepAlive => {}
         }
     }

@@ -17,6 +17,7 @@ mod gossip;
 mod joining;
 mod regions;
 mod requests;
+mod shared;
 mod timers;
 mod trust;
 mod versions;

@@ -55,7 +55,8 @@ impl Mesh {
             | RequestBody::AgentInfo { .. }
             | RequestBody::AgentLogs { .. }
             | RequestBody::Facts
-            | RequestBody::History { .. } => limits::REQUEST_DEADLINE,
+            | RequestBody::History { .. }
+            | RequestBody::State(_) => limits::REQUEST_DEADLINE,
         };
         let id = self.next_number();
         self.requests.insert(id, Open { requester: request, node, deadline });
@@ -89,6 +90,7 @@ impl Mesh {
                 let lines = lines.min(limits::AGENT_LOG_LINES_MAX as u32);
                 self.ask_runtime(requester, agent, RuntimeQuery::Logs { lines });
             }
+            RequestBody::State(request) => self.on_state_request(requester, request),
             RequestBody::Facts => self.ask_node(requester, NodeQuery::Facts),
             RequestBody::History { query } => self.ask_node(requester, NodeQuery::History(query)),
             RequestBody::Leave { drain_ms } => {

@@ -49,6 +49,14 @@ impl Mesh {
             | Control::CrlDigest { .. }
             | Control::Crl { .. }
             | Control::Redial
+            | Control::State(_)
+            | Control::StateAsk { .. }
+            | Control::StatePart(_)
+            | Control::StateBusy { .. }
+            | Control::StateAck { .. }
+            | Control::StateFloor { .. }
+            | Control::Beat { .. }
+            | Control::Register { .. }
             | Control::KeepAlive => {
                 tracing::trace!(?link, "a frame that the peer's version does not know is not sent");
                 None

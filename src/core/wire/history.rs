@@ -36,7 +36,13 @@ impl Recorded {
             Self::Event(
                 Event::Member { node, .. } | Event::Agent { node, .. } | Event::DuplicateNode { node, .. },
             ) => Some(node),
-            Self::Event(Event::Joined { .. } | Event::Refused { .. }) => None,
+            Self::Event(
+                Event::Joined { .. }
+                | Event::Refused { .. }
+                | Event::Mode { .. }
+                | Event::Ticket { .. }
+                | Event::Roster { .. },
+            ) => None,
         }
     }
 
@@ -75,7 +81,12 @@ impl Recorded {
                 cut(peer);
                 Some(reason)
             }
-            Self::Event(Event::Joined { .. }) => None,
+            Self::Event(Event::Mode { reason, .. }) => Some(reason),
+            Self::Event(Event::Ticket { key, reason, .. }) => {
+                cut(key);
+                reason.as_mut()
+            }
+            Self::Event(Event::Joined { .. } | Event::Roster { .. }) => None,
         };
         if let Some(text) = text {
             cut(text);

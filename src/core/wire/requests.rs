@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AgentStats, HistoryPage, HistoryQuery, NodeFacts};
+use super::{AgentStats, HistoryPage, HistoryQuery, NodeFacts, StateAnswer, StateRequest};
 use crate::core::ids::AgentName;
 use crate::core::model::AgentSpec;
 
@@ -46,10 +46,12 @@ pub enum RequestBody {
         /// Which part.
         query: HistoryQuery,
     },
+    /// Something about the state, the roster or the mode.
+    State(StateRequest),
 }
 
 /// What a request brings.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ResponseBody {
     /// Done, and nothing to say.
@@ -70,4 +72,6 @@ pub enum ResponseBody {
     Facts(Box<NodeFacts>),
     /// A part of the node's history.
     History(HistoryPage),
+    /// About the state, the roster or the mode.
+    State(StateAnswer),
 }

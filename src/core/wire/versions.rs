@@ -95,7 +95,17 @@ impl Control {
             | Self::Check { .. }
             | Self::CheckAnswer { .. }
             | Self::KeepAlive => 1,
-            Self::CrlDigest { .. } | Self::Crl { .. } | Self::Redial => 2,
+            Self::CrlDigest { .. }
+            | Self::Crl { .. }
+            | Self::Redial
+            | Self::State(_)
+            | Self::StateAsk { .. }
+            | Self::StatePart(_)
+            | Self::StateBusy { .. }
+            | Self::StateAck { .. }
+            | Self::StateFloor { .. }
+            | Self::Beat { .. }
+            | Self::Register { .. } => 2,
             Self::Request { body, .. } => body.since_version(),
             Self::Response { result: Ok(body), .. } => body.since_version(),
             Self::Response { result: Err(refusal), .. } => refusal.since_version(),
@@ -114,7 +124,7 @@ impl RequestBody {
             | Self::AgentInfo { .. }
             | Self::AgentLogs { .. }
             | Self::Leave { .. } => 1,
-            Self::Facts | Self::History { .. } => 2,
+            Self::Facts | Self::History { .. } | Self::State(_) => 2,
         }
     }
 }
@@ -125,7 +135,7 @@ impl ResponseBody {
     pub fn since_version(&self) -> u8 {
         match self {
             Self::Done | Self::AgentInfo { .. } | Self::Lines { .. } => 1,
-            Self::Facts(_) | Self::History(_) => 2,
+            Self::Facts(_) | Self::History(_) | Self::State(_) => 2,
         }
     }
 }
@@ -147,7 +157,12 @@ impl Refusal {
             | Self::BadRequest { .. }
             | Self::StoreFailed { .. }
             | Self::Joining { .. } => 1,
-            Self::Outdated { .. } | Self::NoAnswer { .. } => 2,
+            Self::Outdated { .. }
+            | Self::NoAnswer { .. }
+            | Self::BadWrite { .. }
+            | Self::Barred { .. }
+            | Self::Indeterminate { .. }
+            | Self::UnknownTicket { .. } => 2,
         }
     }
 }
