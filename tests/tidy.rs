@@ -32,6 +32,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("core::coordinates", &["GROUND"]),
     ("core::links", &["GROUND"]),
     ("core::membership", &["GROUND"]),
+    ("core::register", &["GROUND"]),
     ("core::registry", &["GROUND"]),
     ("core::supervision", &["GROUND"]),
     ("core::trust", &["GROUND"]),

@@ -19,6 +19,7 @@ mod links;
 mod membership;
 pub mod mesh;
 pub mod model;
+pub mod register;
 mod registry;
 mod supervision;
 pub mod time;
