@@ -96,11 +96,7 @@ pub(super) enum Then {
     /// Say this.
     Answer(NodeId, RegisterMessage),
     /// Grant the lease; the time counts from then.
-    Grant {
-        to: NodeId,
-        term: u64,
-        ask: u64,
-    },
+    Grant { to: NodeId, term: u64, ask: u64 },
     /// Go by the new roster.
     Adopt,
     /// Nothing: what was lost or found again counts.

@@ -264,3 +264,11 @@ impl Register {
         }
     }
 }
+
+#[cfg(test)]
+impl Lease {
+    /// Bids not before.
+    pub(super) fn bid_from(&mut self, at: Instant) {
+        self.not_before = at;
+    }
+}

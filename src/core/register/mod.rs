@@ -65,7 +65,9 @@ mod voter;
 pub use durable::RowChange;
 pub use lease::LeaseView;
 pub use message::{Accepted, Ballot, RegisterMessage};
-pub use rules::{RegisterError, RosterChange, RosterSettings, agrees, check_alone, check_successor, successor};
+pub use rules::{
+    RegisterError, RosterChange, RosterSettings, agrees, check_alone, check_successor, successor,
+};
 
 /// What is known of the store at the start of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -65,9 +65,8 @@ impl Register {
             LeaseView::Nobody => Some(RegisterError::NotHolder { holder: None }),
         };
         // What waits before it may change the answer: then it is judged when its turn comes.
-        let refused = refused.or_else(|| {
-            self.proposer.queue.is_empty().then(|| successor(roster, &change).err()).flatten()
-        });
+        let refused = refused
+            .or_else(|| self.proposer.queue.is_empty().then(|| successor(roster, &change).err()).flatten());
         if let Some(error) = refused {
             return self.decide(number, Err(error));
         }
@@ -238,5 +237,15 @@ impl Register {
         let deadline = self.proposer.queue.front()?.begun + limits::PROPOSAL_DEADLINE;
         let attempt = self.proposer.attempt.as_ref().map(|attempt| attempt.begun + at_holder(limits::LEASE));
         attempt.into_iter().chain([deadline]).min()
+    }
+}
+
+#[cfg(test)]
+impl Proposer {
+    /// Takes up a change without a lease, in place of what was tried before.
+    pub(super) fn force_attempt(&mut self, change: RosterChange, now: Instant) {
+        let answered = BTreeSet::new();
+        self.attempt = None;
+        self.queue = [Proposal { number: 0, change, begun: now, wanted: None, answered }].into();
     }
 }

@@ -56,7 +56,9 @@ impl Register {
         {
             write.then = Then::Nothing;
         }
-        tracing::warn!("the store is old or new: this node votes when others have told it what it may have promised");
+        tracing::warn!(
+            "the store is old or new: this node votes when others have told it what it may have promised"
+        );
         self.tend_recovery(now);
     }
 
@@ -150,7 +152,8 @@ impl Register {
     }
 
     pub(super) fn recovery_timeout(&self) -> Option<Instant> {
-        let member = self.durable.roster.as_ref().is_some_and(|roster| roster.members.contains_key(&self.own));
+        let member =
+            self.durable.roster.as_ref().is_some_and(|roster| roster.members.contains_key(&self.own));
         if self.durable.sound || !member || self.write.is_some() || self.breaks(Rule::RecoverBeforeVoting) {
             return None;
         }

@@ -95,7 +95,10 @@ pub enum RegisterError {
     #[error("too many changes of the roster are waiting: try again later; nothing changed")]
     Overloaded,
     /// No quorum answered in time. The change may still come about: it is finished or replaced by the next one.
-    #[error("no quorum of the voters answered; missing: {}. The change may still come about, see `shoal cluster status`", list(missing))]
+    #[error(
+        "no quorum of the voters answered; missing: {}. The change may still come about, see `shoal cluster status`",
+        list(missing)
+    )]
     NoQuorum {
         /// Voters that did not answer.
         missing: Vec<NodeId>,

@@ -28,8 +28,7 @@ impl Register {
     }
 
     pub(super) fn on_accept(&mut self, from: NodeId, base: Epoch, ballot: Ballot, successor: Roster) {
-        let again =
-            || RegisterMessage::Accept { base, ballot: ballot.clone(), successor: successor.clone() };
+        let again = || RegisterMessage::Accept { base, ballot: ballot.clone(), successor: successor.clone() };
         if self.hold_back(&from, again) || !self.votes_under(&from, base) {
             return;
         }

@@ -15,10 +15,8 @@ fn one_voter_or_the_settings_or_any_others_are_altered_at_once_and_never_two_of_
     let one = RosterChange::put(node("d"), voter());
     let next = successor(&old, &one).expect("one voter").expect("a difference");
     assert_eq!(next.epoch, old.epoch.next());
-    let others = RosterChange::Members {
-        put: [(node("z"), Seat::default())].into(),
-        remove: nodes(&["x", "y"]),
-    };
+    let others =
+        RosterChange::Members { put: [(node("z"), Seat::default())].into(), remove: nodes(&["x", "y"]) };
     assert!(successor(&old, &others).is_ok());
     let two = [(node("d"), voter()), (node("e"), voter())].into();
     let two = RosterChange::Members { put: two, remove: BTreeSet::new() };

@@ -57,7 +57,11 @@ fn a_failed_voter_is_passed_over_where_candidates_stand_in_line() {
     let base = world.at("c").epoch();
     assert!(base.is_some());
     assert_eq!(world.at("c").poll_timeout(), Some(world.now + quiet()), "c is first among a, b, c");
-    assert_eq!(world.at("b").poll_timeout(), Some(world.now + quiet()), "one does not hold oneself for failed");
+    assert_eq!(
+        world.at("b").poll_timeout(),
+        Some(world.now + quiet()),
+        "one does not hold oneself for failed"
+    );
     let now = world.now;
     world.at("c").set_failed(BTreeSet::new(), now);
     assert_eq!(world.at("c").poll_timeout(), Some(now + quiet() + 2 * limits::LEASE_RANK_STEP));
@@ -159,10 +163,7 @@ fn the_holder_counts_from_sending_less_one_percent() {
     let grant = RegisterMessage::LeaseGrant { term: *term, ask: *ask };
     let mut late = holder.clone();
     holder.handle_message(&node("b"), grant.clone(), sent + ms(200));
-    assert_eq!(
-        holder.lease(sent + ms(200)),
-        LeaseView::Mine { term: *term, until: sent + ms(990) }
-    );
+    assert_eq!(holder.lease(sent + ms(200)), LeaseView::Mine { term: *term, until: sent + ms(990) });
     assert_eq!(holder.lease(sent + ms(990)), LeaseView::Nobody);
     late.handle_message(&node("b"), grant, sent + ms(990));
     assert_eq!(late.lease(sent + ms(990)), LeaseView::Nobody, "a grant that comes too late is none");
