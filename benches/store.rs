@@ -133,6 +133,7 @@ fn card(number: usize, round: u64) -> NodeCard {
         region: "us-east".to_owned(),
         zone: "a".to_owned(),
         labels: BTreeMap::from([("gpu".to_owned(), "no".to_owned())]),
+        roles: vec![],
         version: "0.1.0".to_owned(),
     }
 }

@@ -551,6 +551,7 @@ fn card(name: &str) -> NodeCard {
         region: String::new(),
         zone: String::new(),
         labels: Default::default(),
+        roles: vec![],
         version: "0.1.0".to_owned(),
     }
 }

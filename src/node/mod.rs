@@ -278,6 +278,7 @@ fn card(config: &Config, addresses: Vec<String>) -> NodeCard {
         region: config.node.region.clone(),
         zone: config.node.zone.clone(),
         labels: config.node.labels.clone(),
+        roles: config.node.roles.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }

@@ -23,6 +23,7 @@ pub fn card() -> NodeCard {
         region: "north".to_owned(),
         zone: "a".to_owned(),
         labels: BTreeMap::from([("role".to_owned(), "gateway".to_owned())]),
+        roles: vec![],
         version: "0.1.0".to_owned(),
     }
 }

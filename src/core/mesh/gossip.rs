@@ -125,6 +125,7 @@ impl Mesh {
 
     fn on_member_changed(&mut self, key: NodeKey, before: Option<Known>, now: Known) {
         self.view_changed = true;
+        self.tell_liveness();
         if now.status == MemberStatus::Failed {
             self.become_unreachable(&key);
         }
@@ -306,7 +307,8 @@ impl Mesh {
         let members = self.membership.entries_hash();
         let owned = self.registry.digest_hash();
         let crls = Some(self.trust.hash());
-        self.output(Output::Control { link, frame: Control::Summary { members, owned, crls } });
+        let shared = Some(self.shared_summary());
+        self.output(Output::Control { link, frame: Control::Summary { members, owned, shared, crls } });
     }
 
     fn send_digest(&mut self, link: LinkId, reply: bool) {
@@ -334,7 +336,10 @@ impl Mesh {
             self.on_accepted(mesh_id);
         }
         match frame {
-            Control::Summary { members, owned, crls } => {
+            Control::Summary { members, owned, shared, crls } => {
+                if let Some(shared) = shared {
+                    self.compare_shared(key, shared);
+                }
                 self.compare_lists(link, crls);
                 if members != self.membership.entries_hash() {
                     self.send_members(link, true);
@@ -382,7 +387,7 @@ impl Mesh {
             | Control::StateBusy { .. }
             | Control::StateAck { .. }
             | Control::StateFloor { .. }
-            | Control::Beat { .. }
+            | Control::Beat(_)
             | Control::Register { .. }) => self.on_shared(link, key, &node, frame),
             Control::KeepAlive => {}
         }

@@ -311,6 +311,7 @@ mod tests {
             region: region.to_owned(),
             zone: String::new(),
             labels: BTreeMap::new(),
+            roles: vec![],
             version: String::new(),
         }
     }
