@@ -41,7 +41,7 @@ struct Walk {
     subject: Subject,
     broken: Option<Rule>,
     /// How often `a`, and `b`, begins.
-    begins: u8,
+    begins: [u8; 2],
     crashes: u8,
     losses: u8,
     ticks: u8,
@@ -253,7 +253,7 @@ impl Model for Walk {
     fn actions(&self, mesh: &Mesh, steps: &mut Vec<Step>) {
         steps.extend(mesh.network.iter().cloned().map(Step::Deliver));
         steps.extend(mesh.write.iter().map(|_| Step::Commit));
-        steps.extend((0..2).filter(|at| mesh.begun[*at] < self.begins).map(Step::Begin));
+        steps.extend((0..2).filter(|at| mesh.begun[*at] < self.begins[*at]).map(Step::Begin));
         if mesh.crashes < self.crashes {
             steps.push(Step::Crash);
         }
@@ -329,11 +329,27 @@ impl Model for Walk {
 }
 
 fn chain() -> Walk {
-    Walk { subject: Subject::Chain, broken: None, begins: 1, crashes: 1, losses: 0, ticks: 0, tick_ms: 0 }
+    Walk {
+        subject: Subject::Chain,
+        broken: None,
+        begins: [1; 2],
+        crashes: 1,
+        losses: 0,
+        ticks: 0,
+        tick_ms: 0,
+    }
 }
 
 fn lease() -> Walk {
-    Walk { subject: Subject::Lease, broken: None, begins: 1, crashes: 1, losses: 0, ticks: 2, tick_ms: 600 }
+    Walk {
+        subject: Subject::Lease,
+        broken: None,
+        begins: [1; 2],
+        crashes: 1,
+        losses: 0,
+        ticks: 2,
+        tick_ms: 600,
+    }
 }
 
 /// Walks it and says how many different states there were and which properties were found broken.
@@ -363,7 +379,7 @@ fn wide() -> u8 {
 
 #[test]
 fn no_run_of_two_changes_at_once_gives_a_roster_two_successors() {
-    let (states, broken) = walk(Walk { begins: 1 + wide(), ..chain() });
+    let (states, broken) = walk(Walk { begins: [1 + wide(); 2], ..chain() });
     assert_eq!(broken, [""; 0]);
     assert!(states > 1000, "{states} states are no walk");
 }
@@ -377,7 +393,7 @@ fn no_run_with_a_lost_store_gives_a_roster_two_successors() {
 
 #[test]
 fn no_run_of_two_bids_gives_a_term_two_holders_or_two_leases_at_once() {
-    let (states, broken) = walk(Walk { begins: 1 + wide(), ..lease() });
+    let (states, broken) = walk(Walk { begins: [1 + wide(); 2], ..lease() });
     assert_eq!(broken, [""; 0]);
     assert!(states > 1000, "{states} states are no walk");
 }
@@ -407,9 +423,9 @@ fn every_rule_of_the_lease_that_is_broken_is_found_by_a_walk() {
     expect_found(Rule::RecoverBeforeVoting, Walk { losses: 1, ..calm.clone() }, holders);
     expect_found(Rule::StoreBeforeGrant, lease(), holders);
     expect_found(Rule::TermsOnlyRise, calm.clone(), holders);
-    expect_found(Rule::CountFromSending, Walk { begins: 2, ..calm.clone() }, leases);
-    expect_found(Rule::GrantNobodyElse, Walk { begins: 2, ..calm }, leases);
-    expect_found(Rule::QuietAtStart, Walk { begins: 2, ticks: 1, ..lease() }, leases);
+    expect_found(Rule::CountFromSending, Walk { begins: [2; 2], ..calm.clone() }, leases);
+    expect_found(Rule::GrantNobodyElse, Walk { begins: [2; 2], ..calm }, leases);
+    expect_found(Rule::QuietAtStart, Walk { begins: [1, 2], ticks: 1, ..lease() }, leases);
 }
 
 fn expect_found(rule: Rule, of: Walk, property: &str) {
