@@ -94,7 +94,7 @@ pub(super) struct Write {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Then {
     /// Say this.
-    Answer(NodeId, RegisterMessage),
+    Answer(NodeId, Box<RegisterMessage>),
     /// Grant the lease; the time counts from then.
     Grant { to: NodeId, term: u64, ask: u64 },
     /// Go by the new roster.

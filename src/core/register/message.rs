@@ -166,7 +166,7 @@ pub(super) fn check_roster(roster: &Roster) -> Result<(), &'static str> {
     }
     let mut bytes = 0;
     for seat in roster.members.values() {
-        if seat.roles.len() > limits::ROSTER_ROLES_MAX {
+        if seat.roles.len() > limits::ROLES_MAX {
             return Err("a member has too many roles");
         }
         let mut texts = seat.roles.iter().chain([&seat.zone]);

@@ -223,7 +223,7 @@ impl Register {
         };
         self.durable = write.next;
         match write.then {
-            Then::Answer(to, message) => self.send(to, message),
+            Then::Answer(to, message) => self.send(to, *message),
             Then::Grant { to, term, ask } => self.grant(to, term, ask, now),
             Then::Adopt => self.on_adopted(now),
             Then::Nothing => {}

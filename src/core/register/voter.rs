@@ -110,7 +110,7 @@ impl Register {
             return self.send(to, answer);
         }
         let next = Durable { instance, ..self.durable.clone() };
-        self.write(next, Then::Answer(to, answer));
+        self.write(next, Then::Answer(to, Box::new(answer)));
     }
 
     fn outbid(&mut self, to: NodeId, ballot: Ballot) {

@@ -90,7 +90,9 @@ fn a_message_with_a_roster_beyond_its_bounds_is_refused() {
     crowd.members.extend((0..limits::ROSTER_MEMBERS_MAX).map(|n| (node(&format!("n{n}")), Seat::default())));
     assert!(RegisterMessage::Learn { roster: crowd }.check().is_err());
     let mut roles = roster(&["a"], &[]);
-    roles.members.insert(node("b"), Seat { roles: vec!["r".into(); 9], ..Seat::default() });
+    roles
+        .members
+        .insert(node("b"), Seat { roles: vec!["r".into(); limits::ROLES_MAX + 1], ..Seat::default() });
     assert!(RegisterMessage::Learn { roster: roles }.check().is_err());
 }
 
