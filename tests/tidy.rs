@@ -30,6 +30,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("core::wire", &["GROUND"]),
     // Rooms of the core know the ground floor and themselves, never each other.
     ("core::coordinates", &["GROUND"]),
+    ("core::layout", &["GROUND"]),
     ("core::links", &["GROUND"]),
     ("core::membership", &["GROUND"]),
     ("core::partition", &["GROUND"]),
@@ -58,7 +59,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     // What wires the shell.
     ("node", &["core", "node"]),
     // The API knows the node's handle, the command line knows the API's client side.
-    ("api", &["GROUND", "node"]),
+    ("api", &["GROUND", "core::layout", "core::partition", "node"]),
     (
         "cli::cert",
         &[
@@ -76,7 +77,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("cli::server", &["GROUND", "api", "cli", "node"]),
     ("cli::dev", &["GROUND", "api::types", "cli", "node::certs", "node::clock"]),
     ("cli::sim", &["GROUND", "cli", "sim"]),
-    ("cli", &["GROUND", "api::token", "api::types", "cli", "node::clock", "node::config"]),
+    ("cli", &["GROUND", "core::layout", "api::token", "api::types", "cli", "node::clock", "node::config"]),
 ];
 
 /// The page on faults names every test of one, and none that is not there.

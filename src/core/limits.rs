@@ -494,3 +494,26 @@ pub const REGISTER_MESSAGE_BYTES_MAX: usize = 256 << 10;
 
 /// Roles of one node in a roster; each is at most [`LABEL_BYTES_MAX`] long, as is a zone. More: refused.
 pub const ROSTER_ROLES_MAX: usize = 8;
+
+/// Nodes that are asked about the state at once, on behalf of one client.
+pub const STATE_ASKED_AT_ONCE: usize = 32;
+/// How long each of them may take. Longer: it is named as one that did not answer.
+pub const STATE_ASK_DEADLINE: Duration = Duration::from_secs(5);
+/// Bytes of values in one answer about what all nodes hold. More: the nodes that are left are named without theirs.
+pub const STATE_EVERYWHERE_BYTES_MAX: usize = 16 << 20;
+/// Characters of the text of a context: a clock with as many actors and ranges as one may have. More: refused.
+pub const API_CONTEXT_CHARS_MAX: usize = 384 << 10;
+/// How long a question about health may wait for the node's main loop. Longer: the node is not ready.
+pub const API_HEALTH_DEADLINE: Duration = Duration::from_secs(2);
+/// Counters that one process of a node may add to. One more: refused as overloaded.
+pub const COUNTERS_MAX: usize = 4096;
+/// Keys that are summed for one counter: processes that have added to it. More: its value is refused.
+pub const COUNTER_KEYS_MAX: usize = 64 << 10;
+/// Keys that one command lists. More: it says that there are more.
+pub const STATE_LISTED_MAX: usize = 100_000;
+/// Changes of keys that are kept for those who watch. One more: the oldest gives way.
+pub const CHANGES_MAX: usize = 4096;
+/// Bytes of their keys and values. More: the oldest give way.
+pub const CHANGES_BYTES_MAX: usize = 8 << 20;
+/// Changes that wait for one watcher. One more: it reads what it missed from those that are kept.
+pub const CHANGES_WAITING_MAX: usize = 64;

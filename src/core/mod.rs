@@ -14,6 +14,7 @@ pub mod contract;
 mod coordinates;
 pub mod error;
 pub mod ids;
+pub mod layout;
 pub mod limits;
 mod links;
 mod membership;

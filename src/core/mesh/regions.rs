@@ -329,6 +329,8 @@ mod tests {
             profile: Profile::default(),
             overrides: Overrides::default(),
             cross_region,
+            partition: Default::default(),
+            unix_ms: 0,
             seed: [7; 32],
         };
         let mut mesh = Mesh::new(boot, Instant::ZERO);

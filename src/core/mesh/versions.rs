@@ -114,6 +114,8 @@ mod tests {
             profile: Profile::Auto,
             overrides: Overrides::default(),
             cross_region: Default::default(),
+            partition: Default::default(),
+            unix_ms: 0,
             seed: [1; 32],
         };
         Mesh::new(boot, Instant::ZERO)
