@@ -133,6 +133,7 @@ fn card(number: usize, round: u64) -> NodeCard {
         region: "us-east".to_owned(),
         zone: "a".to_owned(),
         labels: BTreeMap::from([("gpu".to_owned(), "no".to_owned())]),
+        roles: vec![],
         version: "0.1.0".to_owned(),
     }
 }
@@ -229,7 +230,7 @@ impl ConcurrentRows {
         let (reports, outcomes) = channel();
         let keys = || NodeKeys { reset_key: [1; 64], connection_id_key: [1; 8] };
         let report = move |no: PersistNo, outcome: Result<(), String>| {
-            drop(reports.send((no.0, Instant::now(), outcome.is_ok())));
+            let _ = reports.send((no.0, Instant::now(), outcome.is_ok()));
         };
         let opened = Store::open(directory, keys, report);
         let store = opened.expect("a store").store;

@@ -512,6 +512,7 @@ fn hello(node: &Node) -> Vec<u8> {
             region: String::new(),
             zone: String::new(),
             labels: Default::default(),
+            roles: vec![],
             version: "test".to_owned(),
         },
         bulk_beside: None,

@@ -567,6 +567,7 @@ fn card(name: &str, address: &str) -> NodeCard {
         region: String::new(),
         zone: String::new(),
         labels: Default::default(),
+        roles: vec![],
         version: "0.1.0".to_owned(),
     }
 }

@@ -229,7 +229,9 @@ fn fault_22_a_damaged_log_is_found_and_put_aside_with_its_database() {
     bytes[middle] ^= 1;
     fs::write(&log, &bytes).unwrap();
 
-    assert!(Node::open(copy.path()).remembered.rebuilt);
+    let remembered = Node::open(copy.path()).remembered;
+    assert!(remembered.rebuilt);
+    assert_eq!(remembered.mesh_id, Some(mesh_id()), "which stands in the sound part of the log only");
     let aside = put_aside(copy.path());
     let mut log_aside = aside[0].clone().into_os_string();
     log_aside.push("-wal");
@@ -432,9 +434,10 @@ fn make_and_damage_state(directory: &Path) {
 /// The files of a store with three hundred commits, as a crash leaves them.
 fn crashed_copy(directory: &Path) -> tempfile::TempDir {
     let node = Node::open(directory);
+    node.commit(0, vec![Change::MeshId(mesh_id())]).unwrap();
     for no in 0..300 {
-        node.commit(no, vec![put(Table::State, &format!("key-{no:03}"), &format!("row {no} ").repeat(20))])
-            .unwrap();
+        let row = put(Table::State, &format!("key-{no:03}"), &format!("row {no} ").repeat(20));
+        node.commit(no + 1, vec![row]).unwrap();
     }
     copied(directory)
 }
@@ -551,6 +554,7 @@ fn card(name: &str) -> NodeCard {
         region: String::new(),
         zone: String::new(),
         labels: Default::default(),
+        roles: vec![],
         version: "0.1.0".to_owned(),
     }
 }

@@ -35,6 +35,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("core::membership", &["GROUND"]),
     ("core::partition", &["GROUND"]),
     ("core::queue", &["GROUND"]),
+    ("core::register", &["GROUND"]),
     ("core::registry", &["GROUND"]),
     ("core::supervision", &["GROUND"]),
     ("core::trust", &["GROUND"]),

@@ -139,6 +139,8 @@ impl Listener {
             profile: Profile::Auto,
             overrides: Overrides::default(),
             cross_region: Default::default(),
+            partition: Default::default(),
+            unix_ms: 0,
             seed: [1; 32],
         };
         let mut listener = Self { mesh: Mesh::new(boot, now), now };

@@ -20,9 +20,12 @@ use serde::{Deserialize, Serialize};
 use super::error::{Refusal, Refused};
 use super::ids::{AgentName, CaKeyId, LinkId, MeshId, MeshName, NodeId, PersistNo, ProcessId, RequestId};
 use super::model::{
-    AgentSpec, AgentView, CrossRegion, Event, Finding, Hello, Load, MemberView, NodeCard, Overrides, Profile,
+    Action, AgentSpec, AgentView, CrossRegion, Event, Finding, Hello, Load, MemberView, Mode, NodeCard,
+    Overrides, PartitionConfig, PartitionView, Profile,
 };
-use super::wire::{AgentStats, Control, HistoryPage, HistoryQuery, NodeFacts, RequestBody, ResponseBody};
+use super::wire::{
+    AgentStats, Control, HistoryPage, HistoryQuery, NodeFacts, RequestBody, ResponseBody, StateChange,
+};
 
 /// What the driver tells the core.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -124,6 +127,18 @@ pub enum Input {
     },
     /// The machine's load was measured.
     Load(Load),
+    /// What the wall clock shows: told once a second, and whenever it was set.
+    WallClock {
+        /// Milliseconds since 1970.
+        unix_ms: u64,
+    },
+    /// The answer to [`Output::AskHandler`].
+    HandlerAnswer {
+        /// The number of the question.
+        question: u64,
+        /// What it decided, or why it did not.
+        answer: Result<Action, String>,
+    },
     /// A message needs a link to a node that is alive and has none.
     WantLink {
         /// The node.
@@ -298,6 +313,17 @@ pub enum Output {
     Event(Event),
     /// Keep for those who ask why.
     Found(Finding),
+    /// A key of the state has changed.
+    StateChanged(StateChange),
+    /// Run the command that decides what a minority does; answered by [`Input::HandlerAnswer`].
+    AskHandler {
+        /// Names the answer.
+        question: u64,
+        /// The command.
+        command: String,
+        /// What it is told.
+        view: PartitionView,
+    },
     /// Members, links or agents have changed: publish a new view.
     ViewChanged,
     /// The hello that this node says from now on.
@@ -508,6 +534,12 @@ pub struct Boot {
     /// How regions weigh on whom the node talks to.
     #[serde(default)]
     pub cross_region: CrossRegion,
+    /// How the node finds out that it is in a minority, and what it does then.
+    #[serde(default)]
+    pub partition: PartitionConfig,
+    /// What the wall clock shows, in milliseconds since 1970.
+    #[serde(default)]
+    pub unix_ms: u64,
     /// Seeds all randomness of the core.
     pub seed: [u8; 32],
 }
@@ -551,6 +583,12 @@ pub struct View {
     /// This node's own health as its gossip sees it: 0 while all is well, at most 7. Its waits are so many
     /// times longer, plus one.
     pub health: u8,
+    /// Whether the node is among a majority.
+    pub mode: Mode,
+    /// Writes that wait until it is.
+    pub queued: usize,
+    /// Keys of the state with a value.
+    pub state_keys: usize,
 }
 
 /// How far two regions are from each other.
@@ -582,6 +620,9 @@ pub struct Counters {
     /// Coordinates of other nodes that are none.
     #[serde(default)]
     pub coordinates_refused: u64,
+    /// What peers sent of the shared state that cannot be.
+    #[serde(default)]
+    pub state_refused: u64,
     /// How often this node's own coordinate had become unsound and began anew.
     #[serde(default)]
     pub coordinate_resets: u64,

@@ -361,6 +361,38 @@ pub const LINK_LINGER_MAX: Duration = DEADLINE_MAX;
 /// Certificates, CAs and revocation lists that end within this time are warned of.
 pub const EXPIRY_WARNING: Duration = Duration::from_secs(30 * 86_400);
 
+// The register.
+
+/// Voters of a mesh. One more: the change of the roster is refused.
+pub const VOTERS_MAX: usize = 7;
+/// Nodes in a roster. One more: the change is refused, the message that carries such a roster too.
+pub const ROSTER_MEMBERS_MAX: usize = PEERS_MAX + 1;
+/// Bytes of all roles and zones of a roster together, so that it fits into a frame. More: refused.
+pub const ROSTER_TEXT_BYTES_MAX: usize = 256 << 10;
+/// Bytes of the reason that an operator gives for overruling a lost quorum. More: refused.
+pub const AUDIT_BYTES_MAX: usize = 1024;
+/// Messages of the register that wait until the disk has taken what came before. One more is dropped; its
+/// sender asks again.
+pub const REGISTER_WAITING_MAX: usize = 64;
+/// Changes of the roster that wait for their turn at the holder of the lease. One more: refused.
+pub const PROPOSALS_MAX: usize = 16;
+/// How long a lease is granted for.
+pub const LEASE: Duration = Duration::from_secs(1);
+/// How often its holder renews it.
+pub const LEASE_RENEWAL: Duration = Duration::from_millis(300);
+/// The candidate of rank k waits k times this after a lease has lapsed.
+pub const LEASE_RANK_STEP: Duration = Duration::from_millis(100);
+/// How long a voter's permit for exclusive work lasts.
+pub const PERMIT: Duration = Duration::from_secs(1);
+/// How far two clocks may part: a holder counts so many thousandths less, a voter so many more.
+pub const CLOCK_DRIFT_MILLI: u32 = 10;
+/// How long a change of the roster is tried before it is given up.
+pub const PROPOSAL_DEADLINE: Duration = Duration::from_secs(10);
+/// How often a voter that has lost its store asks the others for what it may have promised.
+pub const RECOVERY_RETRY: Duration = Duration::from_millis(300);
+/// A voter that has failed for so long is replaced.
+pub const VOTER_REPLACED_AFTER: Duration = Duration::from_secs(60);
+
 /// The highest number of a write of one actor: at a million writes a second that is nine years. A higher one in a
 /// frame is refused; an actor that reached it would be followed by another.
 pub const DOT_MAX: u64 = 1 << 48;
@@ -458,6 +490,10 @@ pub const STATE_PAGE_MAX: usize = 1000;
 pub const STATE_PAGE_BYTES_MAX: usize = 512 << 10;
 /// Bytes of one message of the register. More: the frame is refused.
 pub const REGISTER_MESSAGE_BYTES_MAX: usize = 256 << 10;
+// The register.
+
+/// Roles of one node in a roster; each is at most [`LABEL_BYTES_MAX`] long, as is a zone. More: refused.
+pub const ROSTER_ROLES_MAX: usize = 8;
 
 /// Nodes that are asked about the state at once, on behalf of one client.
 pub const STATE_ASKED_AT_ONCE: usize = 32;

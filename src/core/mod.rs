@@ -22,6 +22,7 @@ pub mod mesh;
 pub mod model;
 pub mod partition;
 pub mod queue;
+pub mod register;
 mod registry;
 mod state;
 mod supervision;

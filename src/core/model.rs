@@ -49,6 +49,9 @@ pub struct NodeCard {
     pub labels: BTreeMap<String, String>,
     /// The software's version.
     pub version: String,
+    /// The roles that its configuration gives it; none: it may be anything.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub roles: Vec<String>,
 }
 
 impl NodeCard {
@@ -69,6 +72,10 @@ impl NodeCard {
         }
         if self.labels.iter().any(|(k, v)| k.len() > text_max || v.len() > text_max) {
             return Err("one of its labels is too long");
+        }
+        if self.roles.len() > limits::ROSTER_ROLES_MAX || self.roles.iter().any(|role| role.len() > text_max)
+        {
+            return Err("it has too many roles, or one is too long");
         }
         if [&self.region, &self.zone, &self.version].iter().any(|t| t.len() > text_max) {
             return Err("its region, zone or version is too long");

@@ -422,6 +422,7 @@ mod tests {
             region: String::new(),
             zone: String::new(),
             labels: BTreeMap::new(),
+            roles: vec![],
             version: String::new(),
         };
         let record = OwnedRecord { path: "node".to_owned(), n: 1, value: Some(encode_value(&card)) };

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::error::{Refusal, SendError};
 use super::ids::{CaKeyId, Incarnation, NodeId, NodeKey};
 use super::limits;
-use super::model::{Answer, Clock, DotRange, Epoch, Hello, Message};
+use super::model::{Actor, Answer, Clock, DotRange, Epoch, Hello, Message};
 
 mod facts;
 mod history;
@@ -38,8 +38,8 @@ pub use history::{HistoryEntry, HistoryPage, HistoryQuery, Recorded};
 pub use requests::{RequestBody, ResponseBody};
 pub use shape::check;
 pub use state::{
-    Ack, Difference, SiblingValue, StateAnswer, StateChange, StateDelta, StatePart, StateRequest,
-    StateStatus, StateValue, TicketDone,
+    Ack, Beat, Difference, SharedSummary, SiblingValue, StateAnswer, StateChange, StateDelta, StatePart,
+    StateRequest, StateStatus, StateValue, TicketDone,
 };
 pub use versions::{VersionRange, no_common_version, versions_of_hello};
 
@@ -121,6 +121,9 @@ pub enum Control {
         members: u64,
         /// Over whose own records it has up to where.
         owned: u64,
+        /// Over the writes that it has seen and the roster that it knows; `None` of a node that knows nothing of them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        shared: Option<SharedSummary>,
         /// Over which revocation lists it has; `None` of a node that knows nothing of them, which is not told either.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         crls: Option<u64>,
@@ -219,6 +222,8 @@ pub enum Control {
         unfilled: Clock,
         /// The roster that it knows.
         epoch: Epoch,
+        /// Who mints its dots at present, if it has made any.
+        actor: Option<Actor>,
     },
     /// What every member of a roster has on its disk.
     StateFloor {
@@ -232,16 +237,7 @@ pub enum Control {
         voids: Vec<DotRange>,
     },
     /// A voter is there.
-    Beat {
-        /// Its process start.
-        start: u64,
-        /// Counts its beats.
-        number: u64,
-        /// The roster that it knows.
-        epoch: Epoch,
-        /// Over the dots that it has seen: whoever has the same lacks nothing.
-        clock: u64,
-    },
+    Beat(Beat),
     /// A message of the register, as that encodes it.
     Register {
         /// The message.
@@ -425,7 +421,7 @@ impl Body for Control {
             | Self::Crl { .. }
             | Self::Redial
             | Self::StateBusy { .. }
-            | Self::Beat { .. }
+            | Self::Beat(_)
             | Self::Register { .. }
             | Self::KeepAlive => Ok(()),
         }

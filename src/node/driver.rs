@@ -35,6 +35,8 @@ use crate::core::wire::{Recorded, RequestBody, ResponseBody, StateChange};
 const BATCH: usize = 64;
 /// A changed view is published at most this often.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(10);
+/// How often the core is told what the wall clock shows.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
 /// A loop that is later than this is worth a warning: probes and answers wait for it.
 const LATE: Duration = Duration::from_secs(1);
 
@@ -113,6 +115,9 @@ pub(super) struct Driver {
     pub(super) held: BTreeMap<PersistNo, Vec<Output>>,
     pub(super) answers: VecDeque<Input>,
     pub(super) cross_region: CrossRegion,
+    /// Where answers that take a while come in.
+    pub(super) core: mpsc::Sender<Input>,
+    pub(super) clock_told: Instant,
     /// Pairs of regions that the metrics have told of: a label, once told, stays.
     pub(super) region_pairs: BTreeSet<(String, String)>,
     pub(super) dirty: bool,
@@ -138,6 +143,7 @@ impl Driver {
                 self.step(input);
             }
             self.fire_timers();
+            self.tell_wall_clock();
             if self.dirty && self.published.elapsed() >= PUBLISH_INTERVAL {
                 self.publish();
             }
@@ -163,6 +169,14 @@ impl Driver {
         }
         self.mesh.handle(input, self.clock.now());
         self.act();
+    }
+
+    /// The core's timers fire several times a second, so a clock that is set is told within two seconds.
+    fn tell_wall_clock(&mut self) {
+        if self.clock_told.elapsed() >= CLOCK_INTERVAL {
+            self.clock_told = Instant::now();
+            self.step(Input::WallClock { unix_ms: clock::unix_ms() });
+        }
     }
 
     fn fire_timers(&mut self) {
@@ -236,6 +250,18 @@ impl Driver {
             Output::Found(finding) => {
                 tracing::debug!(?finding, "found");
                 self.witness.history.record(clock::unix_ms(), Recorded::Finding(finding));
+            }
+            Output::StateChanged(_) => {}
+            Output::AskHandler { question, command, view } => {
+                let core = self.core.clone();
+                tokio::spawn(async move {
+                    let answer = super::decision::ask(&command, &view).await;
+                    if let Err(reason) = &answer {
+                        tracing::warn!(reason, "the command decided nothing: read-only");
+                    }
+                    // The driver is gone only when the node is.
+                    let _ = core.send(Input::HandlerAnswer { question, answer }).await;
+                });
             }
             Output::ViewChanged => self.dirty = true,
             Output::HelloChanged(hello) => self.transport.set_hello(hello),
@@ -329,11 +355,15 @@ fn publish_metrics(view: &View) {
     }
     let routed = view.agents.iter().filter(|a| a.node_status.is_reachable()).count();
     metrics::gauge!("shoal_cluster_agents").set(routed as f64);
+    metrics::gauge!("shoal_cluster_mode").set(f64::from(view.mode as u8));
+    metrics::gauge!("shoal_queue_writes").set(view.queued as f64);
+    metrics::gauge!("shoal_state_keys").set(view.state_keys as f64);
     metrics::gauge!("shoal_gossip_health").set(f64::from(view.health));
     let counters = view.counters;
     metrics::counter!("shoal_gossip_packets_dropped_total").absolute(counters.swim_packets_dropped);
     metrics::counter!("shoal_gossip_claims_dropped_total").absolute(counters.claims_dropped);
     metrics::counter!("shoal_gossip_records_dropped_total").absolute(counters.records_dropped);
+    metrics::counter!("shoal_state_refused_total").absolute(counters.state_refused);
     metrics::counter!("shoal_gossip_renewals_total").absolute(counters.renewals);
     metrics::counter!("shoal_gossip_crls_dropped_total").absolute(counters.crls_dropped);
     metrics::counter!("shoal_gossip_round_trips_refused_total").absolute(counters.round_trips_refused);

@@ -8,6 +8,7 @@ pub mod certs;
 pub mod clock;
 pub mod config;
 mod crash_point;
+mod decision;
 pub mod discovery;
 pub mod dispatch;
 mod driver;
@@ -163,6 +164,8 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
         profile: config.cluster.profile,
         overrides: overrides(config),
         cross_region: config.cluster.cross_region,
+        partition: config.partition.clone(),
+        unix_ms: clock::unix_ms(),
         seed: clock::random_bytes(),
     };
     let clock = Clock::start();
@@ -212,6 +215,8 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
         held: std::collections::BTreeMap::new(),
         answers: VecDeque::new(),
         cross_region: config.cluster.cross_region,
+        core: core.clone(),
+        clock_told: Instant::now(),
         region_pairs: std::collections::BTreeSet::new(),
         dirty: true,
         published: Instant::now(),
@@ -278,6 +283,7 @@ fn card(config: &Config, addresses: Vec<String>) -> NodeCard {
         region: config.node.region.clone(),
         zone: config.node.zone.clone(),
         labels: config.node.labels.clone(),
+        roles: config.node.roles.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::net::Network;
 use super::regions::Regions;
-use crate::core::model::{CrossRegion, Overrides, Profile};
+use crate::core::model::{CrossRegion, Overrides, PartitionConfig, Profile};
 
 /// What a world is made from.
 #[derive(Debug, Clone)]
@@ -25,6 +25,8 @@ pub struct Config {
     pub overrides: Overrides,
     /// How regions weigh on whom nodes talk to.
     pub cross_region: CrossRegion,
+    /// How nodes find out that they are in a minority, and what they do then.
+    pub partition: PartitionConfig,
     /// A commit takes up to this long.
     pub commit_max: Duration,
     /// The share of commits that fail.
@@ -44,6 +46,7 @@ impl Config {
             profile: Profile::default(),
             overrides: Overrides::default(),
             cross_region: CrossRegion::default(),
+            partition: PartitionConfig::default(),
             commit_max: Duration::from_millis(5),
             commit_failures: 0.0,
         }

@@ -182,6 +182,7 @@ impl Machine {
             region: self.region.clone(),
             zone: String::new(),
             labels: self.labels.clone(),
+            roles: vec![],
             version: "0.0.0".to_owned(),
         }
     }

@@ -29,6 +29,9 @@ use crate::core::model::{AgentSource, AgentSpec};
 use crate::core::time::Instant;
 use crate::core::wire::{AgentStats, RequestBody};
 
+/// What the wall clocks show when a world begins, in milliseconds since 1970.
+const UNIX_MS: u64 = 1_700_000_000_000;
+
 /// Something that happens at a point of time.
 #[derive(Debug, Clone)]
 #[allow(clippy::large_enum_variant, reason = "packets and wakes, nearly all of them, stay off the heap")]
@@ -208,6 +211,8 @@ impl World {
             profile,
             overrides,
             cross_region: self.config.cross_region,
+            partition: self.config.partition.clone(),
+            unix_ms: UNIX_MS + now.as_nanos() / 1_000_000,
             seed,
         };
         host.disturbed = now;
@@ -465,6 +470,11 @@ impl World {
             Output::AskNode { question, query } => self.ask_node(machine, question, &query),
             Output::Reply { request, result } => self.on_reply(machine, request, result),
             Output::Event(event) => self.on_event(machine, event),
+            Output::StateChanged(_) => {}
+            Output::AskHandler { question, .. } => {
+                let answer = Err("there are no commands in a simulation".to_owned());
+                self.input_soon(machine, Input::HandlerAnswer { question, answer });
+            }
             Output::Found(finding) => self.report.found(self.now, machine, finding),
             Output::ViewChanged => self.check_view(machine),
             Output::HelloChanged(hello) => {

@@ -88,6 +88,7 @@ pub fn hello(name: &str, mesh_id: Option<MeshId>) -> Hello {
             region: String::new(),
             zone: String::new(),
             labels: Default::default(),
+            roles: vec![],
             version: "test".to_owned(),
         },
         bulk_beside: None,

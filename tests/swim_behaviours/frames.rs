@@ -22,6 +22,7 @@ fn hello(n: u8) -> Hello {
             region: String::new(),
             zone: String::new(),
             labels: BTreeMap::new(),
+            roles: vec![],
             version: "0.1.0".to_owned(),
         },
         bulk_beside: None,

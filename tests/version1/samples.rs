@@ -23,6 +23,7 @@ pub fn card() -> NodeCard {
         region: "north".to_owned(),
         zone: "a".to_owned(),
         labels: BTreeMap::from([("role".to_owned(), "gateway".to_owned())]),
+        roles: vec![],
         version: "0.1.0".to_owned(),
     }
 }
@@ -64,7 +65,7 @@ pub fn controls() -> Vec<(&'static str, Control)> {
         OwnedBatch { node: node("node-9"), start: 3, after: 0, upto: 8, floor: 1, records: records() };
     let mut all = vec![
         ("control-members", Control::Members { members, reply: true }),
-        ("control-summary", Control::Summary { members: u64::MAX, owned: 5, crls: None }),
+        ("control-summary", Control::Summary { members: u64::MAX, owned: 5, shared: None, crls: None }),
         ("control-owned-digest", Control::OwnedDigest { have, reply: false }),
         ("control-owned", Control::Owned { batches: vec![batch] }),
         ("control-held-for-failed", Control::HeldForFailed { incarnation: Incarnation::first_of(3) }),

@@ -125,6 +125,7 @@ impl Mesh {
 
     fn on_member_changed(&mut self, key: NodeKey, before: Option<Known>, now: Known) {
         self.view_changed = true;
+        self.tell_liveness();
         if now.status == MemberStatus::Failed {
             self.become_unreachable(&key);
         }
@@ -272,6 +273,7 @@ impl Mesh {
             start,
             "peers remember a later start of this node than its own store: continuing above it"
         );
+        self.on_old_store();
         // This process takes `start`; the next one must not take it again.
         self.persist(vec![Change::StartAtLeast(start + 1)], Pending::RestartAs(start));
     }
@@ -306,7 +308,8 @@ impl Mesh {
         let members = self.membership.entries_hash();
         let owned = self.registry.digest_hash();
         let crls = Some(self.trust.hash());
-        self.output(Output::Control { link, frame: Control::Summary { members, owned, crls } });
+        let shared = Some(self.shared_summary());
+        self.output(Output::Control { link, frame: Control::Summary { members, owned, shared, crls } });
     }
 
     fn send_digest(&mut self, link: LinkId, reply: bool) {
@@ -334,7 +337,10 @@ impl Mesh {
             self.on_accepted(mesh_id);
         }
         match frame {
-            Control::Summary { members, owned, crls } => {
+            Control::Summary { members, owned, shared, crls } => {
+                if let Some(shared) = shared {
+                    self.compare_shared(key, shared);
+                }
                 self.compare_lists(link, crls);
                 if members != self.membership.entries_hash() {
                     self.send_members(link, true);
@@ -382,7 +388,7 @@ impl Mesh {
             | Control::StateBusy { .. }
             | Control::StateAck { .. }
             | Control::StateFloor { .. }
-            | Control::Beat { .. }
+            | Control::Beat(_)
             | Control::Register { .. }) => self.on_shared(link, key, &node, frame),
             Control::KeepAlive => {}
         }
@@ -483,6 +489,7 @@ impl Mesh {
         self.restarts_told.remove(key);
         self.processes.remove(key);
         if let Some(node) = self.links.card(key).map(|card| card.node_id.clone()) {
+            self.note_departure(&node);
             self.links.forget(key);
             self.forget_distance(&node);
             self.registry.forget(&node);

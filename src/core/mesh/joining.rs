@@ -285,6 +285,8 @@ impl Mesh {
         let decided = |pending: &Pending| match pending {
             Pending::BelongTo(mesh_id) => Some(*mesh_id),
             Pending::Nothing
+            | Pending::Register(_)
+            | Pending::Shared(_)
             | Pending::Deploy { .. }
             | Pending::Undeploy { .. }
             | Pending::LeaveMesh { .. }

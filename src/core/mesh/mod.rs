@@ -32,6 +32,7 @@ use rand_chacha::ChaCha8Rng;
 use self::regions::Regions;
 pub use self::regions::{cross_share, region_keep};
 use self::requests::{Open, Requester};
+use self::shared::{Durable, Shared};
 use self::timers::{Timer, Timers};
 pub use self::view::{Fingerprint, Gauges};
 use super::contract::{Boot, Change, Counters, Effect, Input, Output, StartMode};
@@ -51,10 +52,15 @@ const STOP_DEADLINE: Duration = Duration::from_secs(10);
 /// How long agents may take to finish what they have when the node is told to stop.
 const STOP_DRAIN: Duration = Duration::from_secs(10);
 
+/// A process that did nothing for so long measures no lease by its former clock.
+const STANDSTILL: Duration = Duration::from_secs(1);
+
 /// What is done once a persist is durable.
 #[derive(Debug)]
 enum Pending {
     Nothing,
+    Register(u64),
+    Shared(Durable),
     BelongTo(MeshId),
     Deploy { spec: AgentSpec, requester: Requester },
     Undeploy { agent: AgentName, requester: Requester },
@@ -112,6 +118,7 @@ pub struct Mesh {
     restarts_told: BTreeMap<NodeKey, (u32, Instant)>,
     /// Members that are known by their key only.
     nameless: BTreeSet<NodeKey>,
+    shared: Shared,
     requests: BTreeMap<u64, Open>,
     questions: BTreeMap<u64, (Requester, AgentName)>,
     /// Questions about this node that the shell has not answered yet.
@@ -128,9 +135,10 @@ impl Mesh {
     /// Makes the mesh of a node whose process start is durable. Its first outputs are ready at once.
     #[must_use]
     pub fn new(boot: Boot, now: Instant) -> Self {
+        let mut rng = ChaCha8Rng::from_seed(boot.seed);
+        let (shared, leftovers) = Shared::new(&boot, rng.random(), now);
         let Boot { card, mesh_name, process_id, remembered, start, .. } = boot;
-        let Boot { profile, overrides, cross_region, seed, .. } = boot;
-        let mut rng = ChaCha8Rng::from_seed(seed);
+        let Boot { profile, overrides, cross_region, .. } = boot;
         let own = card.node_id.clone();
         let key = own.key();
         let incarnation = Incarnation::first_of(remembered.start);
@@ -163,6 +171,7 @@ impl Mesh {
             load_told: None,
             restarts_told: BTreeMap::new(),
             nameless: BTreeSet::new(),
+            shared,
             requests: BTreeMap::new(),
             questions: BTreeMap::new(),
             node_questions: BTreeMap::new(),
@@ -175,6 +184,9 @@ impl Mesh {
             card,
         };
         mesh.membership.set_now(now);
+        if !leftovers.is_empty() {
+            mesh.persist(leftovers, Pending::Shared(Durable::Leftovers));
+        }
         mesh.begin(start, &remembered.peers, remembered.agents);
         mesh
     }
@@ -206,6 +218,7 @@ impl Mesh {
         self.dial_seeds();
         self.call_the_lost();
         self.sync();
+        self.begin_shared();
         self.settle();
     }
 
@@ -226,6 +239,10 @@ impl Mesh {
             Input::RuntimeAnswer { question, answer } => self.on_runtime_answer(question, answer),
             Input::NodeAnswer { question, answer } => self.on_node_answer(question, answer),
             Input::Load(load) => self.on_load(&load),
+            Input::WallClock { unix_ms } => self.on_wall_clock(unix_ms),
+            Input::HandlerAnswer { question, answer } => {
+                self.shared.on_decision(question, answer, now);
+            }
             Input::WantLink { node } => self.want_link(&node),
             Input::Expelled { node, reason } => self.on_expelled(&node, reason),
             Input::CrlAccepted { issuer, number, der } => self.on_crl_accepted(issuer, number, der),
@@ -256,6 +273,7 @@ impl Mesh {
                 Timer::Hint(key) => self.on_hint_over(key),
                 Timer::RenewLate => self.replace_all(),
                 Timer::Request(id) => self.on_request_timeout(id),
+                Timer::Shared => self.on_shared_timer(),
                 Timer::AgentRestart(agent, run) => {
                     let effects = self.supervision.handle_restart(&agent, run);
                     self.run_agent_effects(effects);
@@ -280,13 +298,19 @@ impl Mesh {
 
     fn advance(&mut self, now: Instant) {
         assert!(now >= self.now, "time never goes back: {now:?} after {:?}", self.now);
+        // Something is due several times a second: who comes later has stood still.
+        let stood_still = now.since(self.now) > STANDSTILL;
         self.now = now;
         self.membership.set_now(now);
+        if stood_still {
+            self.on_standstill();
+        }
     }
 
     /// After each change: what membership wants, and one notice of a changed view.
     fn settle(&mut self) {
         self.run_member_effects();
+        self.settle_shared();
         if std::mem::take(&mut self.view_changed) {
             self.output(Output::ViewChanged);
         }
@@ -338,6 +362,8 @@ impl Mesh {
     fn on_committed(&mut self, no: PersistNo) {
         match self.pending.remove(&no) {
             None | Some(Pending::Nothing) => {}
+            Some(Pending::Register(token)) => self.shared.on_register_stored(token, self.now),
+            Some(Pending::Shared(durable)) => self.on_durable(durable),
             Some(Pending::BelongTo(mesh_id)) => self.become_joined(mesh_id),
             Some(Pending::Deploy { spec, requester }) => self.on_deploy_stored(spec, requester),
             Some(Pending::Undeploy { agent, requester }) => self.on_undeploy_stored(agent, requester),
@@ -355,6 +381,11 @@ impl Mesh {
     fn on_commit_failed(&mut self, no: PersistNo, reason: &str) {
         match self.pending.remove(&no) {
             None | Some(Pending::Nothing | Pending::RestartAs(_)) => {}
+            Some(Pending::Register(token)) => {
+                self.shared.on_register_not_stored(token, self.now);
+                self.on_disk_failed(reason);
+            }
+            Some(Pending::Shared(durable)) => self.on_not_durable(durable, reason),
             Some(Pending::BelongTo(_)) => {
                 self.output(Output::Fatal { reason: format!("the mesh's id could not be stored: {reason}") });
             }
@@ -362,7 +393,12 @@ impl Mesh {
                 self.deploying.remove(&spec.name);
                 self.refuse_for_store(requester, reason);
             }
-            Some(Pending::Undeploy { requester, .. } | Pending::LeaveMesh { requester, .. }) => {
+            Some(Pending::LeaveMesh { requester, .. }) => {
+                self.shared.has_left = false;
+                self.on_disk_failed(reason);
+                self.refuse_for_store(requester, reason);
+            }
+            Some(Pending::Undeploy { requester, .. }) => {
                 self.refuse_for_store(requester, reason);
             }
         }
@@ -377,6 +413,7 @@ impl Mesh {
         self.view_changed = true;
         self.event(Event::Joined { mesh_id });
         self.say_hello_anew();
+        self.bootstrap_register();
     }
 
     fn hello(&self) -> Hello {

@@ -311,6 +311,7 @@ mod tests {
             region: region.to_owned(),
             zone: String::new(),
             labels: BTreeMap::new(),
+            roles: vec![],
             version: String::new(),
         }
     }
@@ -328,6 +329,8 @@ mod tests {
             profile: Profile::default(),
             overrides: Overrides::default(),
             cross_region,
+            partition: Default::default(),
+            unix_ms: 0,
             seed: [7; 32],
         };
         let mut mesh = Mesh::new(boot, Instant::ZERO);

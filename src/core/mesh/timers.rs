@@ -28,6 +28,8 @@ pub(super) enum Timer {
     RenewLate,
     /// A request to another node has taken too long.
     Request(u64),
+    /// Something of what the nodes share is due.
+    Shared,
     /// Start an agent again.
     AgentRestart(AgentName, u64),
     /// Replace some of the links after this one that were made with a former certificate.
@@ -49,6 +51,7 @@ impl Timer {
             | Self::Hint(_)
             | Self::RenewLate
             | Self::Request(_)
+            | Self::Shared
             | Self::AgentRestart(..)
             | Self::Renew(_)
             | Self::StopDeadline => 16,
@@ -67,6 +70,7 @@ impl Timer {
             Self::Hint(_) => "hint",
             Self::RenewLate => "renew late",
             Self::Request(_) => "request",
+            Self::Shared => "shared state",
             Self::AgentRestart(..) => "agent restart",
             Self::Renew(_) => "renew links",
             Self::StopDeadline => "stop",

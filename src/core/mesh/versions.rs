@@ -55,7 +55,7 @@ impl Mesh {
             | Control::StateBusy { .. }
             | Control::StateAck { .. }
             | Control::StateFloor { .. }
-            | Control::Beat { .. }
+            | Control::Beat(_)
             | Control::Register { .. }
             | Control::KeepAlive => {
                 tracing::trace!(?link, "a frame that the peer's version does not know is not sent");
@@ -99,6 +99,7 @@ mod tests {
             region: String::new(),
             zone: String::new(),
             labels: Default::default(),
+            roles: vec![],
             version: "0.1.0".to_owned(),
         }
     }
@@ -113,6 +114,8 @@ mod tests {
             profile: Profile::Auto,
             overrides: Overrides::default(),
             cross_region: Default::default(),
+            partition: Default::default(),
+            unix_ms: 0,
             seed: [1; 32],
         };
         Mesh::new(boot, Instant::ZERO)

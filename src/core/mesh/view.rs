@@ -93,6 +93,9 @@ impl Mesh {
             health: self.membership.health(),
             regions: self.regions.rtts.clone(),
             counters: self.counters(),
+            mode: self.shared.mode(),
+            queued: self.shared.queued(),
+            state_keys: self.shared.state.len(),
         }
     }
 
@@ -100,6 +103,7 @@ impl Mesh {
         let refusals = self.coordinates.refusals();
         Counters {
             claims_dropped: self.membership.dropped_claims(),
+            state_refused: self.shared.refused(),
             round_trips_refused: refusals.round_trips,
             coordinates_refused: refusals.coordinates,
             coordinate_resets: refusals.resets,

@@ -265,6 +265,9 @@ pub enum ModeReason {
     /// The node doubts itself.
     #[error("{0}")]
     Doubt(Doubt),
+    /// The roster does not name this node, or not any more.
+    #[error("the roster does not name this node")]
+    NoMember,
     /// A quorum was heard for long enough.
     #[error("a quorum is heard again")]
     QuorumHeard,

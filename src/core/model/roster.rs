@@ -22,8 +22,22 @@ pub struct Epoch {
     pub order: u64,
 }
 
+impl Epoch {
+    /// The epoch of the next roster in the same chain.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self { order: self.order + 1, ..self }
+    }
+
+    /// Whether both are of one chain.
+    #[must_use]
+    pub fn same_chain(self, other: Self) -> bool {
+        (self.chain, self.chain_id) == (other.chain, other.chain_id)
+    }
+}
+
 /// What the roster says of one node.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Seat {
     /// Whether it votes.
     pub voter: bool,
@@ -34,7 +48,7 @@ pub struct Seat {
 }
 
 /// Which nodes should exist and which of them vote.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Roster {
     /// Its place among all rosters.
     pub epoch: Epoch,
@@ -48,7 +62,7 @@ pub struct Roster {
     pub split_writes: bool,
     /// A member that was away for longer is evicted.
     pub max_offline: Duration,
-    /// Who overruled what and why, if this roster was forced by an operator.
+    /// Who overruled what and why, if an operator began this chain by force. All rosters of the chain repeat it.
     pub audit: Option<String>,
 }
 

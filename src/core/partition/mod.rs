@@ -20,6 +20,8 @@
 //! them for [`limits::SYNCHRONISATION_PATIENCE`] at most, because gossip also knows nodes that this one cannot talk
 //! to. In the same way it waits for voters that gossip calls alive until their first beat is overdue.
 //!
+//! A node that the roster does not name is joining, whatever it hears.
+//!
 //! What it does not do: it neither sends nor synchronises nor runs a command, it says when; and until the detection
 //! time has passed both sides of a new partition are healthy. While a network is cut now here and now there, a node
 //! may count voters that it never heard at one moment; the time runs from the last change.
@@ -219,7 +221,11 @@ impl Partition {
     pub fn set_roster(&mut self, roster: &Roster, now: Instant) {
         self.on_now(now);
         let voted = self.votes();
+        let was_member = self.is_member();
         self.roster = Some(roster.clone());
+        if was_member != self.is_member() {
+            self.on_membership(now);
+        }
         self.beats.retain(|node| roster.is_voter(node));
         if self.votes() && !voted {
             self.next_beat = now;
@@ -363,6 +369,20 @@ impl Partition {
         }
     }
 
+    /// Only members are told of writes: whoever becomes one may have missed some, and whoever is none any more will.
+    fn on_membership(&mut self, now: Instant) {
+        let anew = self.begin_synchronisation(now);
+        let round = self.synchronise;
+        match self.state {
+            State::Joining(_) => self.state = State::Joining(anew),
+            State::Healthy | State::Degraded { .. } | State::Recovering(_) => {
+                self.note_majority();
+                self.enter(State::Joining(anew), ModeReason::NoMember);
+            }
+        }
+        self.synchronise = round;
+    }
+
     /// Draws the conclusions from what is known.
     fn evaluate(&mut self, now: Instant) {
         let Some(roster) = &self.roster else {
@@ -410,6 +430,9 @@ impl Partition {
         let Some(roster) = &self.roster else {
             return false;
         };
+        if !self.is_member() {
+            return false;
+        }
         let mut with = under_way.with.clone();
         with.insert(self.own.clone());
         let is_awaited = |node: &NodeId| {
@@ -505,6 +528,10 @@ impl Partition {
 
     fn votes(&self) -> bool {
         self.roster.as_ref().is_some_and(|roster| roster.is_voter(&self.own))
+    }
+
+    fn is_member(&self) -> bool {
+        self.roster.as_ref().is_some_and(|roster| roster.members.contains_key(&self.own))
     }
 
     fn is_failed(&self, node: &NodeId) -> bool {

@@ -195,6 +195,21 @@ impl State {
         self.current(key).has_value()
     }
 
+    /// What this node has seen of a key, writes that wait included: the context of a write that is given none.
+    #[must_use]
+    pub fn seen(&self, key: &str) -> Clock {
+        let current = self.current(key);
+        let mut seen = current.dots();
+        seen.join(&current.context);
+        seen
+    }
+
+    /// How many values of a key stand beside each other, writes that wait included.
+    #[must_use]
+    pub fn current_values(&self, key: &str) -> usize {
+        self.current(key).values().count()
+    }
+
     /// What is known of an actor, and what waits up to a dot.
     fn span_with(&self, dot: Dot) -> crate::core::model::Span {
         let mut clock = Clock::default();

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::core::ids::NodeId;
 use crate::core::limits;
 use crate::core::model::{
-    Clock, Dot, DotRange, KeyUpdate, Mode, Outcome, PartitionView, Roster, Ticket, TicketView, Writer,
+    Clock, Dot, DotRange, Epoch, KeyUpdate, Mode, Outcome, PartitionView, Roster, Ticket, TicketView, Writer,
     check_key,
 };
 
@@ -246,6 +246,35 @@ pub struct StateDelta {
     pub floor: u64,
     /// How many more times it may be passed on.
     pub hops: u8,
+    /// Whether a client waits for a quorum: the receiver tells what it has on its disk as soon as this is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ack: bool,
+}
+
+/// A voter says that it is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beat {
+    /// The voter; not always the sender, because beats are passed on in a large mesh.
+    pub voter: NodeId,
+    /// Its process start.
+    pub start: u64,
+    /// Counts its beats.
+    pub number: u64,
+    /// Whether it holds the lease.
+    pub leads: bool,
+    /// How many more times it may be passed on.
+    pub hops: u8,
+}
+
+/// What two nodes compare to find out that one of them lacks something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedSummary {
+    /// Over the writes that the node has seen.
+    pub clock: u64,
+    /// Over the values of its keys, of 128 bits the lower 64: with equal clocks it is equal.
+    pub values: u64,
+    /// The roster that it knows.
+    pub epoch: Option<Epoch>,
 }
 
 impl StateDelta {
@@ -277,6 +306,12 @@ pub struct StatePart {
     pub closes: Vec<DotRange>,
     /// Whether it is the last.
     pub is_last: bool,
+    /// In the last part: the number of the sender's floor, and how many writes it lacks that the asker has.
+    #[serde(default)]
+    pub floor: u64,
+    /// See `floor`.
+    #[serde(default)]
+    pub lacks: u64,
 }
 
 impl StatePart {

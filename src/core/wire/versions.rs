@@ -104,7 +104,7 @@ impl Control {
             | Self::StateBusy { .. }
             | Self::StateAck { .. }
             | Self::StateFloor { .. }
-            | Self::Beat { .. }
+            | Self::Beat(_)
             | Self::Register { .. } => 2,
             Self::Request { body, .. } => body.since_version(),
             Self::Response { result: Ok(body), .. } => body.since_version(),

@@ -1,0 +1,237 @@
+//! The floor: every member tells the holder of the lease what it has on its disk; what all have is told to all.
+//!
+//! A floor that is told is adopted, which promises nothing, and collected only when the next one is told: until then
+//! nobody has forgotten anything that a member which has not heard of it could need.
+//!
+//! Dots that no member has, of an actor that mints no more, are gone with the disk that held them. Such gaps are
+//! closed for good, or they would hold up the floor for ever.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::super::Mesh;
+use crate::core::ids::{NodeId, NodeKey};
+use crate::core::limits;
+use crate::core::model::{Actor, Clock, Dot, DotRange, Epoch, Roster};
+use crate::core::state::Key;
+use crate::core::time::Instant;
+use crate::core::wire::Control;
+
+/// How often members tell, and the holder computes.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Keys that are looked at in one step for what need not be kept.
+const COLLECTED_AT_ONCE: usize = 2_000;
+
+/// What a member has told.
+#[derive(Debug, Clone)]
+struct Ack {
+    clock: Clock,
+    unfilled: Clock,
+    epoch: Epoch,
+    actor: Option<Actor>,
+}
+
+/// The floors that this node knows of.
+#[derive(Debug, Default)]
+pub(super) struct Floors {
+    acks: BTreeMap<NodeId, Ack>,
+    /// The number of the last floor that this node was told of and has reached.
+    adopted: u64,
+    /// That floor, which is collected when the next is told.
+    last: Option<Clock>,
+    /// The number of the floor that was collected.
+    collected: u64,
+    told: Option<(u64, Clock, Epoch)>,
+    /// Whom this node has told what it has on its disk, and what that was.
+    acked: Option<(NodeId, Clock)>,
+    /// Where the collection goes on.
+    collecting: Option<Option<Key>>,
+    due: Option<Instant>,
+}
+
+impl Floors {
+    pub(super) fn adopted(&self) -> u64 {
+        self.adopted
+    }
+
+    pub(super) fn collected(&self) -> u64 {
+        self.collected
+    }
+
+    /// Everything that a member with this floor has forgotten the contexts of is here.
+    pub(super) fn adopt(&mut self, number: u64) {
+        self.adopted = self.adopted.max(number);
+    }
+
+    /// Another node begins to compute: it knows nothing of what the one before it was told.
+    pub(super) fn begin(&mut self) {
+        self.acks.clear();
+        self.acked = None;
+        self.told = None;
+    }
+
+    pub(super) fn forget_all_but(&mut self, roster: &Roster) {
+        self.acks.retain(|node, _| roster.members.contains_key(node));
+        self.acked = None;
+    }
+
+    pub(super) fn has(&self, node: &NodeId, dot: Dot) -> bool {
+        self.acks.get(node).is_some_and(|ack| ack.clock.contains(dot))
+    }
+}
+
+impl Mesh {
+    /// Tells a node what is on this one's disk.
+    pub(super) fn send_ack(&mut self, key: &NodeKey) {
+        let Some(epoch) = self.shared.register.epoch() else {
+            return;
+        };
+        let mut clock = self.shared.state.durable().clone();
+        clock.forget_ranges_above(limits::CLOCK_RANGES_MAX);
+        let mut unfilled = self.shared.state.unfilled();
+        unfilled.forget_ranges_above(limits::CLOCK_RANGES_MAX);
+        let actor = self.shared.state.actor();
+        self.send_control(key, Control::StateAck { clock, unfilled, epoch, actor });
+    }
+
+    pub(super) fn on_state_ack(
+        &mut self,
+        from: &NodeId,
+        clock: Clock,
+        unfilled: Clock,
+        epoch: Epoch,
+        actor: Option<Actor>,
+    ) {
+        let is_member = self.shared.register.roster().is_some_and(|roster| roster.members.contains_key(from));
+        if is_member {
+            self.shared.floors.acks.insert(from.clone(), Ack { clock, unfilled, epoch, actor });
+            self.note_confirmations();
+        }
+    }
+
+    /// Tells the holder of the lease, or computes as the holder, and forgets what need not be kept.
+    pub(super) fn tend_floor(&mut self) {
+        self.collect_some();
+        if self.shared.floors.due.is_some_and(|due| due > self.now) {
+            return;
+        }
+        self.shared.floors.due = Some(self.now + INTERVAL);
+        if self.leads() {
+            return self.compute_floor();
+        }
+        let Some(leader) = self.leader().cloned() else {
+            return;
+        };
+        let told = (leader, self.shared.state.durable().clone());
+        if self.shared.floors.acked.as_ref() != Some(&told) {
+            self.send_ack(&told.0.key());
+            self.shared.floors.acked = Some(told);
+        }
+    }
+
+    fn compute_floor(&mut self) {
+        let Some(roster) = self.shared.register.roster().cloned() else {
+            return;
+        };
+        let own = Ack {
+            clock: self.shared.state.durable().clone(),
+            unfilled: self.shared.state.unfilled(),
+            epoch: roster.epoch,
+            actor: self.shared.state.actor(),
+        };
+        self.shared.floors.acks.insert(self.own.clone(), own);
+        let acks = &self.shared.floors.acks;
+        let all: Option<Vec<&Ack>> = roster
+            .members
+            .keys()
+            .map(|node| acks.get(node).filter(|ack| ack.epoch == roster.epoch))
+            .collect();
+        let Some(all) = all.filter(|all| !all.is_empty()) else {
+            return;
+        };
+        let voids = voids(&all);
+        let floor = all.iter().skip(1).fold(all[0].clock.gap_free(), |floor, ack| floor.meet(&ack.clock));
+        // A floor is collected when the next one is told: the last of a kind is told twice.
+        let told = self.shared.floors.told.as_ref();
+        let same = told.is_some_and(|(_, last, epoch)| *last == floor && *epoch == roster.epoch);
+        let again =
+            self.shared.floors.last.as_ref().is_some_and(|last| !self.shared.state.floor().covers(last));
+        if same && voids.is_empty() && !again {
+            return;
+        }
+        let number = self.shared.floors.adopted + 1;
+        self.shared.floors.told = Some((number, floor.clone(), roster.epoch));
+        let own = self.own.clone();
+        for node in roster.members.keys().filter(|node| **node != own) {
+            let (floor, voids, epoch) = (floor.clone(), voids.clone(), roster.epoch);
+            self.send_control(&node.key(), Control::StateFloor { epoch, number, floor, voids });
+        }
+        self.on_floor(self.key, roster.epoch, number, floor, &voids);
+    }
+
+    pub(super) fn on_floor(
+        &mut self,
+        from: NodeKey,
+        epoch: Epoch,
+        number: u64,
+        floor: Clock,
+        voids: &[DotRange],
+    ) {
+        // A node that is behind the newest roster does not collect, and no floor of an older one counts.
+        if self.shared.register.epoch() != Some(epoch) || number <= self.shared.floors.adopted {
+            return;
+        }
+        if !self.shared.state.clock().covers(&floor) {
+            return self.ask_state(from);
+        }
+        match self.shared.state.apply(&[], voids) {
+            Ok(applied) => self.on_applied(applied),
+            Err(refuse) => {
+                self.shared.refused += 1;
+                tracing::error!(%refuse, "gaps that are to be closed");
+            }
+        }
+        if let Some(last) = self.shared.floors.last.replace(floor)
+            && self.shared.state.raise_floor(&last)
+        {
+            self.shared.floors.collecting = Some(None);
+            self.flush_later();
+        }
+        self.shared.floors.collected = self.shared.floors.adopted;
+        self.shared.floors.adopted = number;
+    }
+
+    fn collect_some(&mut self) {
+        let Some(after) = self.shared.floors.collecting.take() else {
+            return;
+        };
+        if let Some(next) = self.shared.state.collect(after.as_deref(), COLLECTED_AT_ONCE) {
+            self.shared.floors.collecting = Some(Some(next));
+        }
+        self.flush_later();
+    }
+}
+
+/// Dots that no member has and nobody will make any more: members agree on what they have of an actor, and it is
+/// nobody's present one.
+fn voids(all: &[&Ack]) -> Vec<DotRange> {
+    let minting: BTreeSet<_> = all.iter().filter_map(|ack| ack.actor).collect();
+    let mut named = Clock::default();
+    for ack in all {
+        named.join(&ack.clock);
+        named.join(&ack.unfilled);
+    }
+    let mut voids = Vec::new();
+    for (actor, span) in named.iter().filter(|(actor, _)| !minting.contains(actor)) {
+        let first = all[0].clock.get(actor);
+        if all.iter().any(|ack| ack.clock.get(actor) != first) {
+            continue;
+        }
+        let mut whole = Clock::default();
+        let upto = span.ranges().map(|(_, upto)| upto).max().unwrap_or(0);
+        whole.add_range(DotRange { actor: *actor, from: 1, upto });
+        voids.extend(whole.beyond(&all[0].clock));
+    }
+    voids.truncate(limits::STATE_RANGES_PER_FRAME_MAX);
+    voids
+}

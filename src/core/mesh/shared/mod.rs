@@ -1,0 +1,396 @@
+//! What the nodes share: the replicated state, the register, and whether this node is among a majority.
+//!
+//! - `agreement`: the register and its lease, beats, the steward, the mode
+//! - `writes`: local writes, the queue of those that wait for a majority, what the disk says
+//! - `spread`: writes on their way to the others, and theirs to this node
+//! - `repair`: comparing with a peer, and taking over what differs
+//! - `floor`: what every member has on its disk
+//! - `answers`: what clients are told
+//!
+//! Nothing here is told to a node that does not belong to this mesh; links of such are not proven.
+
+mod agreement;
+mod answers;
+mod floor;
+mod repair;
+mod spread;
+mod writes;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use rand::RngExt;
+
+use self::floor::Floors;
+use self::repair::{Asked, Comparing, Serving};
+use self::writes::Confirming;
+pub(super) use self::writes::Durable;
+use super::{Mesh, Requester, Timer};
+use crate::core::contract::{Boot, Table};
+use crate::core::ids::{LinkId, NodeId, NodeKey};
+use crate::core::model::{Mode, PartitionConfig};
+use crate::core::partition::Partition;
+use crate::core::queue::{Queue, QueueBounds};
+use crate::core::register::{LeaseView, Register, StoreState};
+use crate::core::state::State;
+use crate::core::time::Instant;
+use crate::core::wire::{Control, SharedSummary};
+
+/// How often what is due now and then is looked at.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Everything of it.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) state: State,
+    register: Register,
+    partition: Partition,
+    config: PartitionConfig,
+    queue: Queue,
+    /// Who holds the lease, as the register or a beat has told.
+    lease: LeaseView,
+    leader: Option<(NodeId, Instant)>,
+    /// Milliseconds since 1970 at the core's time zero.
+    wall_offset_ms: i128,
+    /// Whether a bootstrap of the register is wanted as soon as the mesh's id is stored.
+    bootstraps: bool,
+    start: u64,
+    /// For the timer heap: the earliest deadline that is in it.
+    armed: Option<Instant>,
+    next_tick: Instant,
+    tokens: u64,
+    /// When what others wrote is given to the disk at the latest; `None`: nothing is there.
+    flush_due: Option<Instant>,
+    flushing: bool,
+    /// When the disk is tried again after it has failed.
+    repair_due: Option<Instant>,
+    disk_failed: bool,
+    floors: Floors,
+    asked: BTreeMap<NodeKey, Asked>,
+    serving: BTreeMap<(NodeKey, u64), Serving>,
+    /// The round of comparisons that the mode waits for, and with whom it is done.
+    round: Option<(u64, BTreeSet<NodeKey>)>,
+    comparing: Option<Comparing>,
+    /// A whole comparison with a member has been made by this process.
+    synchronised: bool,
+    confirming: VecDeque<Confirming>,
+    /// Who is told as soon as what was taken in is on the disk.
+    acks_due: BTreeSet<NodeKey>,
+    beats: BTreeMap<NodeId, (u64, u64)>,
+    proposals: BTreeMap<u64, Option<Requester>>,
+    proposed: Option<Instant>,
+    away_since: BTreeMap<NodeId, Instant>,
+    /// Members that have left the mesh for good and are still in the roster.
+    departed: BTreeSet<NodeId>,
+    /// This node has left its mesh for good: nothing of it is stored any more.
+    pub(super) has_left: bool,
+    gap_since: Option<Instant>,
+    writes_made: u64,
+    refused: u64,
+    reason: String,
+}
+
+impl Shared {
+    pub(super) fn new(boot: &Boot, life: u64, now: Instant) -> (Self, Vec<crate::core::contract::Change>) {
+        let remembered = &boot.remembered;
+        let own = boot.card.node_id.clone();
+        let rows = |table| remembered.tables.get(&table).map(Vec::as_slice).unwrap_or_default();
+        let doubtful = remembered.rebuilt || rows(Table::Register).is_empty();
+        let store = if doubtful { StoreState::Doubtful } else { StoreState::Whole };
+        let restored =
+            Queue::restore(own.clone(), remembered.start, QueueBounds::default(), rows(Table::Queue));
+        if restored.unreadable > 0 {
+            tracing::error!(
+                rows = restored.unreadable,
+                "queued writes that this version does not understand are left alone"
+            );
+        }
+        let begins = matches!(boot.start, crate::core::contract::StartMode::Bootstrap { .. });
+        let shared = Self {
+            state: State::load(&remembered.tables),
+            register: Register::new(own.clone(), rows(Table::Register), store, life, now),
+            partition: Partition::new(own, boot.partition.clone(), now),
+            config: boot.partition.clone(),
+            queue: restored.queue,
+            lease: LeaseView::Nobody,
+            leader: None,
+            wall_offset_ms: i128::from(boot.unix_ms) - i128::from(now.as_nanos() / 1_000_000),
+            bootstraps: begins && !remembered.rebuilt,
+            start: remembered.start,
+            armed: None,
+            next_tick: now,
+            tokens: 0,
+            flush_due: None,
+            flushing: false,
+            repair_due: None,
+            disk_failed: false,
+            floors: Floors::default(),
+            asked: BTreeMap::new(),
+            serving: BTreeMap::new(),
+            round: None,
+            comparing: None,
+            synchronised: false,
+            confirming: VecDeque::new(),
+            acks_due: BTreeSet::new(),
+            beats: BTreeMap::new(),
+            proposals: BTreeMap::new(),
+            proposed: None,
+            away_since: BTreeMap::new(),
+            departed: BTreeSet::new(),
+            has_left: false,
+            gap_since: None,
+            writes_made: 0,
+            refused: 0,
+            reason: "it has just started".to_owned(),
+        };
+        (shared, restored.changes)
+    }
+
+    fn token(&mut self) -> u64 {
+        self.tokens += 1;
+        self.tokens
+    }
+
+    pub(super) fn on_register_stored(&mut self, token: u64, now: Instant) {
+        self.register.handle_committed(token, now);
+    }
+
+    pub(super) fn on_register_not_stored(&mut self, token: u64, now: Instant) {
+        self.register.handle_commit_failed(token, now);
+    }
+
+    /// The command that decides what a minority does has decided, or failed.
+    pub(super) fn on_decision(
+        &mut self,
+        question: u64,
+        answer: Result<crate::core::model::Action, String>,
+        now: Instant,
+    ) {
+        self.partition.handle_decision(question, answer, now);
+    }
+
+    pub(super) fn mode(&self) -> Mode {
+        self.partition.mode()
+    }
+
+    pub(super) fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub(super) fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    /// Milliseconds since 1970 as the wall clock shows them.
+    fn unix_ms(&self, now: Instant) -> u64 {
+        let ms = self.wall_offset_ms + i128::from(now.as_nanos() / 1_000_000);
+        u64::try_from(ms).unwrap_or(0)
+    }
+}
+
+impl Mesh {
+    /// Begins with what the disk remembers.
+    pub(super) fn begin_shared(&mut self) {
+        if let Some(roster) = self.shared.register.roster().cloned() {
+            self.shared.partition.set_roster(&roster, self.now);
+        }
+        self.tell_liveness();
+        if self.joined {
+            self.bootstrap_register();
+        }
+        self.settle_shared();
+    }
+
+    /// The mesh is this node's: if it begins it, the register begins with it.
+    pub(super) fn bootstrap_register(&mut self) {
+        if !std::mem::take(&mut self.shared.bootstraps) || self.shared.register.roster().is_some() {
+            return;
+        }
+        let (seat, settings) = self.founding();
+        if let Err(error) = self.shared.register.bootstrap(seat, settings, self.now) {
+            tracing::error!(%error, "the mesh begins without a roster");
+        }
+    }
+
+    pub(super) fn on_shared(&mut self, link: LinkId, key: NodeKey, from: &NodeId, frame: Control) {
+        match frame {
+            Control::Register { message } => self.on_register_message(from, &message),
+            Control::Beat(beat) => self.on_beat(key, from, beat),
+            Control::State(delta) => self.on_delta(key, from, delta),
+            Control::StateAsk { question, clock } => self.on_state_ask(key, question, &clock),
+            Control::StatePart(part) => self.on_part(key, from, *part),
+            Control::StateBusy { question } => self.on_busy(key, question),
+            Control::StateAck { clock, unfilled, epoch, actor } => {
+                self.on_state_ack(from, clock, unfilled, epoch, actor);
+            }
+            Control::StateFloor { epoch, number, floor, voids } => {
+                self.on_floor(key, epoch, number, floor, &voids);
+            }
+            Control::Members { .. }
+            | Control::Summary { .. }
+            | Control::OwnedDigest { .. }
+            | Control::Owned { .. }
+            | Control::HeldForFailed { .. }
+            | Control::Leaving { .. }
+            | Control::DuplicateSeen { .. }
+            | Control::Check { .. }
+            | Control::CheckAnswer { .. }
+            | Control::Request { .. }
+            | Control::Response { .. }
+            | Control::CrlDigest { .. }
+            | Control::Crl { .. }
+            | Control::Redial
+            | Control::KeepAlive => tracing::error!(?link, "a frame of another room"),
+        }
+    }
+
+    /// A peer has told what it has: compare.
+    pub(super) fn compare_shared(&mut self, key: NodeKey, theirs: SharedSummary) {
+        let ours = self.shared_summary();
+        if theirs.epoch != ours.epoch
+            && let Some(node) = self.node_of(&key)
+        {
+            self.shared.register.note_peer_epoch(&node, theirs.epoch, self.now);
+        }
+        if theirs.clock != ours.clock {
+            self.ask_state(key);
+        } else if theirs.values != ours.values && self.shared.state.clock().gaps() == 0 {
+            self.shared.refused += 1;
+            tracing::error!(
+                ?key,
+                "a peer has seen the same writes and holds other values: one of the two disks is damaged"
+            );
+        }
+    }
+
+    pub(super) fn shared_summary(&self) -> SharedSummary {
+        SharedSummary {
+            clock: hash_of(self.shared.state.clock()),
+            values: self.shared.state.hash() as u64,
+            epoch: self.shared.register.epoch(),
+        }
+    }
+
+    pub(super) fn on_shared_timer(&mut self) {
+        let now = self.now;
+        // Another timer has taken the place of this one.
+        if self.shared.armed.is_some_and(|at| at > now) {
+            return;
+        }
+        self.shared.armed = None;
+        if self.shared.register.poll_timeout().is_some_and(|at| at <= now) {
+            self.shared.register.handle_timeout(now);
+        }
+        if self.shared.partition.poll_timeout() <= now {
+            self.shared.partition.handle_timeout(now);
+        }
+        self.flush_if_due();
+        self.serve_on();
+        if now >= self.shared.next_tick {
+            self.shared.next_tick = now + TICK;
+            self.tick_shared();
+        }
+        self.replay();
+    }
+
+    /// What is looked at now and then.
+    fn tick_shared(&mut self) {
+        self.expire_queued();
+        self.expire_confirming();
+        self.retry_disk();
+        self.retry_asks();
+        self.steward();
+        self.tend_floor();
+        self.mend_gaps();
+    }
+
+    /// After each change: what the rooms want, and when they want to be called next.
+    pub(super) fn settle_shared(&mut self) {
+        loop {
+            if let Some(effect) = self.shared.register.poll() {
+                self.on_register_effect(effect);
+            } else if let Some(effect) = self.shared.partition.poll() {
+                self.on_partition_effect(effect);
+            } else {
+                break;
+            }
+        }
+        let shared = &self.shared;
+        let mut next = shared.partition.poll_timeout().min(shared.next_tick);
+        let others = [
+            shared.register.poll_timeout(),
+            shared.flush_due.filter(|_| !shared.flushing && !shared.disk_failed),
+            shared.serving.values().map(|serving| serving.next).min(),
+            shared
+                .queue
+                .next_batch_at(self.now)
+                .filter(|_| shared.mode() == Mode::Healthy && !shared.disk_failed),
+        ];
+        for at in others.into_iter().flatten() {
+            next = next.min(at);
+        }
+        if shared.armed.is_none_or(|armed| next < armed) {
+            self.shared.armed = Some(next);
+            self.timers.set(next.max(self.now), Timer::Shared);
+        }
+    }
+
+    /// The process did not run for so long: no time that it has measured counts.
+    pub(super) fn on_standstill(&mut self) {
+        self.shared.register.drop_lease(self.now);
+    }
+
+    /// Peers remember a later start of this node than its disk does: the disk is an old one.
+    pub(super) fn on_old_store(&mut self) {
+        self.shared.synchronised = false;
+        self.shared.register.handle_old_store(self.now);
+    }
+
+    /// What the wall clock shows.
+    pub(super) fn on_wall_clock(&mut self, unix_ms: u64) {
+        let expected = self.shared.unix_ms(self.now);
+        let step = Duration::from_millis(expected.abs_diff(unix_ms));
+        self.shared.wall_offset_ms += i128::from(unix_ms) - i128::from(expected);
+        if step > Duration::from_secs(1) {
+            self.shared.register.drop_lease(self.now);
+        }
+        if step > CLOCK_STEP_MAX {
+            self.shared.partition.doubt(crate::core::model::Doubt::ClockStep(step), self.now);
+        }
+    }
+
+    fn node_of(&self, key: &NodeKey) -> Option<NodeId> {
+        self.links.card(key).map(|card| card.node_id.clone())
+    }
+
+    /// The nodes that there is a link to, a random one first.
+    fn linked(&mut self) -> Vec<NodeKey> {
+        let mut keys: Vec<_> = self.links.all_proven().map(|(key, _)| key).collect();
+        if !keys.is_empty() {
+            let first = self.rng.random_range(0..keys.len());
+            keys.rotate_left(first);
+        }
+        keys
+    }
+}
+
+/// A wall clock that was set by more than this makes the node doubt itself.
+const CLOCK_STEP_MAX: Duration = Duration::from_secs(10);
+
+/// FNV-1a over the ranges of a clock.
+fn hash_of(clock: &crate::core::model::Clock) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut mix = |bytes: &[u8]| {
+        for byte in bytes {
+            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    };
+    for (actor, span) in clock.iter() {
+        mix(actor.0.as_bytes());
+        for (from, upto) in span.ranges() {
+            mix(&from.to_le_bytes());
+            mix(&upto.to_le_bytes());
+        }
+    }
+    hash
+}

@@ -1,0 +1,267 @@
+//! Comparing with a peer and taking over what it has: one question, answered in parts, at a bounded pace.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::super::{Mesh, Requester};
+use crate::core::ids::{NodeId, NodeKey};
+use crate::core::limits;
+use crate::core::model::{Clock, DotRange};
+use crate::core::state::{Offer, Part};
+use crate::core::time::Instant;
+use crate::core::wire::{Control, Difference, ResponseBody, StateAnswer, StatePart};
+
+/// A question without a further part for so long is given up.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// A node that was asked and had too much to do is asked again after this.
+const BUSY_PAUSE: Duration = Duration::from_millis(500);
+/// How many peers are asked at once beside those that the mode waits for.
+const ASKED_AT_ONCE: usize = 3;
+/// How many peers are answered at once; each further one is told to wait.
+const SERVED_AT_ONCE: usize = 8;
+/// So many parts are sent at once to one peer, and then after a pause: 8 MiB a second.
+const PARTS_AT_ONCE: usize = 4;
+const PARTS_PAUSE: Duration = Duration::from_millis(125);
+/// A gap older than this is asked about.
+const GAP_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a comparison that an operator asked for may take.
+const COMPARING_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A question of this node.
+#[derive(Debug)]
+pub(super) struct Asked {
+    question: u64,
+    next_part: u64,
+    /// When something of the answer last came.
+    heard: Instant,
+    /// The round of comparisons that was under way when it was asked.
+    round: Option<u64>,
+    received: u64,
+    /// It is asked again then, not before.
+    paused_until: Option<Instant>,
+}
+
+/// An answer under way.
+#[derive(Debug)]
+pub(super) struct Serving {
+    offer: Offer,
+    number: u64,
+    floor: u64,
+    lacks: u64,
+    pub(super) next: Instant,
+}
+
+/// A comparison that an operator asked for.
+#[derive(Debug)]
+pub(super) struct Comparing {
+    requester: Requester,
+    peers: BTreeMap<NodeId, Option<Difference>>,
+    waiting: BTreeSet<NodeKey>,
+    since: Instant,
+}
+
+impl Mesh {
+    /// The mode waits until this node is as far as every member that it reaches.
+    pub(super) fn begin_round(&mut self, round: u64) {
+        self.shared.round = Some((round, BTreeSet::new()));
+        // Answers to what was asked before do not count.
+        self.shared.asked.clear();
+        for key in self.linked() {
+            self.ask_state(key);
+        }
+    }
+
+    /// Asks a peer for what it has and this node lacks, unless it is being asked.
+    pub(super) fn ask_state(&mut self, key: NodeKey) {
+        let wanted = self.shared.round.as_ref().is_some_and(|(_, done)| !done.contains(&key))
+            || self.shared.comparing.as_ref().is_some_and(|comparing| comparing.waiting.contains(&key));
+        if self.shared.asked.contains_key(&key) || (!wanted && self.shared.asked.len() >= ASKED_AT_ONCE) {
+            return;
+        }
+        let question = self.next_number();
+        let round = self.shared.round.as_ref().map(|(round, _)| *round);
+        let asked = Asked { question, next_part: 0, heard: self.now, round, received: 0, paused_until: None };
+        self.shared.asked.insert(key, asked);
+        let mut clock = self.shared.state.clock().clone();
+        clock.forget_ranges_above(limits::CLOCK_RANGES_MAX);
+        self.send_control(&key, Control::StateAsk { question, clock });
+    }
+
+    pub(super) fn retry_asks(&mut self) {
+        let now = self.now;
+        self.shared.asked.retain(|_, asked| match asked.paused_until {
+            Some(until) => now < until,
+            None => now.since(asked.heard) < PATIENCE,
+        });
+        self.shared.serving.retain(|(key, _), _| self.links.proven(key).is_some());
+        if let Some((_, done)) = &self.shared.round {
+            let done = done.clone();
+            for key in self.linked().into_iter().filter(|key| !done.contains(key)) {
+                self.ask_state(key);
+            }
+        }
+        if self.shared.comparing.as_ref().is_some_and(|c| now.since(c.since) >= COMPARING_PATIENCE) {
+            self.end_comparing();
+        }
+    }
+
+    /// A gap that does not close by itself is asked about.
+    pub(super) fn mend_gaps(&mut self) {
+        if self.shared.state.clock().gaps() == 0 {
+            self.shared.gap_since = None;
+            return;
+        }
+        let since = *self.shared.gap_since.get_or_insert(self.now);
+        if self.now.since(since) < GAP_PATIENCE {
+            return;
+        }
+        self.shared.gap_since = Some(self.now);
+        if let Some(key) = self.linked().first() {
+            self.ask_state(*key);
+        }
+    }
+
+    pub(super) fn on_state_ask(&mut self, key: NodeKey, question: u64, theirs: &Clock) {
+        let lacking = theirs.beyond(self.shared.state.clock());
+        let lacks = lacking.iter().map(DotRange::count).sum();
+        if self.shared.state.is_behind() || self.shared.serving.len() >= SERVED_AT_ONCE {
+            return self.send_control(&key, Control::StateBusy { question });
+        }
+        // An earlier question of the same peer is outdated.
+        self.shared.serving.retain(|(other, _), _| *other != key);
+        let offer = self.shared.state.offer(theirs).unwrap_or_default();
+        let floor = self.shared.floors.adopted();
+        let serving = Serving { offer, number: 0, floor, lacks, next: self.now };
+        self.shared.serving.insert((key, question), serving);
+        self.serve_on();
+        if lacks > 0 {
+            self.ask_state(key);
+        }
+    }
+
+    /// Sends further parts of the answers whose time it is.
+    pub(super) fn serve_on(&mut self) {
+        let due: Vec<_> =
+            self.shared.serving.iter().filter(|(_, s)| s.next <= self.now).map(|(at, _)| *at).collect();
+        for (key, question) in due {
+            for _ in 0..PARTS_AT_ONCE {
+                let Some(serving) = self.shared.serving.get_mut(&(key, question)) else {
+                    break;
+                };
+                serving.next = self.now + PARTS_PAUSE;
+                let Some(part) = serving.offer.next_part() else {
+                    self.shared.serving.remove(&(key, question));
+                    break;
+                };
+                let frame = frame_of(question, serving, part);
+                serving.number += 1;
+                let is_last = frame.is_last;
+                self.send_control(&key, Control::StatePart(Box::new(frame)));
+                if is_last {
+                    self.shared.serving.remove(&(key, question));
+                }
+            }
+        }
+    }
+
+    pub(super) fn on_busy(&mut self, key: NodeKey, question: u64) {
+        if let Some(asked) = self.shared.asked.get_mut(&key).filter(|asked| asked.question == question) {
+            asked.paused_until = Some(self.now + BUSY_PAUSE);
+        }
+    }
+
+    pub(super) fn on_part(&mut self, key: NodeKey, from: &NodeId, part: StatePart) {
+        let now = self.now;
+        let Some(asked) = self.shared.asked.get_mut(&key).filter(|asked| asked.question == part.question)
+        else {
+            return;
+        };
+        if asked.next_part != part.number {
+            self.shared.asked.remove(&key);
+            return;
+        }
+        asked.next_part += 1;
+        asked.heard = now;
+        let (is_last, floor, lacks) = (part.is_last, part.floor, part.lacks);
+        let before = count(self.shared.state.clock());
+        let StatePart { updates, known, after, upto, closes, .. } = part;
+        let part = Part { updates, known, after, upto, closes, is_last };
+        match self.shared.state.apply_part(&part) {
+            Ok(applied) => self.on_applied(applied),
+            Err(refuse) => {
+                self.shared.asked.remove(&key);
+                return self.on_state_refused(from, refuse);
+            }
+        }
+        let received = count(self.shared.state.clock()).saturating_sub(before);
+        if let Some(asked) = self.shared.asked.get_mut(&key) {
+            asked.received += received;
+        }
+        if is_last {
+            self.on_compared(key, from, floor, lacks);
+        }
+    }
+
+    /// This node has everything that the peer had when it was asked.
+    fn on_compared(&mut self, key: NodeKey, from: &NodeId, floor: u64, lacks: u64) {
+        let Some(asked) = self.shared.asked.remove(&key) else {
+            return;
+        };
+        if self.is_member(&key) || self.shared.register.roster().is_none() {
+            self.shared.synchronised = true;
+            self.shared.floors.adopt(floor);
+        }
+        if let Some((round, done)) = &mut self.shared.round
+            && asked.round == Some(*round)
+        {
+            done.insert(key);
+            let round = *round;
+            self.shared.partition.handle_synchronised(round, from, self.now);
+        }
+        if let Some(comparing) = &mut self.shared.comparing
+            && comparing.waiting.remove(&key)
+        {
+            comparing.peers.insert(from.clone(), Some(Difference { received: asked.received, sent: lacks }));
+            if comparing.waiting.is_empty() {
+                self.end_comparing();
+            }
+        }
+    }
+
+    /// Compares with every node that there is a link to, for an operator.
+    pub(super) fn reconcile(&mut self, requester: Requester) {
+        if self.shared.comparing.is_some() {
+            let what = "the comparison with all nodes, which is under way,".to_owned();
+            return self.answer(requester, Err(crate::core::error::Refusal::Overloaded { what }));
+        }
+        let keys = self.linked();
+        let names = keys.iter().filter_map(|key| Some((self.node_of(key)?, None)));
+        let peers = names.collect();
+        let waiting: BTreeSet<_> = keys.iter().copied().collect();
+        let nobody = waiting.is_empty();
+        self.shared.comparing = Some(Comparing { requester, peers, waiting, since: self.now });
+        for key in keys {
+            self.shared.asked.remove(&key);
+            self.ask_state(key);
+        }
+        if nobody {
+            self.end_comparing();
+        }
+    }
+
+    fn end_comparing(&mut self) {
+        if let Some(Comparing { requester, peers, .. }) = self.shared.comparing.take() {
+            self.answer(requester, Ok(ResponseBody::State(StateAnswer::Reconciled { peers })));
+        }
+    }
+}
+
+fn frame_of(question: u64, serving: &Serving, part: Part) -> StatePart {
+    let Part { updates, known, after, upto, closes, is_last } = part;
+    let (number, floor, lacks) = (serving.number, serving.floor, serving.lacks);
+    StatePart { question, number, updates, known, after, upto, closes, is_last, floor, lacks }
+}
+
+fn count(clock: &Clock) -> u64 {
+    clock.iter().flat_map(|(_, span)| span.ranges()).map(|(from, upto)| upto - from + 1).sum()
+}

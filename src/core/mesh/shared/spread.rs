@@ -1,0 +1,111 @@
+//! Writes on their way: this node's to the others, and theirs to this one.
+
+use std::time::Duration;
+
+use super::super::Mesh;
+use super::agreement::RELAY_FANOUT;
+use crate::core::contract::Output;
+use crate::core::ids::{NodeId, NodeKey};
+use crate::core::model::Dot;
+use crate::core::state::{Applied, Refuse};
+use crate::core::wire::{Control, StateChange, StateDelta};
+
+impl Mesh {
+    /// Sends a write to all in a small mesh; in a large one to some, who pass it on. Whoever is missed finds the gap
+    /// by comparing.
+    pub(super) fn spread_delta(&mut self, delta: StateDelta, except: Option<NodeKey>) {
+        let mut to = self.linked();
+        to.retain(|key| Some(*key) != except && self.is_member(key));
+        let delta = if self.is_full_mesh() {
+            StateDelta { hops: 0, ..delta }
+        } else {
+            to.truncate(RELAY_FANOUT);
+            delta
+        };
+        for key in to {
+            self.send_control(&key, Control::State(delta.clone()));
+        }
+    }
+
+    /// Only members are told of writes: of a node that is not one, it is not known what it lacks.
+    pub(super) fn is_member(&self, key: &NodeKey) -> bool {
+        let node = self.links.card(key).map(|card| &card.node_id);
+        node.is_some_and(|node| self.shared.register.roster().is_some_and(|r| r.members.contains_key(node)))
+    }
+
+    pub(super) fn on_delta(&mut self, key: NodeKey, from: &NodeId, delta: StateDelta) {
+        // Of what lies below its floor, the sender has forgotten what this node may need.
+        if !self.shared.synchronised || delta.floor > self.shared.floors.adopted() {
+            return self.ask_state(key);
+        }
+        if let Some(dot) = foreign(from, &delta) {
+            self.shared.refused += 1;
+            tracing::warn!(%from, ?dot, "it sends as its own what another node wrote: refused");
+            return;
+        }
+        match self.shared.state.apply(&delta.updates, &delta.closes) {
+            Ok(applied) => {
+                let is_new = applied.is_new;
+                self.on_applied(applied);
+                if delta.ack {
+                    self.shared.acks_due.insert(key);
+                    self.flush_soon(Duration::ZERO);
+                    if !self.shared.state.needs_flush() && !self.shared.flushing {
+                        self.shared.acks_due.remove(&key);
+                        self.send_ack(&key);
+                    }
+                }
+                if let (true, Some(hops)) = (is_new, delta.hops.checked_sub(1)) {
+                    self.spread_delta(StateDelta { hops, ..delta }, Some(key));
+                }
+            }
+            Err(refuse) => self.on_state_refused(from, refuse),
+        }
+    }
+
+    pub(super) fn on_state_refused(&mut self, from: &NodeId, refuse: Refuse) {
+        self.shared.refused += 1;
+        match refuse {
+            Refuse::TwoContents { .. } | Refuse::Ours { .. } => {
+                tracing::error!(%from, %refuse, "what a peer sent of the state is refused");
+            }
+            Refuse::Jump { .. } | Refuse::TooManyActors => {
+                tracing::warn!(%from, %refuse, "what a peer sent of the state is refused");
+            }
+        }
+    }
+
+    /// What was taken in is told to those who watch, and goes to the disk soon.
+    pub(super) fn on_applied(&mut self, applied: Applied) {
+        for key in &applied.keys {
+            self.tell_change(key);
+        }
+        self.flush_later();
+    }
+
+    pub(super) fn tell_change(&mut self, key: &str) {
+        let reading = self.shared.state.read(key);
+        let value = self.shared.state.policy(key).resolve(&reading.values).and_then(|s| s.value.clone());
+        let siblings = reading.values.len() as u32;
+        self.output(Output::StateChanged(StateChange { key: key.to_owned(), value, siblings }));
+        self.view_changed = true;
+    }
+}
+
+/// A write in a delta that comes from its origin, and that the origin has not made.
+fn foreign(from: &NodeId, delta: &StateDelta) -> Option<Dot> {
+    let first_hand = delta.hops == 0 || delta.hops == super::agreement::HOPS_MAX;
+    if !first_hand {
+        return None;
+    }
+    let siblings = delta.updates.iter().flat_map(|update| &update.state.siblings);
+    siblings
+        .filter(|sibling| {
+            delta
+                .closes
+                .iter()
+                .any(|r| r.actor == sibling.dot.actor && (r.from..=r.upto).contains(&sibling.dot.n))
+        })
+        .find(|sibling| sibling.writer.node != *from)
+        .map(|sibling| sibling.dot)
+}

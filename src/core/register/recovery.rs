@@ -1,0 +1,163 @@
+//! A store that was lost: what this node may have promised is asked of others before it votes.
+//!
+//! Every member does this, voter or not, so that one that becomes a voter later is ready. It begins when the silence
+//! after the start is over (the module above says why not before) and asks all voters of the newest roster that it
+//! hears of. So many must answer that every quorum has one of them. Only a voter that may vote itself answers: another
+//! one that has forgotten is no witness.
+
+use std::collections::BTreeMap;
+
+use super::durable::{Durable, Instance, Then, Vote};
+use super::message::{Accepted, Ballot, RegisterMessage};
+use super::rules::meets_every_quorum;
+use super::{Register, Rule};
+use crate::core::ids::NodeId;
+use crate::core::limits;
+use crate::core::model::Epoch;
+use crate::core::time::Instant;
+
+/// What one voter answered.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Witness {
+    promised: Option<Ballot>,
+    accepted: Option<Accepted>,
+    vote: Vote,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub(super) struct Recovery {
+    /// The store says that it is whole, and it is not: that is to be struck out first.
+    doubting: bool,
+    /// The question that is out, and when it was asked.
+    asked: Option<(u64, Instant)>,
+    /// Answers under the present roster, at most one a voter.
+    witnesses: BTreeMap<NodeId, Witness>,
+}
+
+impl Recovery {
+    pub(super) fn is_doubting(&self) -> bool {
+        self.doubting
+    }
+
+    /// Answers under another roster do not count.
+    pub(super) fn begin_anew(&mut self) {
+        self.asked = None;
+        self.witnesses.clear();
+    }
+}
+
+impl Register {
+    /// The store is not what this node wrote last.
+    pub(super) fn doubt(&mut self, now: Instant) {
+        self.recovery.doubting = self.durable.sound || self.write.is_some();
+        self.recovery.begin_anew();
+        if let Some(write) = &mut self.write
+            && write.then != Then::Adopt
+        {
+            write.then = Then::Nothing;
+        }
+        tracing::warn!(
+            "the store is old or new: this node votes when others have told it what it may have promised"
+        );
+        self.tend_recovery(now);
+    }
+
+    pub(super) fn tend_recovery(&mut self, now: Instant) -> bool {
+        if self.recovery.doubting {
+            return self.strike_out();
+        }
+        if self.recovery_timeout().is_none_or(|at| now < at) {
+            return false;
+        }
+        let ask = self.question();
+        self.recovery.asked = Some((ask, now));
+        self.recovery.witnesses.clear();
+        self.tell_voters(&RegisterMessage::RecoverAsk { ask });
+        true
+    }
+
+    fn strike_out(&mut self) -> bool {
+        if self.write.is_some() {
+            return false;
+        }
+        self.recovery.doubting = self.durable.sound;
+        if self.durable.sound {
+            self.write(Durable { sound: false, ..self.durable.clone() }, Then::Nothing);
+        }
+        true
+    }
+
+    pub(super) fn on_recover_ask(&mut self, from: NodeId, ask: u64) {
+        if from == self.own || self.hold_back(&from, || RegisterMessage::RecoverAsk { ask }) {
+            return;
+        }
+        let Some(base) = self.epoch() else {
+            return;
+        };
+        // The asker may be behind: it goes by this roster first, and the answer counts under it.
+        self.tell_roster(from.clone());
+        if !self.may_vote() {
+            return;
+        }
+        let Instance { promised, accepted } = self.durable.instance.clone();
+        let Vote { term, holder } = self.durable.vote.clone();
+        let answer = RegisterMessage::RecoverAnswer { ask, base, promised, accepted, term, holder };
+        self.send(from, answer);
+    }
+
+    pub(super) fn on_recover_answer(&mut self, from: NodeId, answer: RegisterMessage) {
+        let RegisterMessage::RecoverAnswer { ask, base, promised, accepted, term, holder } = answer else {
+            return;
+        };
+        let is_asked = self.recovery.asked.is_some_and(|(asked, _)| asked == ask);
+        if !is_asked || self.durable.sound || self.write.is_some() || self.epoch() != Some(base) {
+            return;
+        }
+        let witness = Witness { promised, accepted, vote: Vote { term, holder } };
+        self.recovery.witnesses.insert(from, witness);
+        let nodes = self.recovery.witnesses.keys().cloned().collect();
+        let Some(roster) = self.durable.roster.as_ref() else {
+            return;
+        };
+        if meets_every_quorum(roster, &nodes, &self.own) {
+            self.take_over(base);
+        }
+    }
+
+    /// Takes over the highest of everything.
+    fn take_over(&mut self, base: Epoch) {
+        let witnesses = || self.recovery.witnesses.values();
+        let own_accepted = self.durable.instance.accepted.clone();
+        let accepted = witnesses().filter_map(|witness| witness.accepted.clone()).chain(own_accepted);
+        let accepted = accepted.max_by(|one, other| one.ballot.cmp(&other.ballot));
+        let own_promise = self.durable.instance.promised.clone();
+        let promised = witnesses().filter_map(|witness| witness.promised.clone()).chain(own_promise).max();
+        let own_vote = self.durable.vote.clone();
+        let vote = witnesses().map(|w| w.vote.clone()).chain([own_vote]).max_by_key(|vote| vote.term);
+        let votes = self.durable.roster.as_ref().is_some_and(|roster| roster.is_voter(&self.own));
+        // A successor that is being decided may make this node a voter, or has done so already and it voted
+        // under it: what is asked must be asked again under that roster.
+        if !votes && accepted.is_some() {
+            return;
+        }
+        debug_assert_eq!(self.epoch(), Some(base), "answers count under the present roster");
+        let next = Durable {
+            roster: self.durable.roster.clone(),
+            instance: Instance { promised, accepted },
+            vote: vote.unwrap_or_default(),
+            sound: true,
+        };
+        self.recovery.begin_anew();
+        self.write(next, Then::Nothing);
+    }
+
+    pub(super) fn recovery_timeout(&self) -> Option<Instant> {
+        let member =
+            self.durable.roster.as_ref().is_some_and(|roster| roster.members.contains_key(&self.own));
+        if self.durable.sound || !member || self.write.is_some() || self.breaks(Rule::RecoverBeforeVoting) {
+            return None;
+        }
+        let again = self.recovery.asked.map_or(Instant::ZERO, |(_, at)| at + limits::RECOVERY_RETRY);
+        Some(again.max(self.quiet_until))
+    }
+}

@@ -1,0 +1,116 @@
+//! Stores that were lost or are old.
+
+use super::*;
+
+fn lose(world: &mut World, name: &str) {
+    world.stop(name);
+    world.disks.insert(node(name), Disk::new());
+    world.start(name, StoreState::Doubtful);
+}
+
+fn tell(world: &mut World, name: &str, from: &str) {
+    let (epoch, now) = (world.at(name).epoch(), world.now);
+    world.at(from).note_peer_epoch(&node(name), epoch, now);
+}
+
+#[test]
+fn a_voter_that_lost_its_store_takes_over_promise_accepted_value_and_term_before_it_votes() {
+    let mut world = World::new(&roster(&["a", "b", "c"], &[]));
+    world.run(ms(2000));
+    let (base, now) = (world.at("a").epoch().expect("it is"), world.now);
+    let ballot = Ballot { round: 7, node: node("a"), life: 1 };
+    let change = RosterChange::put(node("x"), Seat::default());
+    let successor = successor(world.at("a").roster().expect("it is"), &change).expect("fine").expect("new");
+    let accept = RegisterMessage::Accept { base, ballot: ballot.clone(), successor };
+    world.at("b").handle_message(&node("a"), accept, now);
+    let (_, term) = world.holder();
+    lose(&mut world, "c");
+    tell(&mut world, "c", "a");
+    world.run(quiet() - ms(20));
+    assert!(!world.at("c").may_vote());
+    world.run(ms(400));
+    assert!(world.at("c").may_vote());
+    let c = world.at("c").durable.clone();
+    assert_eq!(c.instance.promised, Some(ballot.clone()));
+    assert_eq!(c.instance.accepted.map(|accepted| accepted.ballot), Some(ballot));
+    assert_eq!(c.vote, durable::Vote { term, holder: Some(node("a")) });
+}
+
+#[test]
+fn a_minority_of_witnesses_is_not_enough_and_one_that_has_forgotten_itself_is_none() {
+    let mut world = World::new(&roster(&["a", "b", "c"], &[]));
+    world.run(ms(2000));
+    lose(&mut world, "b");
+    lose(&mut world, "c");
+    tell(&mut world, "b", "a");
+    tell(&mut world, "c", "a");
+    world.run(ms(10_000));
+    assert!(!world.at("b").may_vote() && !world.at("c").may_vote());
+    assert_eq!(world.holders(), [], "a alone is no quorum");
+}
+
+#[test]
+fn nobody_is_asked_before_the_silence_is_over() {
+    let mut world = World::new(&roster(&["a", "b", "c"], &[]));
+    world.run(ms(2000));
+    world.stop("c");
+    world.start("c", StoreState::Doubtful);
+    let begun = world.now;
+    let asks = |said: &[(NodeId, RegisterMessage)]| {
+        said.iter().any(|(_, message)| matches!(message, RegisterMessage::RecoverAsk { .. }))
+    };
+    said(world.at("c"), begun);
+    world.at("c").handle_timeout(begun + (quiet() - ms(1)));
+    assert!(!asks(&said(world.at("c"), begun)));
+    world.at("c").handle_timeout(begun + quiet());
+    assert!(asks(&said(world.at("c"), begun)));
+}
+
+#[test]
+fn a_store_that_turns_out_to_be_old_is_doubted_at_once_and_also_after_a_restart() {
+    let mut world = World::new(&roster(&["a", "b", "c"], &[]));
+    world.run(ms(2000));
+    world.cut = nodes(&["c"]);
+    let now = world.now;
+    world.at("c").handle_old_store(now);
+    assert!(!world.at("c").may_vote());
+    world.run(ms(100));
+    world.stop("c");
+    world.start("c", StoreState::Whole);
+    assert!(!world.at("c").may_vote(), "it is on disk that the store was doubted");
+    world.cut.clear();
+    world.run(ms(2000));
+    assert!(world.at("c").may_vote());
+}
+
+#[test]
+fn a_promise_that_waits_for_the_disk_when_the_store_is_doubted_is_not_given() {
+    let mut world = World::new(&roster(&["a", "b", "c"], &[]));
+    let (base, now) = (world.at("c").epoch().expect("it is"), world.now);
+    let ballot = Ballot { round: 7, node: node("a"), life: 1 };
+    world.at("c").handle_message(&node("a"), RegisterMessage::Prepare { base, ballot }, now);
+    world.at("c").handle_old_store(now);
+    let said = said(world.at("c"), now);
+    assert!(!said.iter().any(|(_, message)| matches!(message, RegisterMessage::Promise { .. })), "{said:?}");
+    assert!(!world.at("c").durable.sound);
+}
+
+#[test]
+fn rows_that_cannot_be_read_are_taken_for_lost() {
+    let mut disk = disk(&roster(&["a", "b", "c"], &[]));
+    disk.insert(Bytes::from_static(b"vote"), Bytes::from_static(b"\xff\xff"));
+    let register = open("a", &disk, StoreState::Whole, 1, Instant::ZERO);
+    assert!(!register.may_vote());
+}
+
+#[test]
+fn a_member_that_does_not_vote_is_ready_before_it_becomes_a_voter() {
+    let mut world = World::new(&roster(&["a", "b"], &["m"]));
+    world.run(ms(2000));
+    lose(&mut world, "m");
+    tell(&mut world, "m", "a");
+    world.run(ms(2000));
+    assert!(world.at("m").durable.sound);
+    world.change(RosterChange::put(node("m"), voter())).expect("decided");
+    assert!(world.at("m").may_vote());
+}

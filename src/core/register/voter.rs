@@ -1,0 +1,121 @@
+//! The voter: promises, accepts, and goes by the rosters that were decided.
+//!
+//! It answers only under the roster that it has itself: to a question under an older one it answers with its own
+//! roster, to one under a later one by asking for that.
+
+use super::durable::{Durable, Instance, Then};
+use super::message::{Accepted, Ballot, RegisterMessage};
+use super::{Register, RegisterEffect, Rule, check_alone, check_successor, quiet};
+use crate::core::ids::NodeId;
+use crate::core::model::{Epoch, Roster};
+use crate::core::time::Instant;
+
+impl Register {
+    pub(super) fn on_prepare(&mut self, from: NodeId, base: Epoch, ballot: Ballot) {
+        if self.hold_back(&from, || RegisterMessage::Prepare { base, ballot: ballot.clone() })
+            || !self.votes_under(&from, base)
+        {
+            return;
+        }
+        let promised = &self.durable.instance.promised;
+        if promised.as_ref() > Some(&ballot) && !self.breaks(Rule::RefuseLowerBallot) {
+            return self.outbid(from, ballot);
+        }
+        let accepted = self.durable.instance.accepted.clone();
+        let instance = Instance { promised: Some(ballot.clone()), accepted: accepted.clone() };
+        let answer = RegisterMessage::Promise { ballot, accepted };
+        self.answer_once_stored(from, instance, answer);
+    }
+
+    pub(super) fn on_accept(&mut self, from: NodeId, base: Epoch, ballot: Ballot, successor: Roster) {
+        let again = || RegisterMessage::Accept { base, ballot: ballot.clone(), successor: successor.clone() };
+        if self.hold_back(&from, again) || !self.votes_under(&from, base) {
+            return;
+        }
+        let promised = &self.durable.instance.promised;
+        if promised.as_ref() > Some(&ballot) && !self.breaks(Rule::RefuseLowerBallot) {
+            return self.outbid(from, ballot);
+        }
+        let is_legal =
+            self.durable.roster.as_ref().is_some_and(|old| check_successor(old, &successor).is_ok());
+        if !is_legal {
+            tracing::error!(node = %from.as_str(), "a successor was proposed that the rules forbid; it is not accepted");
+            return;
+        }
+        let accepted = Some(Accepted { ballot: ballot.clone(), successor });
+        let instance = Instance { promised: Some(ballot.clone()), accepted };
+        let answer = RegisterMessage::Accepted { ballot };
+        if self.breaks(Rule::StoreBeforeAccepted) {
+            self.send(from, answer);
+            let next = Durable { instance, ..self.durable.clone() };
+            return self.write(next, Then::Nothing);
+        }
+        self.answer_once_stored(from, instance, answer);
+    }
+
+    /// A roster was decided, or begins a chain that overrules this one.
+    pub(super) fn on_learn(&mut self, from: NodeId, roster: Roster) {
+        if self.epoch() >= Some(roster.epoch) || check_alone(&roster).is_err() {
+            return;
+        }
+        if self.hold_back(&from, || RegisterMessage::Learn { roster: roster.clone() }) {
+            return;
+        }
+        let instance = Instance::default();
+        self.write(Durable { roster: Some(roster), instance, ..self.durable.clone() }, Then::Adopt);
+    }
+
+    pub(super) fn on_roster_ask(&mut self, from: NodeId, have: Option<Epoch>) {
+        if have < self.epoch() {
+            self.tell_roster(from);
+        }
+    }
+
+    pub(super) fn on_adopted(&mut self, now: Instant) {
+        let Some(roster) = self.durable.roster.clone() else {
+            return;
+        };
+        // The lease of an overruled chain may still run: a new chain begins like a process, with silence.
+        if roster.epoch.order == 1 && roster.epoch.chain > 1 {
+            self.quiet_until = self.quiet_until.max(now + quiet());
+            self.lease.forget();
+        }
+        self.lease.bid_anew();
+        self.recovery.begin_anew();
+        self.effects.push_back(RegisterEffect::RosterChanged(roster.clone()));
+        self.on_roster_changed(&roster, now);
+    }
+
+    pub(super) fn tell_roster(&mut self, to: NodeId) {
+        if let Some(roster) = self.durable.roster.clone() {
+            self.send(to, RegisterMessage::Learn { roster });
+        }
+    }
+
+    /// Whether a question that stands on `base` can be answered here; if the two sides' rosters differ, the one
+    /// that is behind is told of it.
+    pub(super) fn votes_under(&mut self, from: &NodeId, base: Epoch) -> bool {
+        let own = self.epoch();
+        if own > Some(base) {
+            self.tell_roster(from.clone());
+        } else if own < Some(base) {
+            self.send(from.clone(), RegisterMessage::RosterAsk { have: own });
+        }
+        let asker_votes = self.durable.roster.as_ref().is_some_and(|roster| roster.is_voter(from));
+        own == Some(base) && asker_votes && self.may_vote()
+    }
+
+    fn answer_once_stored(&mut self, to: NodeId, instance: Instance, answer: RegisterMessage) {
+        if instance == self.durable.instance {
+            return self.send(to, answer);
+        }
+        let next = Durable { instance, ..self.durable.clone() };
+        self.write(next, Then::Answer(to, Box::new(answer)));
+    }
+
+    fn outbid(&mut self, to: NodeId, ballot: Ballot) {
+        if let Some(promised) = self.durable.instance.promised.clone() {
+            self.send(to, RegisterMessage::Outbid { ballot, promised });
+        }
+    }
+}
