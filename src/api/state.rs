@@ -309,7 +309,7 @@ pub(super) async fn drop_policy(
     choose(&api, prefix, None).await
 }
 
-/// The prefix in the path; it may end with a slash, as no key does.
+/// The prefix in the path; what it may look like is for the mesh to say.
 pub(super) struct Prefix(String);
 
 impl FromRequestParts<Arc<Api>> for Prefix {

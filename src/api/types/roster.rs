@@ -48,7 +48,7 @@ pub struct RosterMember {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SetRoster {
-    /// `quorum_size`, `tie_breaker` or `max_offline`.
+    /// `quorum_size`, `tie_breaker` or `max_offline_seconds`.
     pub key: String,
     /// Its value as text; `auto` or `none` for none.
     pub value: String,

@@ -20,7 +20,7 @@ pub(crate) struct RosterArgs {
 /// Arguments of `shoal cluster set`.
 #[derive(Debug, Args)]
 pub(crate) struct SetArgs {
-    /// The setting: quorum_size (a number or auto), tie_breaker (a node or none), max_offline (a time as 72h)
+    /// The setting: quorum_size (a number or auto), tie_breaker (a voter or none), max_offline_seconds
     #[arg(value_name = "KEY=VALUE", value_parser = setting)]
     setting: (String, String),
     /// Allow a quorum so small that two sides could write at once
@@ -209,7 +209,10 @@ mod tests {
 
     #[test]
     fn a_setting_is_a_key_and_a_value() {
-        assert_eq!(setting("max_offline=72h"), Ok(("max_offline".to_owned(), "72h".to_owned())));
+        assert_eq!(
+            setting("max_offline_seconds=3600"),
+            Ok(("max_offline_seconds".to_owned(), "3600".to_owned()))
+        );
         for text in ["", "quorum_size", "=3", "quorum_size="] {
             assert!(setting(text).is_err(), "{text}");
         }

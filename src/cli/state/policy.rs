@@ -16,8 +16,8 @@ pub(crate) enum PolicyCommand {
     List(ListArgs),
     /// Choose the policy of all keys that begin with a prefix; the longest prefix of a key counts
     #[command(after_help = "Examples:
-  shoal state policy set orders/ manual
-  shoal state policy set orders/ none     (takes the choice back)")]
+  shoal state policy set orders manual
+  shoal state policy set orders none     (takes the choice back)")]
     Set(SetArgs),
 }
 
@@ -31,7 +31,7 @@ pub(crate) struct ListArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct SetArgs {
-    /// The prefix
+    /// The prefix: the start of a text, not a path; it may not end with /
     prefix: String,
     /// The policy
     #[arg(value_enum)]
