@@ -444,7 +444,7 @@ fn health_and_metrics_follow_the_node() {
     let metrics = ["--metrics-addr", "127.0.0.1:0"];
     let mut node = place.bootstrap("n1", &metrics);
     let told = node.wait_for_log("metrics");
-    assert_eq!(node.get("/health/ready").json(), json!({"status": "healthy"}));
+    assert_eq!(node.get("/health/ready").json(), json!({"status": "healthy", "mode": "healthy"}));
     assert_eq!(node.get("/health/live").json(), json!({"status": "live"}));
     let own: std::net::SocketAddr = told["address"].as_str().expect("text").parse().expect("an address");
     for api in [node.api, own] {

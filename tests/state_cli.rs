@@ -208,6 +208,7 @@ fn roster_partition_and_mode_of_a_whole_mesh_are_told() {
     );
     let partition = done(&node, &["cluster", "detect-partition"]);
     assert!(partition.starts_with("no partition") && partition.contains("side 1 (majority, 1 voters): n1\n"));
+    node.until("/v1/cluster/status", |answer| answer.json()["lease_holder"] == "n1");
     let set = done(&node, &["cluster", "set", "max_offline_seconds=3600"]);
     assert!(set.contains("Max offline:  1h\n"), "{set}");
     assert!(fails(&node, &["cluster", "set", "colour=red"], 1).contains("no setting"));

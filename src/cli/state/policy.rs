@@ -97,7 +97,10 @@ async fn set(args: &SetArgs) -> Result<(), Failure> {
     let (write, done): (Write, _) = match args.policy.word() {
         Some(word) => {
             let put = PutPolicy { policy: word.to_owned() };
-            (client.put(&path, &put).await?, format!("keys below {} have the policy {word}", args.prefix))
+            (
+                client.put(&path, &put).await?,
+                format!("keys that begin with {} have the policy {word}", args.prefix),
+            )
         }
         None => (client.delete(&path).await?, format!("no policy is chosen for {} any more", args.prefix)),
     };
