@@ -360,3 +360,8 @@ pub const RENEWED_LINKS_AT_ONCE: usize = 8;
 pub const LINK_LINGER_MAX: Duration = DEADLINE_MAX;
 /// Certificates, CAs and revocation lists that end within this time are warned of.
 pub const EXPIRY_WARNING: Duration = Duration::from_secs(30 * 86_400);
+
+/// Exchanges of whole lists that a node of a large mesh may begin at once. One more: it waits for the next comparison.
+pub const LIST_EXCHANGES_AT_ONCE_MAX: u32 = 4;
+/// After so long it may begin one more.
+pub const LIST_EXCHANGE_PAUSE: Duration = Duration::from_millis(500);

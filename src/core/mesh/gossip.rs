@@ -14,6 +14,7 @@ use crate::core::limits;
 use crate::core::membership::{Evidence, Known, MemberEffect};
 use crate::core::model::{Event, Found, Load, MemberStatus};
 use crate::core::registry::Applied;
+use crate::core::time::Instant;
 use crate::core::wire::{Control, OwnedBatch};
 
 /// How often some of the lost are called again, and how many at once: the cost of waiting is bounded
@@ -31,6 +32,34 @@ const RESTARTS_TOLD_PER: Duration = Duration::from_secs(60);
 const LOAD_PAUSE_PER_MEMBER: Duration = Duration::from_millis(200);
 /// A wait before asking who a member is: its card is often on its way.
 const ASK_CARDS_AFTER: Duration = Duration::from_millis(100);
+
+/// How many exchanges of lists this node may begin now.
+#[derive(Debug)]
+pub(super) struct ListAllowance {
+    left: u32,
+    counted: Instant,
+}
+
+impl Default for ListAllowance {
+    fn default() -> Self {
+        Self { left: limits::LIST_EXCHANGES_AT_ONCE_MAX, counted: Instant::ZERO }
+    }
+}
+
+impl ListAllowance {
+    fn take(&mut self, now: Instant) -> bool {
+        let pause = limits::LIST_EXCHANGE_PAUSE;
+        let earned = now.since(self.counted).as_nanos() / pause.as_nanos();
+        if earned > 0 {
+            let earned = u32::try_from(earned).unwrap_or(u32::MAX);
+            self.left = self.left.saturating_add(earned).min(limits::LIST_EXCHANGES_AT_ONCE_MAX);
+            self.counted = now;
+        }
+        let has_one = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        has_one
+    }
+}
 
 impl Mesh {
     pub(super) fn run_member_effects(&mut self) {
@@ -309,6 +338,13 @@ impl Mesh {
         self.output(Output::Control { link, frame: Control::Summary { members, owned, crls } });
     }
 
+    /// Whether this node may send its whole lists to a peer that has others. In a large mesh each probe may be
+    /// a new link, and while nodes come and go all of these have different lists: without a bound the cost
+    /// of a join would grow with the square of the mesh. Gossip and relays tell the news; lists repair.
+    fn may_send_lists(&mut self) -> bool {
+        self.is_full_mesh() || self.list_allowance.take(self.now)
+    }
+
     fn send_digest(&mut self, link: LinkId, reply: bool) {
         let have = self.registry.digest();
         self.output(Output::Control { link, frame: Control::OwnedDigest { have, reply } });
@@ -336,11 +372,15 @@ impl Mesh {
         match frame {
             Control::Summary { members, owned, crls } => {
                 self.compare_lists(link, crls);
-                if members != self.membership.entries_hash() {
-                    self.send_members(link, true);
-                }
-                if owned != self.registry.digest_hash() {
-                    self.send_digest(link, true);
+                let (members, owned) =
+                    (members != self.membership.entries_hash(), owned != self.registry.digest_hash());
+                if (members || owned) && self.may_send_lists() {
+                    if members {
+                        self.send_members(link, true);
+                    }
+                    if owned {
+                        self.send_digest(link, true);
+                    }
                 }
             }
             Control::Members { members, reply } => {
@@ -497,4 +537,23 @@ impl Mesh {
 fn differs_noticeably(told: &Load, now: &Load) -> bool {
     told.cpu_permille.abs_diff(now.cpu_permille) >= 50
         || told.memory_bytes.abs_diff(now.memory_bytes) >= told.memory_bytes / 10
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exchanges_of_lists_are_bounded_at_once_and_over_time() {
+        let mut allowance = ListAllowance::default();
+        let mut taken_at = |ms: u64, asked: usize| {
+            let now = Instant::ZERO + Duration::from_millis(ms);
+            (0..asked).filter(|_| allowance.take(now)).count()
+        };
+        assert_eq!(taken_at(10_000, 100), limits::LIST_EXCHANGES_AT_ONCE_MAX as usize);
+        assert_eq!(taken_at(10_400, 100), 0);
+        assert_eq!(taken_at(10_500, 100), 1);
+        let of_a_minute: usize = (0..600).map(|n| taken_at(11_000 + 100 * n, 1)).sum();
+        assert!((115..=121).contains(&of_a_minute), "{of_a_minute}");
+    }
 }

@@ -28,6 +28,7 @@ use std::time::Duration;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use self::gossip::ListAllowance;
 use self::regions::Regions;
 pub use self::regions::{cross_share, region_keep};
 use self::requests::{Open, Requester};
@@ -106,6 +107,7 @@ pub struct Mesh {
     probations: BTreeMap<LinkId, (u64, Hello)>,
     /// Who refused this node or was refused, and with which code, as far as told.
     told_refused: BTreeSet<(String, u32)>,
+    list_allowance: ListAllowance,
     load_told: Option<Instant>,
     /// Quick restarts of members that were told, and since when they are counted.
     restarts_told: BTreeMap<NodeKey, (u32, Instant)>,
@@ -159,6 +161,7 @@ impl Mesh {
             processes: BTreeMap::new(),
             probations: BTreeMap::new(),
             told_refused: BTreeSet::new(),
+            list_allowance: ListAllowance::default(),
             load_told: None,
             restarts_told: BTreeMap::new(),
             nameless: BTreeSet::new(),
