@@ -6,8 +6,8 @@
 //!
 //! `--quick` takes under a minute and writes nothing; without an option it takes some minutes; `--full`
 //! adds a thousand node-hours of the hardest case and meshes of 1,000 nodes. `--nodes=30`, `--loss=10`,
-//! `--mesh=shoal|plain` and `--task=quiet|stutter|crashes|news` run only a part and print it; `--no-write`
-//! prints only, too.
+//! `--mesh=shoal|plain` and `--task=quiet|stutter|crashes|news` run only a part, which has its own place in
+//! the results; `--no-write` prints only.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints its table")]
 
@@ -66,14 +66,19 @@ fn main() -> ExitCode {
     println!("{} runs", jobs.len());
     let begun = Instant::now();
     let results = run(&jobs);
-    let text = table::all(&results, extent == Extent::Full);
+    let mut options = args.iter().filter(|arg| *arg != "--bench").cloned().collect::<Vec<_>>();
+    options.sort();
+    let options = options.join(" ");
+    let text = table::all(&results, &options);
     println!("{text}\ntook {:.0?}", begun.elapsed());
     let broken: Vec<_> = results.values().flat_map(|figures| &figures.broken).collect();
     broken.iter().for_each(|what| eprintln!("BROKEN {what}"));
-    if !has("--no-write") && part == Part::default() && matches!(extent, Extent::Usual | Extent::Full) {
-        let csv = results::path("membership.csv");
-        let written = results::write_part("membership", &text)
-            .and_then(|()| std::fs::write(&csv, table::csv(&results)).map_err(|e| e.to_string()));
+    if !has("--no-write") && matches!(extent, Extent::Usual | Extent::Full) {
+        let is_all = part == Part::default();
+        let name = if is_all { "membership".to_owned() } else { format!("membership {options}") };
+        let csv = || std::fs::write(results::path("membership.csv"), table::csv(&results));
+        let written = results::write_part(&name, &text)
+            .and_then(|()| if is_all { csv().map_err(|e| e.to_string()) } else { Ok(()) });
         if let Err(why) = written {
             eprintln!("membership: {why}");
             return ExitCode::FAILURE;

@@ -32,10 +32,13 @@ const PAIR: [Column; 12] = [
 ];
 
 /// The whole part of the results.
-pub(crate) fn all(results: &Results, is_full: bool) -> String {
+pub(crate) fn all(results: &Results, options: &str) -> String {
     let mut text = String::new();
-    let option = if is_full { " -- --full" } else { "" };
-    line(&mut text, &format!("## Simulated, beside plain foca (`cargo bench --bench membership{option}`)\n"));
+    let options = if options.is_empty() { String::new() } else { format!(" -- {options}") };
+    line(
+        &mut text,
+        &format!("## Simulated, beside plain foca (`cargo bench --bench membership{options}`)\n"),
+    );
     line(&mut text, &format!("{}.\n", machine()));
     line(
         &mut text,
@@ -45,14 +48,21 @@ pub(crate) fn all(results: &Results, is_full: bool) -> String {
          counted apart and its own do not count. Bytes and packets are those sent by a node in a second of quiet, without\n\
          the headers of IP, UDP and QUIC.\n",
     );
-    line(&mut text, "### Detection and false alarms as a pair\n");
-    pairs(&mut text, results);
-    line(&mut text, "\n### How fast news spreads\n");
-    spreads(&mut text, results);
-    line(&mut text, "\n### Cost by size, quiet and without loss\n");
-    costs(&mut text, results);
-    line(&mut text, "\n### What it took\n");
-    effort(&mut text, results);
+    let parts: [(&str, fn(&mut String, &Results)); 4] = [
+        ("Detection and false alarms as a pair", pairs),
+        ("How fast news spreads", spreads),
+        ("Cost by size, quiet and without loss", costs),
+        ("What it took", effort),
+    ];
+    for (title, write) in parts {
+        let mut table = String::new();
+        write(&mut table, results);
+        let rows = table.lines().filter(|line| line.starts_with('|')).count();
+        // A head without rows says nothing.
+        if rows > 2 {
+            line(&mut text, &format!("### {title}\n\n{table}"));
+        }
+    }
     text
 }
 
@@ -80,6 +90,10 @@ fn pairs(text: &mut String, results: &Results) {
             let (Some(plain), Some(shoal)) = both else {
                 continue;
             };
+            // Where only news was spread there is nothing to compare.
+            if shoal.lasts.is_empty() && shoal.quiet.node_hours + shoal.stutter.node_hours == 0.0 {
+                continue;
+            }
             let first = |name: &str| [nodes.to_string(), format!("{loss_percent} %"), name.to_owned()];
             for (kind, figures) in [(Kind::Plain, plain), (Kind::Shoal, shoal)] {
                 let values = PAIR.map(|(_, value)| shown(value(figures)));
@@ -138,8 +152,10 @@ fn costs(text: &mut String, results: &Results) {
 }
 
 fn effort(text: &mut String, results: &Results) {
-    let columns = ["nodes", "loss", "mesh", "crashes", "node-hours quiet", "stuttering", "not heard in time"];
-    let columns = [&columns[..], &["simulated node-seconds per second and core"]].concat();
+    let columns = ["nodes", "loss", "mesh", "crashes", "node-hours quiet", "stuttering"];
+    let more =
+        ["false: quiet / of others / of the one", "not heard in time", "simulated node-seconds per second"];
+    let columns = [&columns[..], &more[..]].concat();
     head(text, &columns.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
     for (Cell { nodes, loss_percent, kind }, f) in results {
         row(
@@ -151,11 +167,17 @@ fn effort(text: &mut String, results: &Results) {
                 f.lasts.len().to_string(),
                 shown(Some(f.quiet.node_hours)),
                 shown(Some(f.stutter.node_hours)),
+                falses(f),
                 f.unheard.to_string(),
                 shown(Some(f.simulated_node_seconds / f.wall_seconds)),
             ],
         );
     }
+}
+
+/// False verdicts in full numbers: while nothing is done, and while one stutters about the others and about it.
+fn falses(f: &Figures) -> String {
+    format!("{} / {} / {}", f.quiet.about_others, f.stutter.about_others, f.stutter.about_paused)
 }
 
 /// One figure a line.

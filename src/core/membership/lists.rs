@@ -62,7 +62,7 @@ impl Membership {
         }
     }
 
-    fn hash_entries(&self) -> u64 {
+    pub(super) fn hash_entries(&self) -> u64 {
         let mut hash = 0xcbf2_9ce4_8422_2325_u64;
         let mut mix = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         for entry in self.entries().iter().filter(|entry| entry.state != MemberEntryState::Forgotten) {
