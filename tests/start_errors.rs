@@ -135,6 +135,21 @@ fn an_api_address_that_is_none_is_bad_usage() {
 }
 
 #[test]
+fn a_node_whose_mesh_id_was_lost_to_damage_begins_no_second_mesh_however_often_it_is_started() {
+    let machine = Machine::ready();
+    fs::write(machine.data_dir().join("shoal.db"), "not a database, and long enough ".repeat(100))
+        .expect("writes");
+    for _ in 0..2 {
+        machine.fails_with(&HERE, 1, "start it with --join");
+    }
+    machine.fails_with(&HERE[1..], 1, "start it with --join");
+    let names = fs::read_dir(machine.data_dir()).expect("readable");
+    let aside =
+        names.filter(|e| e.as_ref().expect("an entry").file_name().to_string_lossy().contains(".damaged-"));
+    assert_eq!(aside.count(), 1, "the new one is not damaged");
+}
+
+#[test]
 fn a_data_directory_that_is_a_file_or_cannot_be_made_is_told_with_its_path() {
     let machine = Machine::ready();
     let certs = machine.data_dir().join("certs");

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use shoal::core::contract::{Change, Remembered};
+use shoal::core::contract::{Change, Remembered, Table};
 use shoal::core::ids::{AgentName, PersistNo};
 use shoal::core::model::{AgentSource, AgentSpec};
 use shoal::node::store::{NodeKeys, Store, StoreError};
@@ -95,6 +95,43 @@ fn a_store_that_ends_while_the_disk_refuses_keeps_what_was_acknowledged() {
     let node = Node::open(directory.path()).unwrap();
     assert_eq!(node.remembered.start, 2);
     assert!(node.agents().contains(&"before".to_owned()));
+}
+
+#[test]
+fn fault_18_rows_that_the_disk_refused_do_not_come_back_and_what_is_built_on_them_waits_for_a_fresh_beginning()
+ {
+    let disk = Disk::take();
+    let directory = tempfile::tempdir().unwrap();
+    let node = Node::open(directory.path()).unwrap();
+    node.commit_rows(1, vec![row("a", "1"), row("b", "1")]).unwrap();
+    disk.refuse(1);
+    let reason = node.commit_rows(2, vec![row("a", "2"), row("c", "2")]).unwrap_err();
+    assert!(reason.contains("disk I/O error"), "{reason}");
+    let reason = node.commit_rows(3, vec![row("b", "3")]).unwrap_err();
+    assert!(reason.contains("begin afresh"), "{reason}");
+    node.commit(4, "stands-for-itself").unwrap();
+    node.commit_rows(5, vec![Change::Afresh, row("b", "5")]).unwrap();
+    node.commit_rows(6, vec![row("d", "6")]).unwrap();
+    drop(node);
+    let node = Node::open(directory.path()).unwrap();
+    let rows: Vec<_> = [("a", "1"), ("b", "5"), ("d", "6")].map(|(key, row)| (key.into(), row.into())).into();
+    assert_eq!(node.remembered.tables[&Table::State], rows);
+    assert!(!node.remembered.rebuilt);
+}
+
+#[test]
+fn a_start_that_the_disk_fails_puts_no_database_aside() {
+    let disk = Disk::take();
+    let directory = tempfile::tempdir().unwrap();
+    let node = Node::open(directory.path()).unwrap();
+    node.commit_rows(1, vec![row("a", "1")]).unwrap();
+    drop(node);
+    disk.refuse(u32::MAX);
+    let error = Node::open(directory.path()).map(drop).unwrap_err();
+    assert!(matches!(error, StoreError::Unusable { .. }), "{error}");
+    disk.refuse(0);
+    let node = Node::open(directory.path()).unwrap();
+    assert_eq!((node.remembered.tables.len(), node.remembered.rebuilt), (1, false));
 }
 
 // --- The disk ---
@@ -200,7 +237,12 @@ impl Node {
 
     /// Commits one agent and waits for the outcome.
     fn commit(&self, no: u64, name: &str) -> Result<(), String> {
-        self.store.commit(PersistNo(no), vec![agent(name)]);
+        self.commit_rows(no, vec![agent(name)])
+    }
+
+    /// Commits changes and waits for the outcome.
+    fn commit_rows(&self, no: u64, changes: Vec<Change>) -> Result<(), String> {
+        self.store.commit(PersistNo(no), changes);
         let (reported, outcome) = self.outcomes.recv().unwrap();
         assert_eq!(reported, no);
         outcome
@@ -209,6 +251,10 @@ impl Node {
     fn agents(&self) -> Vec<String> {
         self.remembered.agents.iter().map(|a| a.name.to_string()).collect()
     }
+}
+
+fn row(key: &str, row: &str) -> Change {
+    Change::Put { table: Table::State, key: key.to_owned().into(), row: row.to_owned().into() }
 }
 
 fn agent(name: &str) -> Change {

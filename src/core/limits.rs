@@ -361,6 +361,98 @@ pub const LINK_LINGER_MAX: Duration = DEADLINE_MAX;
 /// Certificates, CAs and revocation lists that end within this time are warned of.
 pub const EXPIRY_WARNING: Duration = Duration::from_secs(30 * 86_400);
 
+/// The highest number of a write of one actor: at a million writes a second that is nine years. A higher one in a
+/// frame is refused; an actor that reached it would be followed by another.
+pub const DOT_MAX: u64 = 1 << 48;
+/// Actors in one clock. More: the frame is refused; a node that knows more of its own accord takes no writes.
+pub const CLOCK_ACTORS_MAX: usize = 4096;
+/// Ranges above gaps in one clock of a frame. More: the frame is refused; the sender leaves out the highest.
+pub const CLOCK_RANGES_MAX: usize = 4096;
+/// Bytes of a key of the state. Longer: refused.
+pub const STATE_KEY_BYTES_MAX: usize = 512;
+/// Bytes of a value of the state. More: refused.
+pub const STATE_VALUE_BYTES_MAX: usize = 64 << 10;
+/// Concurrent values of one key, deletions counted. A write that would leave more is refused; what other nodes
+/// wrote at the same time is kept whatever its number.
+pub const SIBLINGS_MAX: usize = 32;
+/// Concurrent values of one key in a frame, which is more than can ever come together. More: the frame is refused.
+pub const SIBLINGS_PER_FRAME_MAX: usize = 4096;
+/// Keys in one frame. More: the frame is refused.
+pub const STATE_KEYS_PER_FRAME_MAX: usize = 4096;
+/// Ranges of dots that one frame closes. More: the frame is refused.
+pub const STATE_RANGES_PER_FRAME_MAX: usize = 8192;
+/// Bytes of keys and values in one frame of state; a key state that has more travels in parts.
+pub const STATE_FRAME_BYTES_MAX: usize = 256 << 10;
+/// Keys of the state on one node. A write of one more is refused.
+pub const STATE_KEYS_MAX: usize = 4 << 20;
+/// Bytes of keys and values of the state on one node. A write beyond is refused.
+pub const STATE_BYTES_MAX: usize = 4 << 30;
+/// Bytes of the name of an agent's slot in a writer. More: the frame is refused.
+pub const SLOT_BYTES_MAX: usize = 96;
+/// Writes of this node that wait for the disk. One more: refused as overloaded.
+pub const STATE_WRITES_WAITING_MAX: usize = 2048;
+/// How far the number of a write may be ahead of the last one known of its actor. Further: refused.
+pub const DOT_JUMP_MAX: u64 = 1 << 32;
+/// The shortest and the longest time without a beat, after which a voter counts as not reachable, that may be
+/// configured.
+pub const DETECTION_TIMEOUT_MIN: Duration = Duration::from_millis(200);
+/// See [`DETECTION_TIMEOUT_MIN`].
+pub const DETECTION_TIMEOUT_MAX: Duration = Duration::from_secs(60);
+/// The shortest and the longest time that a member may be away, before it is evicted, that may be configured.
+pub const OFFLINE_MIN: Duration = Duration::from_secs(60);
+/// See [`OFFLINE_MIN`].
+pub const OFFLINE_MAX: Duration = Duration::from_secs(366 * 86_400);
+/// The largest quorum that may be configured.
+pub const QUORUM_SIZE_MAX: u16 = PEERS_MAX as u16 + 1;
+/// A node whose timers come later than this after their time was paused: what it heard before counts no more.
+pub const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// The longest time for which a node that falls again and again must see a quorum before it believes it, unless
+/// the detection time alone asks for more.
+pub const HOLD_DOWN_MAX: Duration = Duration::from_secs(60);
+/// Falls that are further apart than this are no flapping.
+pub const FLAP_WINDOW: Duration = Duration::from_secs(300);
+/// How long a node that synchronises waits for members that do not vote: no beats tell whether it can reach them.
+pub const SYNCHRONISATION_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the handler of partitions may take. Longer: read-only.
+pub const DECISION_DEADLINE: Duration = Duration::from_secs(5);
+/// Decisions of one configuration. More: refused at start.
+pub const DECISIONS_MAX: usize = 32;
+/// Roles of one node; each is at most [`LABEL_BYTES_MAX`] long. More: refused at start.
+pub const ROLES_MAX: usize = 16;
+/// Changes of a node's mode that wait to be told. One more: told together with the one before.
+pub const MODE_CHANGES_MAX: usize = 16;
+/// Cuts between single nodes that one description of a partition lists; the rest is counted.
+pub const CUTS_LISTED_MAX: usize = 256;
+
+/// Writes that wait for a majority. One more: refused.
+pub const QUEUED_WRITES_MAX: usize = 10_000;
+/// Bytes of all of them together, rows and bookkeeping. More: refused.
+pub const QUEUED_BYTES_MAX: usize = 64 << 20;
+/// How long a write may wait for a majority. Longer: it is expired.
+pub const QUEUED_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Tickets whose outcome is remembered. One more: the oldest is forgotten.
+pub const TICKET_OUTCOMES_MAX: usize = 10_000;
+/// Characters of the reason why a queued write was rejected; the rest is cut off.
+pub const TICKET_REASON_CHARS_MAX: usize = 200;
+/// Queued writes that are replayed in a second.
+pub const REPLAYED_PER_SECOND: u32 = 500;
+/// Queued writes that are replayed, or found expired, at once.
+pub const REPLAY_BATCH_MAX: usize = 64;
+/// Rows of one of the core's own tables in the store. One more: the commit that adds it is refused.
+pub const STORE_TABLE_ROWS_MAX: u64 = 1 << 21;
+/// Bytes of one of those tables, keys and rows together. More: the commit that adds them is refused.
+pub const STORE_TABLE_BYTES_MAX: u64 = 1 << 30;
+/// Bytes of the key of one of those rows. Longer: the commit is refused.
+pub const STORE_KEY_BYTES_MAX: usize = 1 << 10;
+/// Bytes of one of those rows. Longer: the commit is refused.
+pub const STORE_ROW_BYTES_MAX: usize = 16 << 20;
+/// Bytes of keys and rows that wait for the disk. Full: the commit fails with that reason.
+pub const STORE_QUEUE_BYTES_MAX: usize = 64 << 20;
+/// Damaged databases that are kept beside the one in use. One more: the node does not start before one is moved away.
+pub const STORE_DAMAGED_MAX: usize = 8;
+/// So much a start number that was read from a damaged database is raised, because it may be an old one.
+pub const STORE_SALVAGED_START_MARGIN: u64 = 1000;
+
 /// Exchanges of whole lists that a node of a large mesh may begin at once. One more: it waits for the next comparison.
 pub const LIST_EXCHANGES_AT_ONCE_MAX: u32 = 4;
 /// After so long it may begin one more.

@@ -13,11 +13,26 @@ use super::error::SendError;
 use super::ids::{AgentName, Incarnation, MeshId, NodeId};
 use super::limits;
 
+mod decisions;
+mod dots;
 mod hello;
+mod modes;
+mod replica;
 mod roster;
+mod sides;
+mod tickets;
 
+pub use decisions::{Action, Condition, ConditionError, Decision};
+pub use dots::{Actor, Clock, Dot, DotRange, Span};
 pub use hello::Hello;
+pub use modes::{
+    Barred, Doubt, DoubtKind, Mode, ModeReason, PartitionConfig, PartitionView, Permissions, Reads, Strategy,
+    Writes,
+};
+pub use replica::{Hlc, KeyState, KeyUpdate, Sibling, Slot, Writer, check_key};
 pub use roster::{Epoch, Roster, Seat};
+pub use sides::{Cut, Side, Sides, SilentNode};
+pub use tickets::{Outcome, Ticket, TicketError, TicketState, TicketView};
 
 /// What a node says about itself; it travels in the hello and as the record `_owned/<node>/node`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,6 +7,7 @@
 pub mod certs;
 pub mod clock;
 pub mod config;
+mod crash_point;
 pub mod discovery;
 pub mod dispatch;
 mod driver;
@@ -44,7 +45,7 @@ use self::store::{NodeKeys, Opened, Store, StoreError};
 use self::transport::join::Door;
 use self::transport::tls::{NodeIdentity, TlsError};
 use self::transport::{Congestion, Peer, PeerCertificate, Transport, TransportConfig, TransportError};
-use crate::core::contract::{Boot, Effect, Input, Output, StartMode, View};
+use crate::core::contract::{Boot, Effect, Input, Output, Remembered, StartMode, View};
 use crate::core::error::{Refusal, SendError};
 use crate::core::ids::{LinkId, MeshId, MeshName, NodeId, ProcessId};
 use crate::core::limits;
@@ -88,6 +89,14 @@ pub enum StartError {
     /// Discovery.
     #[error(transparent)]
     Discovery(#[from] DiscoveryError),
+    /// The store was damaged, and which mesh this node belongs to could not be read from it.
+    #[error(
+        "the database in {data_dir} was damaged and made anew, and which mesh this node belongs to could not be read from it: start it with --join and the address of any node of its mesh; if this was the only node, move the files named shoal.db* away and --bootstrap begins a new mesh"
+    )]
+    MeshLost {
+        /// The data directory.
+        data_dir: PathBuf,
+    },
     /// Neither told nor remembered.
     #[error(
         "{data_dir} remembers no mesh, and neither --bootstrap nor --join nor --discover was given: bootstrap the first node of a mesh, and join the others to it"
@@ -132,9 +141,7 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
     let door = door(config)?;
     let (core, inputs) = mpsc::channel(limits::DRIVER_QUEUE_MAX);
     let Opened { store, remembered, keys } = open_store(config, core.clone()).await?;
-    if matches!(config.cluster.start, config::StartMode::Resume) && remembered.mesh_id.is_none() {
-        return Err(StartError::NoMesh { data_dir: config.node.data_dir.clone() });
-    }
+    check_mesh(config, &remembered)?;
     let (report, reports) = mpsc::unbounded_channel();
     let runtime =
         RuntimeConfig { node: config.node.id.clone(), keeper, directory: agents_directory(config)? };
@@ -150,7 +157,8 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
         card: card(config, addresses),
         mesh_name: mesh_name.clone(),
         process_id: ProcessId(clock::random_id()),
-        remembered: remembered.clone(),
+        // Moved: it may hold a million rows.
+        remembered,
         start: start_mode(&config.cluster.start),
         profile: config.cluster.profile,
         overrides: overrides(config),
@@ -214,6 +222,22 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
     let own = config.node.id.clone();
     let handle = Handle { own, core, shared, dispatcher, transport, identity, started: Instant::now() };
     Ok(Node { handle, driver: tokio::spawn(driver.run()) })
+}
+
+/// Refuses a start that has no mesh to go back to, and one that would begin a second mesh in the place of a lost one.
+fn check_mesh(config: &Config, remembered: &Remembered) -> Result<(), StartError> {
+    if remembered.mesh_id.is_some() {
+        return Ok(());
+    }
+    let data_dir = config.node.data_dir.clone();
+    match &config.cluster.start {
+        config::StartMode::Join(_) | config::StartMode::Discover => Ok(()),
+        config::StartMode::Bootstrap | config::StartMode::Resume if remembered.rebuilt => {
+            Err(StartError::MeshLost { data_dir })
+        }
+        config::StartMode::Resume => Err(StartError::NoMesh { data_dir }),
+        config::StartMode::Bootstrap => Ok(()),
+    }
 }
 
 async fn open_store(config: &Config, core: mpsc::Sender<Input>) -> Result<Opened, StoreError> {

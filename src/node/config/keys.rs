@@ -27,6 +27,8 @@ pub(super) enum Shape {
     Labels,
     /// A list of regions, each with its name and its nodes; none is fine.
     Regions,
+    /// A list of decisions, each with its condition and its action; none is fine.
+    Decisions,
 }
 
 /// Every key that is honoured.
@@ -37,6 +39,7 @@ pub(super) const KEYS: &[(&str, Shape)] = &[
     ("node.region", Shape::One),
     ("node.zone", Shape::One),
     ("node.labels", Shape::Labels),
+    ("node.roles", Shape::List(limits::ROLES_MAX)),
     ("coordination", Shape::Section),
     ("coordination.cluster", Shape::Section),
     ("coordination.cluster.bind_addr", Shape::One),
@@ -55,6 +58,16 @@ pub(super) const KEYS: &[(&str, Shape)] = &[
     ("coordination.cluster.cross_region.latency_aware_routing", Shape::One),
     ("coordination.cluster.cross_region.prefer_local_region", Shape::One),
     ("coordination.cluster.cross_region.max_cross_region_latency", Shape::OneOrNull),
+    ("coordination.partition", Shape::Section),
+    ("coordination.partition.strategy", Shape::One),
+    ("coordination.partition.detection_timeout", Shape::One),
+    ("coordination.partition.quorum_size", Shape::One),
+    ("coordination.partition.tie_breaker", Shape::OneOrNull),
+    ("coordination.partition.max_offline", Shape::One),
+    ("coordination.partition.degraded_mode", Shape::One),
+    ("coordination.partition.queue_writes", Shape::One),
+    ("coordination.partition.custom_handler", Shape::OneOrNull),
+    ("coordination.partition.decisions", Shape::Decisions),
     ("security", Shape::Section),
     ("security.cluster", Shape::Section),
     ("security.cluster.mtls", Shape::Section),
@@ -82,7 +95,10 @@ pub(super) const KEYS: &[(&str, Shape)] = &[
 
 /// Keys that belong to the design and that this version does not honour: refused by name, because a
 /// key that is accepted and does nothing misleads.
-const NOT_OFFERED: &[&str] = &["agents", "coordination.partition", "node.roles", "partition"];
+const NOT_OFFERED: &[&str] = &["agents"];
+
+/// A section that may also stand at the top of a file, under its last name.
+const ALSO_AT_TOP: (&str, &str) = ("partition", "coordination.partition");
 
 /// A value of the file, as text with its variables expanded.
 #[derive(Debug, PartialEq, Eq)]
@@ -99,6 +115,15 @@ pub(super) enum FileValue {
     Labels(Vec<(String, Item)>),
     /// The line of the list, and its regions.
     Regions(usize, Vec<FileRegion>),
+    /// The line of the list, and its decisions.
+    Decisions(usize, Vec<FileDecision>),
+}
+
+/// One decision of the file.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct FileDecision {
+    pub(super) condition: Item,
+    pub(super) action: Item,
 }
 
 /// One region of the file.
@@ -128,7 +153,7 @@ pub(super) fn read(
     env: &dyn Fn(&str) -> Option<String>,
     problems: &mut Problems,
 ) -> FileValues {
-    let mut walk = Walk { path, env, problems, values: FileValues::new() };
+    let mut walk = Walk { path, env, problems, values: FileValues::new(), at_top: false };
     walk.section("", top);
     walk.values
 }
@@ -138,6 +163,8 @@ struct Walk<'a> {
     env: &'a dyn Fn(&str) -> Option<String>,
     problems: &'a mut Problems,
     values: FileValues,
+    /// The section that may stand at the top was met.
+    at_top: bool,
 }
 
 impl Walk<'_> {
@@ -153,7 +180,15 @@ impl Walk<'_> {
             }
         };
         for (key, child) in entries {
-            let full = yaml::joined(path, key);
+            let mut full = yaml::joined(path, key);
+            if full == ALSO_AT_TOP.0 || full == ALSO_AT_TOP.1 {
+                if std::mem::replace(&mut self.at_top, true) {
+                    let message = format!("{} and {} are the same: keep one", ALSO_AT_TOP.0, ALSO_AT_TOP.1);
+                    self.problem(child.line, &full, &message);
+                    continue;
+                }
+                ALSO_AT_TOP.1.clone_into(&mut full);
+            }
             match KEYS.iter().find(|(known, _)| *known == full && !key.contains('.')) {
                 Some((_, Shape::Section)) => self.section(&full, child),
                 Some((known, shape)) => {
@@ -190,6 +225,7 @@ impl Walk<'_> {
             Shape::List(items_max) => self.list(key, items_max, node),
             Shape::Labels => self.labels(key, node),
             Shape::Regions => self.regions(key, node),
+            Shape::Decisions => self.decisions(key, node),
         }
     }
 
@@ -308,6 +344,47 @@ impl Walk<'_> {
                 None
             }
         }
+    }
+
+    fn decisions(&mut self, key: &str, node: &Node) -> FileValue {
+        const EXAMPLE: &str = "{condition: nodes < quorum, action: read-only}";
+        let nodes = match &node.value {
+            Value::Null => return FileValue::Decisions(node.line, Vec::new()),
+            Value::List(nodes) => nodes,
+            Value::Bad => return FileValue::Bad,
+            Value::Text { .. } | Value::Map(_) => {
+                self.problem(node.line, key, &format!("a list is expected here, as in [{EXAMPLE}]"));
+                return FileValue::Bad;
+            }
+        };
+        if nodes.len() > limits::DECISIONS_MAX {
+            let message = format!("the list has {} items, at most {}", nodes.len(), limits::DECISIONS_MAX);
+            self.problem(node.line, key, &message);
+            return FileValue::Bad;
+        }
+        let mut decisions = Vec::new();
+        for (index, node) in nodes.iter().enumerate() {
+            let key = format!("{key}[{index}]");
+            let pair = match &node.value {
+                Value::Map(entries) if entries.len() == 2 => {
+                    entries.get("condition").zip(entries.get("action"))
+                }
+                Value::Map(_) | Value::Null | Value::List(_) | Value::Text { .. } => None,
+                Value::Bad => return FileValue::Bad,
+            };
+            let Some((condition, action)) = pair else {
+                self.problem(
+                    node.line,
+                    &key,
+                    &format!("a decision has a condition and an action, as in {EXAMPLE}"),
+                );
+                return FileValue::Bad;
+            };
+            let condition = self.item(yaml::joined(&key, "condition"), condition.line, condition);
+            let action = self.item(yaml::joined(&key, "action"), action.line, action);
+            decisions.push(FileDecision { condition, action });
+        }
+        FileValue::Decisions(node.line, decisions)
     }
 
     /// One value where there must be one.

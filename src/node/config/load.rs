@@ -13,7 +13,8 @@ use super::sources::{Place, Setting, Sources};
 use super::{
     API_PORT, ApiConfig, CLUSTER_PORT, ClusterConfig, Config, ConfigErrors, CongestionControl, CrlFile,
     Flags, HostPort, LogConfig, LogFormat, METRICS_PORT, NodeConfig, ProbeTimings, Profile, StartMode,
-    SuspicionTimings, TlsPaths, TransportConfig, enrolment, flags, keys, parse_listen, regions, values, yaml,
+    SuspicionTimings, TlsPaths, TransportConfig, enrolment, flags, keys, parse_listen, partition, regions,
+    values, yaml,
 };
 use crate::core::limits;
 
@@ -52,6 +53,7 @@ impl Config {
 
         let (node, unplaced) = node(&mut sources, flags, is_root);
         let cluster = cluster(&mut sources, flags, unplaced);
+        let partition = partition::read(&mut sources);
         let tls = tls(&mut sources, flags);
         let enrolment = enrolment::read(&mut sources, flags, &cluster);
         let transport = transport(&mut sources);
@@ -66,7 +68,7 @@ impl Config {
         sources.problems.into_result()?;
         let node = node.expect("a node without an id or a data directory was reported");
         let tls = tls.under(&node.data_dir);
-        Ok(Self { node, cluster, tls, enrolment, transport, api, log })
+        Ok(Self { node, cluster, partition, tls, enrolment, transport, api, log })
     }
 }
 
@@ -130,8 +132,9 @@ fn node(sources: &mut Sources<'_>, flags: &Flags, is_root: bool) -> (Option<Node
     let zone =
         sources.one(&flags::ZONE, flags.zone.as_deref(), values::label_text).or_default_to(String::new());
     let labels = sources.labels(&flags::LABEL, &flags.label);
+    let roles = partition::roles(sources);
     let named = id.into_value().zip(data_dir.into_value());
-    (named.map(|(id, data_dir)| NodeConfig { id, data_dir, region, zone, labels }), unplaced)
+    (named.map(|(id, data_dir)| NodeConfig { id, data_dir, region, zone, labels, roles }), unplaced)
 }
 
 /// A relative `XDG_STATE_HOME` is to be ignored, says the XDG base directory specification.

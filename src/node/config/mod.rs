@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::core::ids::NodeId;
-pub use crate::core::model::{CrossRegion, Profile};
+pub use crate::core::model::{CrossRegion, PartitionConfig, Profile};
 
 mod address;
 mod enrolment;
@@ -27,6 +27,7 @@ mod expand;
 mod flags;
 mod keys;
 mod load;
+mod partition;
 mod regions;
 mod sources;
 #[cfg(test)]
@@ -53,6 +54,8 @@ pub struct Config {
     pub node: NodeConfig,
     /// How it finds and watches the others: `coordination.cluster`.
     pub cluster: ClusterConfig,
+    /// What it does while it is not among a majority: `coordination.partition`, or `partition` at the top.
+    pub partition: PartitionConfig,
     /// How it proves who it is: `security.cluster.mtls`.
     pub tls: TlsPaths,
     /// How it gets its first certificate, and whether it gives others theirs: `security.cluster.enrolment`.
@@ -86,6 +89,9 @@ pub struct NodeConfig {
     /// Labels of the flags or of the environment are added to those of the file and replace those of the
     /// same name.
     pub labels: BTreeMap<String, String>,
+    /// What the node is there for, free texts, at most [`ROLES_MAX`](crate::core::limits::ROLES_MAX); default
+    /// none. Where not all nodes can vote, voters are chosen from different roles and zones.
+    pub roles: Vec<String>,
 }
 
 /// How a node finds and watches the others.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::error::{Origin, Problems};
 use super::flags::Names;
-use super::keys::{FileRegion, FileValue, FileValues, Item};
+use super::keys::{FileDecision, FileRegion, FileValue, FileValues, Item};
 use super::values;
 use crate::core::limits;
 
@@ -121,9 +121,21 @@ impl Sources<'_> {
         match self.take(key) {
             None | Some(FileValue::Null) => Setting::Absent,
             Some(FileValue::One(item)) => self.item(item, &parse),
-            Some(FileValue::Bad | FileValue::List(_) | FileValue::Labels(_) | FileValue::Regions(..)) => {
-                Setting::Bad
+            Some(FileValue::Bad | FileValue::List(_) | FileValue::Labels(_)) => Setting::Bad,
+            Some(FileValue::Regions(..) | FileValue::Decisions(..)) => Setting::Bad,
+        }
+    }
+
+    /// A list of decisions that only a file gives, its texts not yet parsed; an empty one counts as not given.
+    pub(super) fn take_decisions(&mut self, key: &str) -> Setting<Vec<FileDecision>> {
+        match self.take(key) {
+            None => Setting::Absent,
+            Some(FileValue::Decisions(_, decisions)) if decisions.is_empty() => Setting::Absent,
+            Some(FileValue::Decisions(line, decisions)) => {
+                Setting::Value(decisions, Place { origin: self.line(line), key: key.to_owned() })
             }
+            Some(FileValue::Bad | FileValue::Null | FileValue::One(_)) => Setting::Bad,
+            Some(FileValue::List(_) | FileValue::Labels(_) | FileValue::Regions(..)) => Setting::Bad,
         }
     }
 
@@ -136,7 +148,7 @@ impl Sources<'_> {
                 Setting::Value(regions, Place { origin: self.line(line), key: key.to_owned() })
             }
             Some(FileValue::Bad | FileValue::Null | FileValue::One(_)) => Setting::Bad,
-            Some(FileValue::List(_) | FileValue::Labels(_)) => Setting::Bad,
+            Some(FileValue::List(_) | FileValue::Labels(_) | FileValue::Decisions(..)) => Setting::Bad,
         }
     }
 
@@ -231,12 +243,19 @@ impl Sources<'_> {
         all(settings, Place { origin, key: String::new() })
     }
 
-    fn list_in_file<T>(&mut self, key: &str, parse: impl Fn(&str) -> Result<T, String>) -> Setting<Vec<T>> {
+    /// A list that only a file gives.
+    pub(super) fn list_in_file<T>(
+        &mut self,
+        key: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Setting<Vec<T>> {
         let items = match self.take(key) {
             None => return Setting::Absent,
             Some(FileValue::List(items)) => items,
             Some(FileValue::Bad | FileValue::Null | FileValue::One(_)) => return Setting::Bad,
-            Some(FileValue::Labels(_) | FileValue::Regions(..)) => return Setting::Bad,
+            Some(FileValue::Labels(_) | FileValue::Regions(..) | FileValue::Decisions(..)) => {
+                return Setting::Bad;
+            }
         };
         let Some(first) = items.first() else {
             return Setting::Absent;

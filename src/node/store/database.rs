@@ -13,18 +13,24 @@
 //! - **A file that is not what it was.** One that is damaged, foreign or of a later version is read with the
 //!   checkpoint at closing switched off, so that looking at it does not change it.
 
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, ffi};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, ffi};
 
 use super::directory;
 use super::error::StoreError;
+use super::log;
 use super::records::SCHEMA;
 use crate::core::limits;
+use crate::node::crash_point::CrashPoint;
+
+/// Prepared statements that are kept: all that the store has.
+const STATEMENTS: usize = 64;
 
 /// Marks the file as ours for `file(1)` and for [`StoreError::Foreign`]: `shoa` in ASCII.
 const APPLICATION_ID: i32 = 0x7368_6f61;
@@ -61,6 +67,7 @@ impl Database {
         let failed = |cause| StoreError::of(file, cause);
         let mut connection = Connection::open_with_flags(file, flags).map_err(failed)?;
         connection.busy_timeout(limits::STORE_BUSY_MAX).map_err(failed)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
         if !fresh {
             keep_log_on_close(&connection, true).map_err(failed)?;
             inspect(&connection, file)?;
@@ -203,6 +210,8 @@ fn inspect(connection: &Connection, file: &Path) -> Result<(), StoreError> {
     if found > known {
         return Err(StoreError::Newer { file: file.to_owned(), found, known });
     }
+    check_log(connection, file)?;
+    check_schema(connection, file, usize::try_from(found).unwrap_or_default())?;
     let found: String = connection.query_row("PRAGMA quick_check(1)", [], |r| r.get(0)).map_err(failed)?;
     if found != "ok" {
         // The finding has a heading on a line of its own.
@@ -210,6 +219,46 @@ fn inspect(connection: &Connection, file: &Path) -> Result<(), StoreError> {
         return Err(StoreError::Damaged { file: file.to_owned(), detail });
     }
     Ok(())
+}
+
+/// Refuses a file whose tables are not those of its version: statements would fail on them for ever. What somebody added
+/// does no harm.
+fn check_schema(connection: &Connection, file: &Path, version: usize) -> Result<(), StoreError> {
+    let failed = |cause| StoreError::of(file, cause);
+    let found = schema_of(connection).map_err(failed)?;
+    let model = Connection::open_in_memory().map_err(failed)?;
+    SCHEMA.iter().take(version).try_for_each(|step| model.execute_batch(step)).map_err(failed)?;
+    let expected = schema_of(&model).map_err(failed)?;
+    SCHEMA.iter().skip(version).try_for_each(|step| model.execute_batch(step)).map_err(failed)?;
+    // Of a later version nothing may be there yet.
+    let later = schema_of(&model).map_err(failed)?;
+    match expected.keys().chain(later.keys()).find(|name| expected.get(*name) != found.get(*name)) {
+        Some(name) => {
+            let detail = format!("{name} is not defined as version {version} defined it");
+            Err(StoreError::Damaged { file: file.to_owned(), detail })
+        }
+        None => Ok(()),
+    }
+}
+
+/// What is defined, by name.
+fn schema_of(connection: &Connection) -> rusqlite::Result<BTreeMap<String, String>> {
+    let mut statement = connection.prepare("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")?;
+    statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+}
+
+/// Refuses a log that lost what was acknowledged. Files of a version without the tallies are taken as SQLite takes them.
+fn check_log(connection: &Connection, file: &Path) -> Result<(), StoreError> {
+    let marker = connection
+        .query_row("SELECT rootpage FROM sqlite_schema WHERE name = 'tallies'", [], |r| r.get(0))
+        .optional()
+        .map_err(|cause| StoreError::of(file, cause))?;
+    let Some(marker) = marker else { return Ok(()) };
+    let log = log_of(file);
+    match log::damage(&log, marker).map_err(|error| not_writable(&log, &error))? {
+        Some(detail) => Err(StoreError::Damaged { file: file.to_owned(), detail: detail.to_owned() }),
+        None => Ok(()),
+    }
 }
 
 fn configure(connection: &Connection, file: &Path) -> Result<(), StoreError> {
@@ -245,6 +294,7 @@ fn migrate(connection: &mut Connection, steps: &[&str]) -> rusqlite::Result<()> 
     }
     for step in steps.iter().skip(version) {
         transaction.execute_batch(step)?;
+        CrashPoint::Migration.reached();
     }
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", steps.len() as i64)?;
@@ -254,9 +304,16 @@ fn migrate(connection: &mut Connection, steps: &[&str]) -> rusqlite::Result<()> 
 }
 
 fn empty_log(connection: &Connection) -> rusqlite::Result<()> {
-    let busy: bool = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |r| r.get(0))?;
-    // The pragma reports a reader that is in the way as a value, not as an error.
-    if busy { Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_BUSY), None)) } else { Ok(()) }
+    // Copied first and truncated then: the second has nothing left to copy.
+    for checkpoint in ["PRAGMA wal_checkpoint(FULL)", "PRAGMA wal_checkpoint(TRUNCATE)"] {
+        let busy: bool = connection.query_row(checkpoint, [], |r| r.get(0))?;
+        // The pragma reports a reader that is in the way as a value, not as an error.
+        if busy {
+            return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_BUSY), None));
+        }
+        CrashPoint::Checkpoint.reached();
+    }
+    Ok(())
 }
 
 fn keep_log_on_close(connection: &Connection, keep: bool) -> rusqlite::Result<()> {

@@ -1,13 +1,18 @@
 //! Why the store could not be opened or did not take a change: one sentence each, with what to do.
 //!
 //! The text carries the cause, so printing the error alone is enough. None of these errors changes or
-//! removes what the database holds.
+//! removes what the database holds. At a start, [`StoreError::Damaged`] is not the end: the file is put aside and
+//! another one made, so that only a running node reports it.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use rusqlite::ErrorCode;
-use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
+use rusqlite::ffi::{
+    SQLITE_IOERR_CORRUPTFS, SQLITE_IOERR_READ, SQLITE_IOERR_SHMSIZE, SQLITE_IOERR_SHORT_READ,
+};
+
+use crate::core::limits;
 
 /// Why the store could not be opened, or did not take a change.
 #[derive(Debug, thiserror::Error)]
@@ -67,8 +72,16 @@ pub enum StoreError {
         known: i64,
     },
     /// The database is not readable as one, or contradicts itself.
-    #[error("the database {} is damaged ({detail}): restore a backup, or move it away with its -wal file and let the node join again; the file was left as it is", file.display())]
+    #[error("the database {} is damaged ({detail}): start the node again, which puts the file aside and makes a new one of what can be read, or restore a backup first", file.display())]
     Damaged {
+        /// The file.
+        file: PathBuf,
+        /// What SQLite found.
+        detail: String,
+    },
+    /// It is damaged, and as many damaged ones as may be are kept beside it.
+    #[error("the database {} is damaged ({detail}), and {} that were damaged before are still beside it: move those named shoal.db.damaged-* away, and start again; the file was left as it is", file.display(), limits::STORE_DAMAGED_MAX)]
+    TooManyDamaged {
         /// The file.
         file: PathBuf,
         /// What SQLite found.
@@ -154,6 +167,17 @@ impl StoreError {
         }
     }
 
+    /// What is wrong with the file, if another one has to take its place.
+    pub(super) fn damage(&self) -> Option<String> {
+        if let Self::Damaged { detail, .. } = self {
+            return Some(detail.clone());
+        }
+        let Self::Unusable { cause, .. } = self else { return None };
+        let unreadable = [SQLITE_IOERR_READ, SQLITE_IOERR_SHORT_READ, SQLITE_IOERR_CORRUPTFS];
+        let code = cause.sqlite_extended_error_code()?;
+        unreadable.contains(&code).then(|| cause_text(cause))
+    }
+
     /// Whether the connection is as good as before once its transaction is rolled back. Any other
     /// failure leaves in doubt what of it reached the disk.
     pub(super) fn leaves_the_disk_in_doubt(&self) -> bool {
@@ -169,6 +193,7 @@ impl StoreError {
             | Self::Foreign { .. }
             | Self::Newer { .. }
             | Self::Damaged { .. }
+            | Self::TooManyDamaged { .. }
             | Self::LogWithoutDatabase { .. }
             | Self::StartsUsedUp { .. }
             | Self::NoLog { .. }
@@ -178,7 +203,7 @@ impl StoreError {
     }
 }
 
-/// Whether a column held another type or range than this program writes.
+/// Whether a column held another type or range than this program writes, or a row is absent that is always there.
 fn is_conversion(cause: &rusqlite::Error) -> bool {
     use rusqlite::Error as E;
     matches!(
@@ -186,6 +211,7 @@ fn is_conversion(cause: &rusqlite::Error) -> bool {
         E::FromSqlConversionFailure(..)
             | E::IntegralValueOutOfRange(..)
             | E::InvalidColumnType(..)
+            | E::QueryReturnedNoRows
             | E::Utf8Error(..)
     )
 }

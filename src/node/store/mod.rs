@@ -18,15 +18,20 @@
 //!
 //! # What it does not do
 //!
-//! It does not retry a failed commit, and it does not repair a damaged file: it says so and leaves it alone.
+//! It does not retry a failed commit, and it does not repair a damaged file: a start that finds one puts it aside,
+//! makes a new database of what can be read, and says so in [`Remembered::rebuilt`] until the core has
+//! written to its own tables. Damage that shows while the node runs fails the commits; the next start sees to it.
 //! It serves no readers but those of the [`History`]: what a running node knows is in its core.
 
 mod database;
 mod directory;
 mod error;
 mod history;
+mod log;
+mod quarantine;
 mod queue;
 mod records;
+mod tables;
 mod writer;
 
 use std::fmt;
@@ -87,6 +92,8 @@ impl Store {
     /// are absent. Blocks on the disk. When it returns, this process start is counted on the disk:
     /// `remembered.start` is above every earlier one and at least what [`Change::StartAtLeast`] asked for.
     ///
+    /// A database that is damaged is put aside first, and `remembered.rebuilt` is set.
+    ///
     /// `fresh_keys` is called if no keys are stored. `on_outcome` is called on the writer thread, once for
     /// every [`Store::commit`] and in their order. Commits wait while it runs; it must not panic, and must not wait
     /// for the thread that drops the store.
@@ -95,18 +102,16 @@ impl Store {
     /// [`StoreError`]; nothing that was stored is changed.
     pub fn open(
         data_dir: &Path,
-        fresh_keys: impl FnOnce() -> NodeKeys,
+        fresh_keys: impl Fn() -> NodeKeys,
         on_outcome: impl Fn(PersistNo, Result<(), String>) + Send + 'static,
     ) -> Result<Opened, StoreError> {
         let data_dir = directory::prepare(data_dir)?;
         let lock = Lock::take(&data_dir)?;
         let file = data_dir.join("shoal.db");
-        let mut database = Database::open(&file, IfAbsent::Create)?;
-        let (remembered, keys) = database
-            .write(|transaction| records::begin_start(transaction, fresh_keys))?
-            .ok_or_else(|| StoreError::StartsUsedUp { file: file.clone() })?;
+        let (database, remembered, keys) = begin(&file, &fresh_keys)?;
+        let rows: usize = remembered.tables.values().map(Vec::len).sum();
         tracing::info!(file = %file.display(), start = remembered.start, peers = remembered.peers.len(),
-            agents = remembered.agents.len(), "the store is open");
+            agents = remembered.agents.len(), rows, "the store is open");
         let queue = Arc::new(Queue::default());
         let writer = Writer::new(file.clone(), database, on_outcome);
         let theirs = Arc::clone(&queue);
@@ -134,6 +139,35 @@ impl Store {
             tracing::error!(no = no.0, "the store's thread has ended: nothing is stored any more");
         }
     }
+}
+
+/// Opens the database, or the one that takes the place of a damaged one, and counts this start.
+fn begin(
+    file: &Path,
+    fresh_keys: &impl Fn() -> NodeKeys,
+) -> Result<(Database, Remembered, NodeKeys), StoreError> {
+    quarantine::finish(file)?;
+    let mut begun = try_begin(file, fresh_keys);
+    // A disk that cannot be reached for a moment is no damage.
+    if begun.as_ref().is_err_and(|error| matches!(error, StoreError::Unusable { .. })) {
+        begun = try_begin(file, fresh_keys);
+    }
+    let Some(detail) = begun.as_ref().err().and_then(StoreError::damage) else {
+        return begun;
+    };
+    quarantine::replace(file, detail)?;
+    try_begin(file, fresh_keys)
+}
+
+fn try_begin(
+    file: &Path,
+    fresh_keys: &impl Fn() -> NodeKeys,
+) -> Result<(Database, Remembered, NodeKeys), StoreError> {
+    let mut database = Database::open(file, IfAbsent::Create)?;
+    let (remembered, keys) = database
+        .write(|transaction| records::begin_start(transaction, fresh_keys))?
+        .ok_or_else(|| StoreError::StartsUsedUp { file: file.to_owned() })?;
+    Ok((database, remembered, keys))
 }
 
 impl Drop for Store {

@@ -23,7 +23,22 @@ pub(super) enum Entry {
     /// Changes to commit together.
     Commit(PersistNo, Vec<Change>),
     /// Numbers that found the queue full.
-    Refused(RangeInclusive<u64>),
+    Refused {
+        /// Which.
+        numbers: RangeInclusive<u64>,
+        /// Whether a change of the core's own tables was among them.
+        touches_table: bool,
+    },
+}
+
+impl Entry {
+    /// Whether a change of the core's own tables is in it.
+    pub(super) fn touches_table(&self) -> bool {
+        match self {
+            Self::Commit(_, changes) => changes.iter().any(Change::touches_table),
+            Self::Refused { touches_table, .. } => *touches_table,
+        }
+    }
 }
 
 /// A bounded queue with one consumer.
@@ -39,6 +54,8 @@ pub(super) struct Queue {
 struct Waiting {
     entries: VecDeque<Entry>,
     changes: usize,
+    /// Of keys and rows for the core's own tables.
+    bytes: usize,
     history: Vec<Row>,
     /// When the oldest of them came.
     history_since: Option<Instant>,
@@ -52,6 +69,18 @@ struct Waiting {
 }
 
 impl Waiting {
+    /// Leaves a mark in the place of a commit, or makes the last mark longer.
+    fn refuse(&mut self, no: PersistNo, touches: bool) {
+        if let Some(Entry::Refused { numbers, touches_table }) = self.entries.back_mut()
+            && numbers.end().checked_add(1) == Some(no.0)
+        {
+            *numbers = *numbers.start()..=no.0;
+            *touches_table |= touches;
+            return;
+        }
+        self.entries.push_back(Entry::Refused { numbers: no.0..=no.0, touches_table: touches });
+    }
+
     /// Whether entries of the history have waited long enough, or for how long they may yet.
     fn history_due(&self) -> Result<(), Option<Duration>> {
         let Some(since) = self.history_since else {
@@ -79,15 +108,15 @@ impl Queue {
     pub(super) fn push(&self, no: PersistNo, changes: Vec<Change>) {
         let mut waiting = self.lock();
         let weight = changes.len().max(1);
-        if waiting.changes + weight <= limits::STORE_QUEUE_CHANGES_MAX {
+        let bytes: usize = changes.iter().map(row_bytes).sum();
+        let has_room = waiting.changes + weight <= limits::STORE_QUEUE_CHANGES_MAX
+            && waiting.bytes + bytes <= limits::STORE_QUEUE_BYTES_MAX;
+        if has_room {
             waiting.changes += weight;
+            waiting.bytes += bytes;
             waiting.entries.push_back(Entry::Commit(no, changes));
-        } else if let Some(Entry::Refused(range)) = waiting.entries.back_mut()
-            && range.end().checked_add(1) == Some(no.0)
-        {
-            *range = *range.start()..=no.0;
         } else {
-            waiting.entries.push_back(Entry::Refused(no.0..=no.0));
+            waiting.refuse(no, changes.iter().any(Change::touches_table));
         }
         drop(waiting);
         self.changed.notify_one();
@@ -133,6 +162,7 @@ impl Queue {
             };
         }
         waiting.changes = 0;
+        waiting.bytes = 0;
         waiting.history_since = None;
         waiting.history_wanted = false;
         let entries = std::mem::take(&mut waiting.entries);
@@ -185,6 +215,23 @@ impl Queue {
     }
 }
 
+/// What a change weighs beside itself.
+fn row_bytes(change: &Change) -> usize {
+    match change {
+        Change::Put { key, row, .. } => key.len() + row.len(),
+        Change::Delete { key, .. } => key.len(),
+        Change::MeshId(_)
+        | Change::Peer(_)
+        | Change::ForgetPeer(_)
+        | Change::Agent(_)
+        | Change::RemoveAgent(_)
+        | Change::LeaveMesh
+        | Change::StartAtLeast(_)
+        | Change::Clear(_)
+        | Change::Afresh => 0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,7 +245,7 @@ mod tests {
         }
         let taken = queue.take().expect("something waits").entries;
         assert_eq!(taken.len() as u64, max + 1);
-        assert_eq!(taken.back(), Some(&Entry::Refused(max..=max + 999)));
+        assert_eq!(taken.back(), Some(&Entry::Refused { numbers: max..=max + 999, touches_table: false }));
         queue.push(PersistNo(7), Vec::new());
         assert_eq!(
             queue.take().expect("room again").entries.pop_back(),

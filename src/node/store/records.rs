@@ -3,14 +3,15 @@
 //! Cards and specifications are MessagePack maps with named fields. A row that this version does not
 //! understand is skipped at the start with a warning, and kept: a later version may have written it.
 //! The start number and the mesh id are not skipped: without them the node would be somebody else.
-//! Nothing here begins or commits a transaction.
+//! Nothing here begins or commits a transaction. The rows of the core's own tables are in `tables`.
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::NodeKeys;
-use crate::core::contract::{Change, Remembered};
+use super::tables::{self, Tallies};
+use crate::core::contract::{self, Change, Remembered};
 use crate::core::ids::MeshId;
 use crate::core::limits;
 use crate::core::model::{AgentSpec, NodeCard};
@@ -25,6 +26,7 @@ pub(super) const SCHEMA: &[&str] = &[
     CREATE TABLE agents (name TEXT PRIMARY KEY, spec BLOB NOT NULL) STRICT;
 ",
     super::history::TABLE,
+    tables::TABLES,
 ];
 
 /// The number of the last process start, or one less than the least number for the next.
@@ -32,9 +34,22 @@ const START: &str = "start";
 const MESH_ID: &str = "mesh_id";
 const RESET_KEY: &str = "quic_reset_key";
 const CONNECTION_ID_KEY: &str = "quic_connection_id_key";
+/// There while this database stands in for a damaged one and the core has written nothing to its own tables since.
+const REBUILT: &str = "rebuilt";
 
 /// Why a batch of changes was refused although the disk is well.
 pub(super) type Refused = String;
+
+/// What could be read of a damaged database.
+#[derive(Debug, Default)]
+pub(super) struct Salvage {
+    /// The last process start; 0 if it could not be read.
+    pub(super) start: u64,
+    pub(super) mesh_id: Option<MeshId>,
+    pub(super) keys: Option<NodeKeys>,
+    pub(super) peers: Vec<NodeCard>,
+    pub(super) agents: Vec<AgentSpec>,
+}
 
 /// Counts this start and reads what the node knows. `None` if there is no number left.
 pub(super) fn begin_start(
@@ -46,38 +61,100 @@ pub(super) fn begin_start(
         return Ok(None);
     }
     put_start(transaction, start)?;
+    let mut remembered = Remembered {
+        start,
+        mesh_id: mesh_id(transaction)?,
+        rebuilt: get_meta::<i64>(transaction, REBUILT)?.is_some(),
+        ..Remembered::default()
+    };
+    read_peers(transaction, &mut remembered.peers)?;
+    read_agents(transaction, &mut remembered.agents)?;
+    let tallies = Tallies::read(transaction)?;
+    for table in contract::Table::ALL {
+        let rows = tables::read(transaction, &tallies, table)?;
+        if !rows.is_empty() {
+            remembered.tables.insert(table, rows);
+        }
+    }
     let keys = match read_keys(transaction)? {
         Some(keys) => keys,
         None => {
             let keys = fresh_keys();
-            put_meta(transaction, RESET_KEY, &keys.reset_key[..])?;
-            put_meta(transaction, CONNECTION_ID_KEY, &keys.connection_id_key[..])?;
+            put_keys(transaction, &keys)?;
             keys
         }
-    };
-    let remembered = Remembered {
-        start,
-        mesh_id: get_meta(transaction, MESH_ID)?.map(uuid::Uuid::from_bytes).map(MeshId),
-        peers: read_peers(transaction)?,
-        agents: read_agents(transaction)?,
-        ..Remembered::default()
     };
     Ok(Some((remembered, keys)))
 }
 
-/// Writes one batch, all of it or nothing of it, inside the transaction.
+/// What can be read of a damaged database: each part that cannot is left out, and a list ends where it cannot
+/// be read any further. Rows of the core's own tables are not looked at: one that is old is worse than none.
+pub(super) fn read_salvage(connection: &Connection) -> Salvage {
+    let told = |part: &str, error: rusqlite::Error| {
+        tracing::warn!(part, %error, "a part of the damaged database cannot be read");
+    };
+    let mut salvage = Salvage {
+        start: last_start(connection).map_err(|e| told("start number", e)).unwrap_or_default(),
+        mesh_id: mesh_id(connection).map_err(|e| told("mesh id", e)).unwrap_or_default(),
+        keys: read_keys(connection).map_err(|e| told("keys", e)).unwrap_or_default(),
+        ..Salvage::default()
+    };
+    if let Err(error) = read_peers(connection, &mut salvage.peers) {
+        told("peers", error);
+    }
+    if let Err(error) = read_agents(connection, &mut salvage.agents) {
+        told("agents", error);
+    }
+    salvage
+}
+
+/// Writes what was salvaged into a new database, and that it is one.
+pub(super) fn write_salvage(connection: &Connection, salvage: &Salvage) -> rusqlite::Result<()> {
+    put_meta(connection, REBUILT, 1)?;
+    if salvage.start > 0 {
+        // The file may have been an old one, and no two processes of a node may take the same number.
+        let start = salvage.start.saturating_add(limits::STORE_SALVAGED_START_MARGIN);
+        put_start(connection, start.min(limits::INCARNATION_START_MAX))?;
+    }
+    if let Some(mesh_id) = &salvage.mesh_id {
+        put_meta(connection, MESH_ID, mesh_id.0.as_bytes())?;
+    }
+    if let Some(keys) = &salvage.keys {
+        put_keys(connection, keys)?;
+    }
+    for card in &salvage.peers {
+        put_peer(connection, card)?;
+    }
+    for spec in &salvage.agents {
+        // No more than one node's can come from one node's database.
+        let _ = put_agent(connection, spec)?;
+    }
+    Ok(())
+}
+
+/// The core has written to its own tables: from now on it knows by itself what it has to make up for. While the mesh
+/// is unknown the mark stays, because a node that has lost its mesh must not begin another one.
+pub(super) fn forget_rebuilt(connection: &Connection) -> rusqlite::Result<()> {
+    let sql = "DELETE FROM meta WHERE key = ?1 AND EXISTS (SELECT 1 FROM meta WHERE key = ?2)";
+    connection.prepare_cached(sql)?.execute([REBUILT, MESH_ID]).map(drop)
+}
+
+/// Writes one batch, all of it or nothing of it, inside the transaction, and keeps the tallies up to it.
 pub(super) fn write_batch(
     transaction: &mut Transaction<'_>,
+    tallies: &mut Tallies,
     changes: &[Change],
 ) -> rusqlite::Result<Result<(), Refused>> {
     // One change either writes or is refused: it needs no way back, and most batches are one change.
     if let [change] = changes {
-        return write_change(transaction, change);
+        return write_change(transaction, tallies, change);
     }
+    let before = *tallies;
     let mut savepoint = transaction.savepoint()?;
     for change in changes {
-        if let Err(refused) = write_change(&savepoint, change)? {
+        if let Err(refused) = write_change(&savepoint, tallies, change)? {
             savepoint.rollback()?;
+            *tallies = before;
             return Ok(Err(refused));
         }
     }
@@ -85,7 +162,11 @@ pub(super) fn write_batch(
     Ok(Ok(()))
 }
 
-fn write_change(connection: &Connection, change: &Change) -> rusqlite::Result<Result<(), Refused>> {
+fn write_change(
+    connection: &Connection,
+    tallies: &mut Tallies,
+    change: &Change,
+) -> rusqlite::Result<Result<(), Refused>> {
     match change {
         Change::MeshId(mesh_id) => put_meta(connection, MESH_ID, mesh_id.0.as_bytes())?,
         Change::Peer(card) => put_peer(connection, card)?,
@@ -96,12 +177,16 @@ fn write_change(connection: &Connection, change: &Change) -> rusqlite::Result<Re
         Change::RemoveAgent(name) => delete(connection, "DELETE FROM agents WHERE name = ?1", name.as_str())?,
         Change::LeaveMesh => {
             delete(connection, "DELETE FROM meta WHERE key = ?1", MESH_ID)?;
+            // What was lost was of the mesh that this node has now left.
+            delete(connection, "DELETE FROM meta WHERE key = ?1", REBUILT)?;
             connection.prepare_cached("DELETE FROM peers")?.execute([])?;
         }
         Change::StartAtLeast(least) => return raise_start(connection, *least),
-        Change::Put { .. } | Change::Delete { .. } | Change::Clear(_) | Change::Afresh => {
-            return Ok(Err("this store has no tables of the core's yet".to_owned()));
-        }
+        Change::Put { table, key, row } => return tables::put(connection, tallies, *table, key, row),
+        Change::Delete { table, key } => tables::delete(connection, tallies, *table, key)?,
+        Change::Clear(table) => tables::clear(connection, tallies, *table)?,
+        // It orders batches, which is the writer's business.
+        Change::Afresh => {}
     }
     Ok(Ok(()))
 }
@@ -182,6 +267,10 @@ fn put_start(connection: &Connection, start: u64) -> rusqlite::Result<()> {
     put_meta(connection, START, start)
 }
 
+fn mesh_id(connection: &Connection) -> rusqlite::Result<Option<MeshId>> {
+    Ok(get_meta(connection, MESH_ID)?.map(uuid::Uuid::from_bytes).map(MeshId))
+}
+
 fn get_meta<T: rusqlite::types::FromSql>(connection: &Connection, key: &str) -> rusqlite::Result<Option<T>> {
     connection
         .prepare_cached("SELECT value FROM meta WHERE key = ?1")?
@@ -193,6 +282,11 @@ fn put_meta(connection: &Connection, key: &str, value: impl rusqlite::ToSql) -> 
     let sql = "INSERT INTO meta (key, value) VALUES (?1, ?2)
         ON CONFLICT (key) DO UPDATE SET value = excluded.value";
     connection.prepare_cached(sql)?.execute(params![key, value]).map(drop)
+}
+
+fn put_keys(connection: &Connection, keys: &NodeKeys) -> rusqlite::Result<()> {
+    put_meta(connection, RESET_KEY, &keys.reset_key[..])?;
+    put_meta(connection, CONNECTION_ID_KEY, &keys.connection_id_key[..])
 }
 
 /// The stored keys. A lost key costs peers a time-out where a reset would have told them, so one that
@@ -210,9 +304,9 @@ fn read_keys(connection: &Connection) -> rusqlite::Result<Option<NodeKeys>> {
     Ok(Some(NodeKeys { reset_key, connection_id_key }))
 }
 
-fn read_peers(connection: &Connection) -> rusqlite::Result<Vec<NodeCard>> {
+fn read_peers(connection: &Connection, peers: &mut Vec<NodeCard>) -> rusqlite::Result<()> {
     let sql = "SELECT node_id, card FROM peers ORDER BY node_id LIMIT ?1";
-    read_rows(connection, sql, limits::PEERS_MAX, |key, card: &NodeCard| {
+    read_rows(connection, sql, limits::PEERS_MAX, peers, |key, card: &NodeCard| {
         if card.node_id.as_str() != key {
             return Err("the card names another node");
         }
@@ -220,9 +314,9 @@ fn read_peers(connection: &Connection) -> rusqlite::Result<Vec<NodeCard>> {
     })
 }
 
-fn read_agents(connection: &Connection) -> rusqlite::Result<Vec<AgentSpec>> {
+fn read_agents(connection: &Connection, agents: &mut Vec<AgentSpec>) -> rusqlite::Result<()> {
     let sql = "SELECT name, spec FROM agents ORDER BY name LIMIT ?1";
-    read_rows(connection, sql, limits::AGENTS_PER_NODE_MAX, |key, spec: &AgentSpec| {
+    read_rows(connection, sql, limits::AGENTS_PER_NODE_MAX, agents, |key, spec: &AgentSpec| {
         if spec.name.as_str() != key {
             return Err("the specification names another agent");
         }
@@ -230,16 +324,17 @@ fn read_agents(connection: &Connection) -> rusqlite::Result<Vec<AgentSpec>> {
     })
 }
 
-/// Reads (key, encoded value) rows and skips those that this version does not understand.
+/// Adds (key, encoded value) rows to `values` and skips those that this version does not understand. What was added
+/// before an error stays.
 fn read_rows<T: DeserializeOwned>(
     connection: &Connection,
     sql: &str,
     rows_max: usize,
+    values: &mut Vec<T>,
     check: impl Fn(&str, &T) -> Result<(), &'static str>,
-) -> rusqlite::Result<Vec<T>> {
+) -> rusqlite::Result<()> {
     let mut statement = connection.prepare(sql)?;
     let mut rows = statement.query([rows_max as i64])?;
-    let mut values = Vec::new();
     while let Some(row) = rows.next()? {
         let key: String = row.get(0)?;
         let bytes: Vec<u8> = row.get(1)?;
@@ -249,5 +344,5 @@ fn read_rows<T: DeserializeOwned>(
             Err(reason) => tracing::warn!(key, reason, "a stored row is not understood and is skipped"),
         }
     }
-    Ok(values)
+    Ok(())
 }

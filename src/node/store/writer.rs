@@ -9,23 +9,36 @@
 //! database is no doubt: the transaction is rolled back and the next one may work.
 //!
 //! It never repeats a failed commit by itself: whoever asked hears of it and decides.
+//!
+//! # What is built on what
+//!
+//! Batches that touch the core's own tables are ordered: one may be built on any before it, whose outcome its maker did
+//! not know yet. So after one has failed, in whichever way (the disk, a refusal, a full queue), those that follow
+//! fail as well without being tried, until one begins with [`Change::Afresh`]. Other batches stand for themselves.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Instant;
+
+use rusqlite::Transaction;
 
 use super::database::{Database, IfAbsent};
 use super::error::StoreError;
 use super::history::{self, Row};
 use super::queue::{Entry, Queue, Taken};
 use super::records::{self, Refused};
+use super::tables::Tallies;
+use crate::core::contract::Change;
 use crate::core::ids::PersistNo;
 use crate::core::limits;
+use crate::node::crash_point::CrashPoint;
 
 /// Owns the only connection that writes.
 pub(super) struct Writer<F> {
     file: PathBuf,
     state: State,
+    /// A batch that touches the core's tables has failed, and none has begun afresh since.
+    has_failed: bool,
     on_outcome: F,
 }
 
@@ -41,7 +54,7 @@ enum State {
 
 impl<F: Fn(PersistNo, Result<(), String>)> Writer<F> {
     pub(super) fn new(file: PathBuf, database: Database, on_outcome: F) -> Self {
-        Self { file, state: State::Sound(database), on_outcome }
+        Self { file, state: State::Sound(database), has_failed: false, on_outcome }
     }
 
     /// Works until the queue is closed and empty, then closes the database.
@@ -76,7 +89,7 @@ impl<F: Fn(PersistNo, Result<(), String>)> Writer<F> {
                 Entry::Commit(no, _) => {
                     (self.on_outcome)(no, results.next().expect("write_group gives one result per commit"));
                 }
-                Entry::Refused(numbers) => {
+                Entry::Refused { numbers, .. } => {
                     for no in numbers {
                         (self.on_outcome)(PersistNo(no), Err(queue_full()));
                     }
@@ -87,25 +100,34 @@ impl<F: Fn(PersistNo, Result<(), String>)> Writer<F> {
 
     /// One result per commit in the group, or the error that all of them share.
     fn write_group(&mut self, group: &VecDeque<Entry>) -> Result<Vec<Result<(), Refused>>, StoreError> {
-        let batches: Vec<_> = group
-            .iter()
-            .filter_map(|entry| match entry {
-                Entry::Commit(_, changes) => Some(changes),
-                Entry::Refused(_) => None,
-            })
-            .collect();
-        if batches.is_empty() {
-            return Ok(Vec::new());
+        let result = self.try_group(group);
+        match &result {
+            Ok((_, has_failed)) => self.has_failed = *has_failed,
+            // Also one that began afresh has failed.
+            Err(_) => self.has_failed |= group.iter().any(Entry::touches_table),
+        }
+        result.map(|(results, _)| results)
+    }
+
+    /// The results, and whether what follows is built on something that failed.
+    fn try_group(&mut self, group: &VecDeque<Entry>) -> Result<(Vec<Result<(), Refused>>, bool), StoreError> {
+        let has_failed = self.has_failed;
+        if group.iter().all(|entry| matches!(entry, Entry::Refused { .. })) {
+            return Ok((Vec::new(), has_failed || group.iter().any(Entry::touches_table)));
         }
         let database = self.sound_database()?;
         let began = Instant::now();
+        CrashPoint::PreBegin.reached();
         let written = database.write(|transaction| {
-            batches.iter().map(|changes| records::write_batch(transaction, changes)).collect()
+            let written = write_entries(transaction, group, has_failed);
+            CrashPoint::InTransaction.reached();
+            written
         });
         match written {
-            Ok(results) => {
+            Ok(written) => {
+                CrashPoint::PostCommit.reached();
                 metrics::histogram!("shoal_store_commit_seconds").record(began.elapsed().as_secs_f64());
-                Ok(results)
+                Ok(written)
             }
             Err(error) => {
                 if error.leaves_the_disk_in_doubt() {
@@ -154,10 +176,51 @@ impl<F: Fn(PersistNo, Result<(), String>)> Writer<F> {
     }
 }
 
+/// Writes a group inside the transaction. One result per commit, and whether what follows is built on something
+/// that failed.
+fn write_entries(
+    transaction: &mut Transaction<'_>,
+    group: &VecDeque<Entry>,
+    mut has_failed: bool,
+) -> rusqlite::Result<(Vec<Result<(), Refused>>, bool)> {
+    let before = Tallies::read(transaction)?;
+    let mut tallies = before;
+    let mut results = Vec::with_capacity(group.len());
+    let mut has_rows = false;
+    for entry in group {
+        let Entry::Commit(_, changes) = entry else {
+            has_failed |= entry.touches_table();
+            continue;
+        };
+        let is_ordered = entry.touches_table();
+        if changes.first() == Some(&Change::Afresh) {
+            has_failed = false;
+        }
+        if is_ordered && has_failed {
+            results.push(Err(built_on_failed()));
+            continue;
+        }
+        let result = records::write_batch(transaction, &mut tallies, changes)?;
+        has_failed |= is_ordered && result.is_err();
+        has_rows |= is_ordered && result.is_ok();
+        results.push(result);
+    }
+    if has_rows {
+        records::forget_rebuilt(transaction)?;
+    }
+    tallies.write(&before, transaction)?;
+    Ok((results, has_failed))
+}
+
+fn built_on_failed() -> Refused {
+    "an earlier change of the same tables failed, and this one may be built on it: begin afresh".to_owned()
+}
+
 fn queue_full() -> String {
     format!(
-        "the store's queue is full ({} changes wait for the disk): slow down and try again",
-        limits::STORE_QUEUE_CHANGES_MAX
+        "the store's queue is full ({} changes or {} bytes wait for the disk): slow down and try again",
+        limits::STORE_QUEUE_CHANGES_MAX,
+        limits::STORE_QUEUE_BYTES_MAX
     )
 }
 
@@ -168,7 +231,7 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
-    use crate::core::contract::Change;
+    use crate::core::contract::Table;
     use crate::core::ids::AgentName;
     use crate::core::model::{AgentSource, AgentSpec, ProcessProtocol};
     use crate::node::store::NodeKeys;
@@ -265,5 +328,122 @@ mod tests {
         assert_eq!(stored_agents(&mut writer).len(), limits::AGENTS_PER_NODE_MAX);
         let ok: Vec<_> = outcomes.borrow().iter().map(|(_, outcome)| outcome.is_ok()).collect();
         assert_eq!(ok, [true, false, true]);
+    }
+
+    fn row(key: &str) -> Change {
+        Change::Put { table: Table::State, key: key.to_owned().into(), row: "row".into() }
+    }
+
+    fn stored_rows(writer: &mut Writer<impl Fn(PersistNo, Result<(), String>)>) -> Vec<String> {
+        let keys = || NodeKeys { reset_key: [0; 64], connection_id_key: [0; 8] };
+        let started = writer.sound_database().expect("sound").write(|t| records::begin_start(t, keys));
+        let (mut remembered, _) = started.expect("readable").expect("numbers are left");
+        let rows = remembered.tables.remove(&Table::State).unwrap_or_default();
+        rows.iter().map(|(key, _)| String::from_utf8_lossy(key).into_owned()).collect()
+    }
+
+    fn outcomes_of(outcomes: &Outcomes) -> Vec<(u64, bool)> {
+        outcomes.borrow_mut().drain(..).map(|(no, outcome)| (no, outcome.is_ok())).collect()
+    }
+
+    #[test]
+    fn what_is_built_on_a_refused_batch_fails_until_one_begins_afresh_and_other_batches_do_not() {
+        let directory = tempfile::tempdir().expect("directory");
+        let (mut writer, outcomes) = open(directory.path());
+        let absurd = Change::StartAtLeast(u64::MAX);
+        writer.commit_group(group(vec![
+            (1, vec![row("a")]),
+            (2, vec![row("b"), absurd.clone()]),
+            (3, vec![row("c")]),
+            (4, vec![agent("d", 1)]),
+        ]));
+        writer.commit_group(group(vec![(5, vec![row("e")]), (6, vec![row("f"), Change::Afresh])]));
+        writer.commit_group(group(vec![
+            (7, vec![Change::Delete { table: Table::State, key: "a".into() }]),
+            (8, vec![Change::Afresh, row("g")]),
+            (9, vec![row("h")]),
+        ]));
+        let expected = [true, false, false, true, false, false, false, true, true];
+        assert_eq!(outcomes_of(&outcomes), (1..).zip(expected).collect::<Vec<_>>());
+        assert_eq!(stored_rows(&mut writer), ["a", "g", "h"]);
+
+        writer.commit_group(group(vec![(10, vec![agent("i", 1), absurd]), (11, vec![row("j")])]));
+        assert_eq!(outcomes_of(&outcomes), [(10, false), (11, true)], "10 touched no table");
+        writer.commit_group(group(vec![
+            (12, vec![Change::Afresh, Change::StartAtLeast(u64::MAX)]),
+            (13, vec![row("k")]),
+        ]));
+        assert_eq!(outcomes_of(&outcomes), [(12, false), (13, false)], "a failed fresh beginning is none");
+    }
+
+    #[test]
+    fn what_follows_a_group_that_failed_or_a_row_that_found_the_queue_full_fails_until_one_begins_afresh() {
+        let directory = tempfile::tempdir().expect("directory");
+        let (mut writer, outcomes) = open(directory.path());
+        let (file, aside) = (directory.path().join("shoal.db"), directory.path().join("aside"));
+        std::fs::rename(&file, &aside).expect("moved away");
+        writer.commit_group(group(vec![(1, vec![agent("a", 1)])]));
+        writer.commit_group(group(vec![(2, vec![Change::Afresh, row("a")])]));
+        std::fs::rename(&aside, &file).expect("moved back");
+        writer.commit_group(group(vec![(3, vec![row("b")]), (4, vec![agent("c", 1)])]));
+        writer.commit_group(group(vec![(5, vec![Change::Afresh]), (6, vec![row("d")])]));
+        let expected = [false, false, false, true, true, true];
+        assert_eq!(outcomes_of(&outcomes), (1..).zip(expected).collect::<Vec<_>>());
+
+        let full = |no: u64, touches_table| Entry::Refused { numbers: no..=no, touches_table };
+        writer.commit_group([full(7, false)].into());
+        let mut entries = group(vec![(8, vec![row("e")])]);
+        entries.push_back(full(9, true));
+        entries.extend(group(vec![(10, vec![row("f")])]));
+        writer.commit_group(entries);
+        assert_eq!(outcomes_of(&outcomes), [(7, false), (8, true), (9, false), (10, false)]);
+        writer.commit_group(group(vec![(11, vec![Change::Afresh, row("g")])]));
+        writer.commit_group([full(12, true)].into());
+        writer.commit_group(group(vec![(13, vec![row("h")])]));
+        assert_eq!(outcomes_of(&outcomes), [(11, true), (12, false), (13, false)]);
+        assert_eq!(stored_rows(&mut writer), ["d", "e", "g"]);
+    }
+
+    #[test]
+    fn a_group_of_rows_that_a_full_disk_failed_leaves_the_tally_of_what_is_there() {
+        let directory = tempfile::tempdir().expect("directory");
+        let (mut writer, outcomes) = open(directory.path());
+        let pages_max = |writer: &mut Writer<_>, pages: u32| {
+            let connection = writer.sound_database().expect("sound").connection();
+            let set =
+                connection.pragma_update_and_check(None, "max_page_count", pages, |r| r.get::<_, u32>(0));
+            set.expect("a limit");
+        };
+        let large = |key: &str| Change::Put {
+            table: Table::State,
+            key: key.to_owned().into(),
+            row: vec![1; 100_000].into(),
+        };
+        writer.commit_group(group(vec![(1, vec![row("a")])]));
+        pages_max(&mut writer, 20);
+        writer.commit_group(group(vec![(2, vec![row("b")]), (3, vec![large("c")])]));
+        pages_max(&mut writer, 1000);
+        writer.commit_group(group(vec![(4, vec![row("d")]), (5, vec![Change::Afresh, large("e")])]));
+        assert_eq!(outcomes_of(&outcomes), [(1, true), (2, false), (3, false), (4, false), (5, true)]);
+        assert_eq!(stored_rows(&mut writer), ["a", "e"]);
+    }
+
+    #[test]
+    fn fault_28_a_file_system_that_is_read_only_for_a_while_fails_what_comes_meanwhile_and_nothing_else() {
+        let directory = tempfile::tempdir().expect("directory");
+        let (mut writer, outcomes) = open(directory.path());
+        writer.commit_group(group(vec![(1, vec![row("a")])]));
+        let connection = writer.sound_database().expect("sound").connection();
+        connection.pragma_update(None, "query_only", "ON").expect("set");
+        writer.commit_group(group(vec![(2, vec![row("b")])]));
+        assert!(matches!(writer.state, State::InDoubt(_)));
+        // The connection is another one from here on, and may write again.
+        writer.commit_group(group(vec![(3, vec![row("c")]), (4, vec![agent("d", 1)])]));
+        writer.commit_group(group(vec![(5, vec![Change::Afresh, row("e")])]));
+        let reason = outcomes.borrow()[1].1.clone().expect_err("read-only");
+        assert!(reason.contains("cannot be read and written"), "{reason}");
+        let expected = [true, false, false, true, true];
+        assert_eq!(outcomes_of(&outcomes), (1..).zip(expected).collect::<Vec<_>>());
+        assert_eq!(stored_rows(&mut writer), ["a", "e"]);
     }
 }

@@ -32,10 +32,43 @@ const BAD_FILES: &[(&str, &str, &str)] = &[
     ("log: {\"a\\nb\": 1}", "2: log.\"a\\nb\": ", "log has level, format"),
     ("coordination: {cluster: {bootstrap: true}}", "2: coordination.cluster.bootstrap: ", "--bootstrap"),
     // Keys of other versions.
-    ("node: {id: n, roles: [worker]}", "2: node.roles: ", "not offered by this version"),
-    ("agents: {dir: null}", "2: agents: ", "not offered"),
-    ("partition: {}", "2: partition: ", "not offered"),
-    ("coordination:\n  partition: {}", "3: coordination.partition: ", "not offered"),
+    ("agents: {dir: null}", "2: agents: ", "not offered by this version"),
+    // Partitions and roles.
+    ("node: {id: n, roles: [a, b, a]}", "2: node.roles: ", "the role a is given twice"),
+    ("partition: {strategy: consistent}", "2: coordination.partition.strategy: ", "not one of consistency"),
+    ("partition: {detection_timeout: 1ms}", "2: coordination.partition.detection_timeout: ", "not between"),
+    ("partition: {quorum_size: 0}", "2: coordination.partition.quorum_size: ", "and not auto"),
+    ("partition: {quorum_size: 2, tie_breaker: n}", "2: coordination.partition.tie_breaker: ", "does nothing beside quorum_size"),
+    ("partition: {max_offline: 1s}", "2: coordination.partition.max_offline: ", "not between"),
+    ("partition: {custom_handler: /a}", "2: coordination.partition.custom_handler: ", "without strategy: custom"),
+    ("partition: {strategy: custom}", "2: coordination.partition.strategy: ", "needs decisions"),
+    (
+        "partition: {strategy: availability, degraded_mode: false}",
+        "2: coordination.partition.degraded_mode: ",
+        "must read what it wrote",
+    ),
+    (
+        "partition: {strategy: custom, custom_handler: /a, decisions: [{condition: nodes < 2, action: read-only}]}",
+        "2: coordination.partition.custom_handler: ",
+        "remove one of the two",
+    ),
+    (
+        "partition: {strategy: custom, decisions: [{condition: critical_agents_present, action: read-only}]}",
+        "2: coordination.partition.decisions[0].condition: ",
+        "comes with critical agents",
+    ),
+    (
+        "partition: {strategy: custom, decisions: [{condition: nodes < 2, action: continue-critical}]}",
+        "2: coordination.partition.decisions[0].action: ",
+        "comes with critical agents",
+    ),
+    (
+        "partition: {strategy: custom, decisions: [{condition: nodes < 2}]}",
+        "2: coordination.partition.decisions[0]: ",
+        "a condition and an action",
+    ),
+    ("partition: {decisions: read-only}", "2: coordination.partition.decisions: ", "a list is expected"),
+    ("partition: {}\ncoordination: {partition: {}}", "2: partition: ", "are the same: keep one"),
     ("coordination: {cluster: {suspicion_min: 1s}}", "2: coordination.cluster.suspicion_min: ", "suspicion_max"),
     ("coordination: {cluster: {suspicion_max: 1s}}", "2: coordination.cluster.suspicion_max: ", "suspicion_min"),
     (

@@ -8,6 +8,7 @@ use clap::Parser;
 
 mod bad_input;
 mod hostile;
+mod partition;
 mod precedence;
 mod regions;
 
@@ -85,7 +86,9 @@ fn every_value_of_the_full_example_arrives() {
             region: "us-east".into(),
             zone: "a".into(),
             labels: [("gpu", "no"), ("rack", "r12")].map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+            roles: vec!["worker".into()],
         },
+        partition: PartitionConfig::default(),
         cluster: ClusterConfig {
             bind_addr: "0.0.0.0:7946".parse().expect("valid"),
             advertise_addrs: vec![address("node-1.example.com:7946")],
