@@ -125,7 +125,7 @@ fn after_a_cut_of_minutes_with_changed_addresses_and_a_dead_seed_the_mesh_is_one
     }
     let failed = |n: usize, of: usize| net.status(n, of).as_deref() == Some("failed");
     let gone = |n: usize| (1..=4).filter(|of| *of != n && failed(n, *of)).count();
-    until("everybody has lost the seed and another", || (2..=4).all(|n| failed(n, 1) && gone(n) >= 2));
+    until("everybody has lost most of the others", || (2..=4).all(|n| gone(n) >= 2));
     std::thread::sleep(A_LONG_CUT.saturating_sub(cut.elapsed()));
     for n in 2..=4 {
         println!("node-{n} says {:?}", [1, 2, 3, 4].map(|of| net.status(n, of)));
@@ -134,7 +134,7 @@ fn after_a_cut_of_minutes_with_changed_addresses_and_a_dead_seed_the_mesh_is_one
     let healed = net.all_alive(&[2, 3, 4]);
     println!("one mesh again {healed:?} after a cut of {:?}", cut.elapsed() - healed);
     assert!(healed < Duration::from_secs(20), "{healed:?}");
-    assert!((2..=4).all(|n| failed(n, 1)), "the dead seed is not back");
+    until("the dead seed is failed for everybody", || (2..=4).all(|n| failed(n, 1)));
     assert!(nodes.iter().all(|node| !node.log().contains("malformed")), "nobody took it for an attack");
 }
 

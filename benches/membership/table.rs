@@ -13,6 +13,9 @@ use crate::{LOSSES, SIZES};
 const SERF_SPREAD: [(usize, u32, f64); 6] =
     [(30, 0, 1.69), (100, 0, 1.84), (1_000, 0, 2.15), (30, 30, 2.41), (100, 30, 2.63), (1_000, 30, 3.07)];
 
+/// A table: its title, and what writes it.
+type Part = (&'static str, fn(&mut String, &Results));
+
 /// A column: its name, and what it says of a mesh.
 type Column = (&'static str, fn(&Figures) -> Option<f64>);
 
@@ -48,7 +51,7 @@ pub(crate) fn all(results: &Results, options: &str) -> String {
          counted apart and its own do not count. Bytes and packets are those sent by a node in a second of quiet, without\n\
          the headers of IP, UDP and QUIC.\n",
     );
-    let parts: [(&str, fn(&mut String, &Results)); 4] = [
+    let parts: [Part; 4] = [
         ("Detection and false alarms as a pair", pairs),
         ("How fast news spreads", spreads),
         ("Cost by size, quiet and without loss", costs),
