@@ -251,7 +251,7 @@ impl Driver {
                 tracing::debug!(?finding, "found");
                 self.witness.history.record(clock::unix_ms(), Recorded::Finding(finding));
             }
-            Output::StateChanged(_) => {}
+            Output::StateChanged(change) => self.shared.changes.push(change),
             Output::AskHandler { question, command, view } => {
                 let core = self.core.clone();
                 tokio::spawn(async move {
