@@ -44,7 +44,7 @@ impl Mesh {
             links,
             timers: self.timers.len(),
             stashes,
-            members: self.membership.all_known().count(),
+            members: self.membership.known_count(),
             cards,
             persists: self.pending.len(),
             requests: self.requests.len(),
@@ -70,6 +70,12 @@ impl Mesh {
             let (start, n, content) = owner.version();
             (node, start, n, content)
         })
+    }
+
+    /// Up to which start and number the records of a node are held here; `None` for one without any.
+    #[must_use]
+    pub fn owned_version(&self, node: &NodeId) -> Option<(u64, u64)> {
+        self.registry.version_of(node)
     }
 
     /// The mesh as this node sees it now.
