@@ -81,6 +81,7 @@ async fn fetch(client: &Client, wanted: Wanted<'_>) -> Result<KeyPage, Failure> 
     let Wanted { prefix, mut after, node, limit } = wanted;
     let node = node.map(|node| format!("&node={node}")).unwrap_or_default();
     let mut entries: Vec<KeyState> = Vec::new();
+    let mut bytes = 0;
     loop {
         let left = limit as usize - entries.len();
         let from = after.as_deref().map(|after| format!("&after={}", quoted(after))).unwrap_or_default();
@@ -88,11 +89,18 @@ async fn fetch(client: &Client, wanted: Wanted<'_>) -> Result<KeyPage, Failure> 
         let path = format!("/v1/state?prefix={}&limit={count}{from}{node}", quoted(prefix));
         let page: KeyPage = client.get(&path).await?;
         after = page.entries.last().map(|entry| entry.key.clone());
+        bytes += page.entries.iter().map(size).sum::<usize>();
         entries.extend(page.entries);
-        if !page.more || after.is_none() || entries.len() >= limit as usize {
+        let is_enough = entries.len() >= limit as usize || bytes >= limits::STATE_LISTED_BYTES_MAX;
+        if !page.more || after.is_none() || is_enough {
             return Ok(KeyPage { entries, more: page.more });
         }
     }
+}
+
+fn size(state: &KeyState) -> usize {
+    let siblings: usize = state.siblings.iter().map(|sibling| sibling.value.len()).sum();
+    state.value.as_ref().map_or(0, String::len) + siblings
 }
 
 /// Says on stderr what the list itself does not: that there is more, and how old it may be.
