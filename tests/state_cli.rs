@@ -30,6 +30,20 @@ fn node(place: &Place) -> Running {
     node
 }
 
+/// A mesh of two nodes that vote and take writes. The first is in a minority from the moment in which the second votes
+/// until it hears it.
+fn pair(place: &Place) -> (Running, Running) {
+    let first = node(place);
+    let second = place.join("n2", &first);
+    for node in [&first, &second] {
+        node.until("/v1/cluster/roster", |answer| answer.status == 200 && answer.json()["voters"] == 2);
+    }
+    for node in [&first, &second] {
+        node.until("/v1/cluster/status", |answer| answer.json()["mode"] == "healthy");
+    }
+    (first, second)
+}
+
 #[test]
 fn a_key_is_written_read_replaced_listed_and_deleted() {
     let place = Place::new();
@@ -180,9 +194,7 @@ fn watch_shows_changes_below_a_prefix_and_goes_on_after_a_number() {
 #[test]
 fn an_aggregate_is_over_all_nodes_and_names_those_that_have_no_number() {
     let place = Place::new();
-    let first = node(&place);
-    let second = place.join("n2", &first);
-    second.until("/v1/cluster/status", |answer| answer.json()["mode"] == "healthy");
+    let (first, second) = pair(&place);
     done(&first, &["state", "put", "load", "2.5"]);
     second.until("/v1/state/load", |answer| answer.status == 200);
     assert_eq!(done(&second, &["state", "aggregate", "load", "--op", "sum"]), "5\n");
@@ -225,10 +237,7 @@ fn roster_partition_and_mode_of_a_whole_mesh_are_told() {
 #[test]
 fn a_minority_queues_writes_with_a_ticket_and_reads_with_their_age() {
     let place = Place::new();
-    let first = node(&place);
-    let second = place.join("n2", &first);
-    second.until("/v1/cluster/status", |answer| answer.json()["mode"] == "healthy");
-    first.until("/v1/cluster/roster", |answer| answer.json()["voters"] == 2);
+    let (first, second) = pair(&place);
     done(&first, &["state", "put", "k", "before"]);
     second.until("/v1/state/k", |answer| answer.status == 200);
     second.signal("KILL");
