@@ -112,7 +112,7 @@ mod storms {
         let mut failed = Vec::new();
         let count = seeds.end - seeds.start;
         for seed in seeds {
-            match storm(nodes, seed, seconds(60), restores) {
+            match storm(nodes, seed, seconds(42), restores) {
                 Ok(span) => simulated += span,
                 Err(wrong) => {
                     println!("seed {seed}: {wrong:#?}");

@@ -150,7 +150,9 @@ impl World {
             Event::Refused { peer, reason } => {
                 self.report.refused.push((self.now, machine, format!("{peer}: {reason}")));
             }
-            Event::Ticket { ticket, outcome, .. } => self.checkers.shared.on_outcome(ticket, &outcome),
+            Event::Ticket { ticket, outcome, .. } => {
+                self.checkers.shared.on_outcome(machine, ticket, &outcome)
+            }
             Event::Mode { from, to, reason } => self.report.modes.push((self.now, machine, from, to, reason)),
             Event::Joined { .. } | Event::Agent { .. } | Event::Roster { .. } => {}
         }
