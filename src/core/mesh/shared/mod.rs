@@ -6,6 +6,7 @@
 //! - `repair`: comparing with a peer, and taking over what differs
 //! - `floor`: what every member has on its disk
 //! - `answers`: what clients are told
+//! - `view`: what those see who watch that all of it holds
 //!
 //! Nothing here is told to a node that does not belong to this mesh; links of such are not proven.
 
@@ -14,6 +15,7 @@ mod answers;
 mod floor;
 mod repair;
 mod spread;
+mod view;
 mod writes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -23,6 +25,7 @@ use rand::RngExt;
 
 use self::floor::Floors;
 use self::repair::{Asked, Comparing, Serving};
+pub use self::view::SharedView;
 use self::writes::Confirming;
 pub(super) use self::writes::Durable;
 use super::{Mesh, Requester, Timer};
