@@ -34,7 +34,7 @@ use crate::core::ids::{LinkId, NodeId, NodeKey};
 use crate::core::model::{Mode, PartitionConfig};
 use crate::core::partition::Partition;
 use crate::core::queue::{Queue, QueueBounds};
-use crate::core::register::{LeaseView, Register, StoreState};
+use crate::core::register::{LeaseView, Register, RegisterError, StoreState};
 use crate::core::state::State;
 use crate::core::time::Instant;
 use crate::core::wire::{Control, SharedSummary};
@@ -210,8 +210,11 @@ impl Mesh {
             return;
         }
         let (seat, settings) = self.founding();
-        if let Err(error) = self.shared.register.bootstrap(seat, settings, self.now) {
-            tracing::error!(%error, "the mesh begins without a roster");
+        match self.shared.register.bootstrap(seat, settings, self.now) {
+            Ok(()) => {}
+            // Its first look at its rows is on its way to the disk: soon again.
+            Err(RegisterError::NotNow(_)) => self.shared.bootstraps = true,
+            Err(error) => tracing::error!(%error, "the mesh begins without a roster"),
         }
     }
 
@@ -298,6 +301,9 @@ impl Mesh {
 
     /// What is looked at now and then.
     fn tick_shared(&mut self) {
+        if self.joined {
+            self.bootstrap_register();
+        }
         self.expire_queued();
         self.expire_confirming();
         self.retry_disk();
