@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use shoal::core::ids::{NodeId, RequestId};
-use shoal::core::model::Mode;
+use shoal::core::model::{Mode, Outcome, PartitionConfig, Strategy, Ticket, TicketState};
 use shoal::core::wire::{Ack, RequestBody, ResponseBody, StateAnswer, StateRequest, StateStatus};
-use shoal::sim::{Config, World};
+use shoal::sim::{Config, Fault, World};
 
 fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
@@ -52,7 +52,17 @@ fn all_healthy(world: &World) -> bool {
 }
 
 fn healthy_mesh(nodes: usize, seed: u64) -> World {
-    let mut world = World::new(Config::lan(nodes, seed));
+    healthy(Config::lan(nodes, seed))
+}
+
+/// A mesh whose nodes have these settings.
+fn healthy_mesh_with(nodes: usize, partition: PartitionConfig) -> World {
+    healthy(Config { partition, ..Config::lan(nodes, 5) })
+}
+
+fn healthy(config: Config) -> World {
+    let nodes = config.nodes;
+    let mut world = World::new(config);
     world.start_all();
     let end = world.now() + seconds(60);
     let healthy = world.run_until(end, all_healthy);
@@ -81,5 +91,572 @@ fn what_is_written_on_one_node_is_read_on_all() {
             assert_eq!(get(&mut world, machine, "a").as_deref(), Some("one"), "{machine}");
         }
         assert_eq!(world.broken(), [] as [String; 0]);
+    }
+}
+
+fn mode(world: &World, machine: usize) -> Mode {
+    world.shared_view(machine).expect("it runs").mode
+}
+
+/// What a write without a majority is answered with.
+fn queued(world: &mut World, machine: usize, key: &str, value: &str) -> Ticket {
+    match put(world, machine, key, value) {
+        Ok(StateAnswer::Queued { ticket }) => ticket,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn written(world: &mut World, machine: usize, key: &str, value: &str) {
+    let answer = put(world, machine, key, value);
+    assert!(matches!(answer, Ok(StateAnswer::Written { .. })), "{answer:?}");
+}
+
+fn delete(world: &mut World, machine: usize, key: &str) {
+    let key = key.to_owned();
+    let request = StateRequest::Put { key, value: None, context: None, ack: Ack::Local };
+    assert!(matches!(answer(world, machine, request), Ok(StateAnswer::Written { .. })));
+}
+
+fn outcome(world: &mut World, machine: usize, ticket: &Ticket) -> Outcome {
+    match answer(world, machine, StateRequest::Ticket { ticket: ticket.clone() }) {
+        Ok(StateAnswer::Ticket(view)) => match view.state {
+            TicketState::Done(outcome) => outcome,
+            TicketState::Queued => panic!("{ticket} still waits"),
+        },
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Everybody is healthy and equal, and nothing acknowledged is lost; within a minute.
+fn rests(world: &mut World) -> Duration {
+    let since = world.now();
+    let rested = world.run_until(since + seconds(60), |world| world.shared_unrest().is_empty());
+    assert_eq!(world.broken(), [] as [String; 0]);
+    let rested = rested.unwrap_or_else(|| panic!("no rest: {:#?}", world.shared_unrest()));
+    rested.since(since)
+}
+
+fn heal(world: &mut World) {
+    world.apply(&Fault::Heal);
+}
+
+fn cut_all(world: &mut World, sides: &[&[usize]]) {
+    for (at, one) in sides.iter().enumerate() {
+        sides[at + 1..].iter().for_each(|other| world.cut(one, other));
+    }
+}
+
+mod splits {
+    use super::*;
+
+    #[test]
+    fn fault_38_a_majority_goes_on_writing_and_every_queued_write_of_the_minority_has_its_outcome() {
+        let mut world = healthy_mesh(5, 3);
+        written(&mut world, 0, "both", "before");
+        world.run_for(seconds(1));
+        world.cut(&[0, 1, 2], &[3, 4]);
+        world.run_for(seconds(4));
+        assert_eq!((0..5).map(|m| mode(&world, m)).filter(|m| *m == Mode::Healthy).count(), 3);
+        written(&mut world, 1, "both", "of the majority");
+        let lone = queued(&mut world, 3, "alone", "of the minority");
+        let first = queued(&mut world, 4, "both", "of the minority");
+        let second = queued(&mut world, 4, "both", "of the minority, later");
+        assert_eq!(get(&mut world, 3, "both").as_deref(), Some("before"));
+        heal(&mut world);
+        rests(&mut world);
+        assert_eq!(outcome(&mut world, 3, &lone), Outcome::Applied);
+        assert_eq!(outcome(&mut world, 4, &first), Outcome::Conflicted);
+        assert_eq!(outcome(&mut world, 4, &second), Outcome::Conflicted);
+        for machine in 0..5 {
+            assert_eq!(get(&mut world, machine, "alone").as_deref(), Some("of the minority"));
+            assert_eq!(siblings(&mut world, machine, "both"), ["of the majority", "of the minority, later"]);
+        }
+    }
+
+    #[test]
+    fn fault_39_of_two_nodes_that_are_cut_apart_neither_writes_and_both_answer_reads() {
+        let mut world = healthy_mesh(2, 1);
+        written(&mut world, 0, "a", "one");
+        world.run_for(seconds(1));
+        world.cut(&[0], &[1]);
+        world.run_for(seconds(4));
+        for machine in 0..2 {
+            assert_eq!(mode(&world, machine), Mode::Degraded);
+            assert_eq!(get(&mut world, machine, "a").as_deref(), Some("one"));
+            queued(&mut world, machine, "b", &format!("of {machine}"));
+        }
+        heal(&mut world);
+        rests(&mut world);
+        assert_eq!(siblings(&mut world, 0, "b").len(), 2);
+    }
+
+    #[test]
+    fn fault_39_of_four_nodes_two_and_two_none_writes_unless_a_tie_breaker_is_among_them() {
+        let mut world = healthy_mesh(4, 2);
+        world.cut(&[0, 1], &[2, 3]);
+        world.run_for(seconds(4));
+        assert!((0..4).all(|m| mode(&world, m) == Mode::Degraded));
+        heal(&mut world);
+        rests(&mut world);
+        let (key, value) = ("tie_breaker".to_owned(), "n3".to_owned());
+        let set = answer(&mut world, 0, StateRequest::SetRoster { key, value, split_writes: false });
+        assert!(set.is_ok(), "{set:?}");
+        rests(&mut world);
+        world.cut(&[0, 1], &[2, 3]);
+        world.run_for(seconds(4));
+        let modes: Vec<_> = (0..4).map(|m| mode(&world, m)).collect();
+        assert_eq!(modes, [Mode::Degraded, Mode::Degraded, Mode::Healthy, Mode::Healthy]);
+        written(&mut world, 3, "a", "of the tie breaker's side");
+        heal(&mut world);
+        rests(&mut world);
+    }
+
+    #[test]
+    fn fault_40_of_three_parts_only_one_that_is_a_majority_writes() {
+        for (nodes, sides, healthy) in
+            [(5, [&[0, 1][..], &[2, 3], &[4]], 0), (7, [&[0, 1, 2, 3][..], &[4, 5], &[6]], 4)]
+        {
+            let mut world = healthy_mesh(nodes, 4);
+            cut_all(&mut world, &sides);
+            world.run_for(seconds(4));
+            assert_eq!((0..nodes).filter(|m| mode(&world, *m) == Mode::Healthy).count(), healthy);
+            for machine in 0..nodes {
+                let result = put(&mut world, machine, &format!("k{machine}"), "v").expect("it is taken in");
+                assert_eq!(matches!(result, StateAnswer::Written { .. }), machine < healthy, "{result:?}");
+            }
+            heal(&mut world);
+            rests(&mut world);
+            for machine in 0..nodes {
+                assert_eq!(get(&mut world, 0, &format!("k{machine}")).as_deref(), Some("v"));
+            }
+        }
+    }
+
+    #[test]
+    fn fault_43_nodes_that_each_see_another_majority_converge_when_it_is_over() {
+        let mut world = healthy_mesh(5, 6);
+        (0..5).for_each(|m| world.cut(&[m], &[(m + 2) % 5]));
+        for round in 0..20 {
+            for machine in 0..5 {
+                let key = format!("k{}", round % 4);
+                let value = Some(Bytes::from(format!("{round} of {machine}")));
+                ask(&mut world, machine, StateRequest::Put { key, value, context: None, ack: Ack::Local });
+            }
+            world.run_for(Duration::from_millis(500));
+        }
+        heal(&mut world);
+        rests(&mut world);
+    }
+
+    #[test]
+    fn fault_44_a_link_that_comes_and_goes_changes_modes_seldom_and_keeps_the_order_of_the_queue() {
+        let mut world = healthy_mesh(3, 8);
+        for round in 0..75 {
+            world.cut(&[0, 1], &[2]);
+            world.run_for(seconds(2));
+            let value = Some(Bytes::from(format!("{round:03}")));
+            let (key, context, ack) = ("a".to_owned(), None, Ack::Local);
+            ask(&mut world, 2, StateRequest::Put { key, value, context, ack });
+            world.run_for(seconds(1));
+            heal(&mut world);
+            world.run_for(seconds(1));
+        }
+        rests(&mut world);
+        let changes = world.report().modes.iter().filter(|(_, machine, ..)| *machine == 2).count();
+        assert!(changes <= 40, "{changes} changes of mode in 75 breaks");
+        assert_eq!(siblings(&mut world, 0, "a"), ["074"]);
+    }
+}
+
+mod settings {
+    use super::*;
+
+    /// Three nodes of which the last is cut off.
+    fn cut_off(partition: PartitionConfig) -> World {
+        let mut world = healthy_mesh_with(3, partition);
+        written(&mut world, 0, "a", "one");
+        world.run_for(seconds(1));
+        world.cut(&[0, 1], &[2]);
+        world.run_for(seconds(4));
+        world
+    }
+
+    #[test]
+    fn without_a_degraded_mode_a_minority_answers_no_reads() {
+        let mut world = cut_off(PartitionConfig { degraded_mode: false, ..PartitionConfig::default() });
+        let refused = answer(&mut world, 2, StateRequest::Get { key: "a".to_owned() });
+        assert!(refused.as_ref().is_err_and(|why| why.contains("degraded_mode")), "{refused:?}");
+        assert_eq!(get(&mut world, 0, "a").as_deref(), Some("one"));
+        heal(&mut world);
+        rests(&mut world);
+        assert_eq!(get(&mut world, 2, "a").as_deref(), Some("one"));
+    }
+
+    #[test]
+    fn without_a_queue_a_minority_refuses_writes() {
+        let mut world = cut_off(PartitionConfig { queue_writes: false, ..PartitionConfig::default() });
+        let refused = put(&mut world, 2, "a", "two");
+        assert!(refused.as_ref().is_err_and(|why| why.contains("queue_writes")), "{refused:?}");
+        heal(&mut world);
+        rests(&mut world);
+        assert_eq!(get(&mut world, 2, "a").as_deref(), Some("one"));
+    }
+
+    #[test]
+    fn with_availability_both_sides_write_and_what_they_wrote_stands_side_by_side() {
+        let strategy = Strategy::Availability;
+        let mut world = cut_off(PartitionConfig { strategy, ..PartitionConfig::default() });
+        written(&mut world, 0, "a", "of the majority");
+        let marked = put(&mut world, 2, "a", "of the minority");
+        assert!(matches!(marked, Ok(StateAnswer::Written { marked: true, .. })), "{marked:?}");
+        heal(&mut world);
+        rests(&mut world);
+        assert_eq!(siblings(&mut world, 1, "a"), ["of the majority", "of the minority"]);
+    }
+}
+
+mod rosters {
+    use super::*;
+
+    fn add(world: &mut World, n: usize) -> usize {
+        let node = NodeId::new(&format!("n{n}")).expect("valid");
+        let machine = world.add_machine(node, format!("n{n}:7946"), vec!["n1:7946".to_owned()], None);
+        world.start(machine);
+        machine
+    }
+
+    fn members(world: &World, machine: usize) -> usize {
+        world.shared_view(machine).and_then(|v| v.roster).map_or(0, |roster| roster.members.len())
+    }
+
+    #[test]
+    fn a_mesh_grows_from_three_to_seven_and_shrinks_again_with_cuts_in_between() {
+        let mut world = healthy_mesh(3, 9);
+        world.work(shoal::sim::Workload::default(), seconds(60));
+        add(&mut world, 4);
+        world.run_for(seconds(3));
+        world.cut(&[0], &[1, 2, 3]);
+        (5..=7).for_each(|n| drop(add(&mut world, n)));
+        world.run_for(seconds(6));
+        heal(&mut world);
+        world.run_for(seconds(10));
+        rests(&mut world);
+        assert_eq!(members(&world, 6), 7);
+        world.cut(&[5, 6], &[0, 1, 2, 3, 4]);
+        world.run_for(seconds(4));
+        for gone in [6, 5, 4] {
+            world.crash(gone);
+            let node = world.node(gone).clone();
+            let evicted = answer(&mut world, 1, StateRequest::Evict { node });
+            assert!(evicted.is_ok(), "{evicted:?}");
+        }
+        heal(&mut world);
+        world.run_for(seconds(40));
+        rests(&mut world);
+        assert_eq!(members(&world, 0), 4);
+        written(&mut world, 3, "after", "all");
+    }
+
+    #[test]
+    fn an_operator_overrules_a_lost_majority_and_its_members_come_back_with_what_they_wrote() {
+        let mut world = healthy_mesh(5, 10);
+        written(&mut world, 0, "a", "before");
+        world.run_for(seconds(1));
+        world.cut(&[0, 1, 2], &[3, 4]);
+        world.run_for(seconds(4));
+        written(&mut world, 0, "b", "of the majority");
+        let ticket = queued(&mut world, 3, "a", "of the minority");
+        (0..3).for_each(|m| world.crash(m));
+        let audit = "a test: the machines n1 to n3 are lost".to_owned();
+        let forced = answer(&mut world, 3, StateRequest::ForceRoster { audit });
+        assert!(forced.is_ok(), "{forced:?}");
+        world.run_for(seconds(15));
+        assert!((3..5).all(|m| mode(&world, m) == Mode::Healthy), "{:?}", mode(&world, 3));
+        assert_eq!(outcome(&mut world, 3, &ticket), Outcome::Applied);
+        heal(&mut world);
+        (0..3).for_each(|m| world.start(m));
+        world.run_for(seconds(10));
+        rests(&mut world);
+        for machine in 0..5 {
+            assert_eq!(get(&mut world, machine, "a").as_deref(), Some("of the minority"));
+            assert_eq!(get(&mut world, machine, "b").as_deref(), Some("of the majority"));
+            assert_eq!(members(&world, machine), 5);
+        }
+    }
+}
+
+mod disks {
+    use super::*;
+
+    #[test]
+    fn fault_03_a_write_that_was_stored_and_not_answered_is_there_after_the_restart() {
+        let mut world = healthy_mesh(3, 11);
+        let (key, value) = ("a".to_owned(), Some(Bytes::from_static(b"one")));
+        world.apply(&Fault::CrashAfterCommit { machine: 0 });
+        let id = ask(&mut world, 0, StateRequest::Put { key, value, context: None, ack: Ack::Local });
+        let end = world.now() + seconds(5);
+        world.run_until(end, |world| !world.is_running(0));
+        assert!(!world.is_running(0) && !world.report().replies.contains_key(&(0, id)));
+        world.start(0);
+        rests(&mut world);
+        // Its store may have been busy with something else when it died: then the write is nowhere.
+        let there: Vec<_> = (0..3).map(|m| get(&mut world, m, "a")).collect();
+        assert_eq!(there, vec![Some("one".to_owned()); 3]);
+    }
+
+    #[test]
+    fn fault_07_a_replay_that_is_killed_again_and_again_makes_each_write_once() {
+        let mut world = healthy_mesh(3, 12);
+        world.cut(&[0, 1], &[2]);
+        world.run_for(seconds(4));
+        let tickets: Vec<_> =
+            (0..40).map(|n| queued(&mut world, 2, &format!("k{}", n % 7), &format!("v{n}"))).collect();
+        heal(&mut world);
+        for _ in 0..12 {
+            let end = world.now() + seconds(30);
+            let healthy = world.run_until(end, |world| mode(world, 2) == Mode::Healthy);
+            assert!(healthy.is_some());
+            world.apply(&Fault::CrashAfterCommit { machine: 2 });
+            let end = world.now() + seconds(5);
+            world.run_until(end, |world| !world.is_running(2));
+            world.apply(&Fault::Start { machine: 2 });
+        }
+        rests(&mut world);
+        for ticket in &tickets {
+            assert_eq!(outcome(&mut world, 2, ticket), Outcome::Applied, "{ticket}");
+        }
+        let last: Vec<_> = (0..7).map(|k| get(&mut world, 0, &format!("k{k}")).expect("written")).collect();
+        assert_eq!(last, ["v35", "v36", "v37", "v38", "v39", "v33", "v34"]);
+    }
+
+    #[test]
+    fn fault_09_when_all_nodes_die_at_once_all_that_was_acknowledged_is_there_again() {
+        let mut world = healthy_mesh(3, 13);
+        world.work(shoal::sim::Workload::default(), seconds(20));
+        for _ in 0..4 {
+            world.run_for(Duration::from_millis(4_321));
+            (0..3).for_each(|m| world.crash(m));
+            world.run_for(Duration::from_millis(100));
+            world.start_all();
+        }
+        world.run_for(seconds(5));
+        rests(&mut world);
+        assert!(world.writes_made() > 20, "{}", world.writes_made());
+    }
+
+    #[test]
+    fn fault_16_a_node_whose_disk_is_full_reads_refuses_writes_and_recovers() {
+        let mut world = healthy_mesh(3, 14);
+        written(&mut world, 0, "a", "one");
+        world.run_for(seconds(1));
+        world.apply(&Fault::DiskFull { machine: 2, full: true });
+        let refused = put(&mut world, 2, "b", "of the full one");
+        assert!(refused.is_err(), "{refused:?}");
+        world.run_for(seconds(2));
+        assert_eq!(mode(&world, 2), Mode::Degraded);
+        assert!(put(&mut world, 2, "b", "of the full one").is_err());
+        assert_eq!(get(&mut world, 2, "a").as_deref(), Some("one"));
+        written(&mut world, 0, "b", "of the others");
+        world.run_for(seconds(1));
+        assert_eq!(get(&mut world, 2, "b").as_deref(), Some("of the others"));
+        world.apply(&Fault::DiskFull { machine: 2, full: false });
+        rests(&mut world);
+        written(&mut world, 2, "b", "of the recovered one");
+        rests(&mut world);
+    }
+
+    #[test]
+    fn fault_26_an_old_copy_of_a_disk_takes_nothing_back_and_mints_no_write_twice() {
+        let mut world = healthy_mesh(3, 15);
+        written(&mut world, 2, "kept", "one");
+        written(&mut world, 2, "deleted", "one");
+        world.run_for(seconds(2));
+        world.apply(&Fault::Backup { machine: 2 });
+        written(&mut world, 2, "kept", "two");
+        delete(&mut world, 2, "deleted");
+        world.run_for(seconds(8));
+        world.apply(&Fault::Restore { machine: 2 });
+        world.start(2);
+        written_or_queued(&mut world, 2, "new", "after the restore");
+        rests(&mut world);
+        for machine in 0..3 {
+            assert_eq!(siblings(&mut world, machine, "kept"), ["two"]);
+            assert_eq!(get(&mut world, machine, "deleted"), None);
+            assert_eq!(get(&mut world, machine, "new").as_deref(), Some("after the restore"));
+        }
+    }
+
+    #[test]
+    fn a_key_that_was_deleted_and_made_again_is_not_undone_by_a_node_that_was_away() {
+        for crashes in [false, true] {
+            let mut world = healthy_mesh(3, 16);
+            written(&mut world, 2, "a", "old");
+            written(&mut world, 2, "b", "old");
+            world.run_for(seconds(3));
+            world.cut(&[0, 1], &[2]);
+            if crashes {
+                world.crash(2);
+            }
+            world.run_for(seconds(4));
+            delete(&mut world, 0, "a");
+            delete(&mut world, 1, "b");
+            world.run_for(seconds(10));
+            written(&mut world, 1, "a", "new");
+            world.run_for(seconds(10));
+            heal(&mut world);
+            world.apply(&Fault::Start { machine: 2 });
+            rests(&mut world);
+            for machine in 0..3 {
+                assert_eq!(siblings(&mut world, machine, "a"), ["new"]);
+                assert_eq!(get(&mut world, machine, "b"), None);
+            }
+            let end = world.now() + seconds(20);
+            let settled =
+                |world: &World| (0..3).all(|m| world.shared_view(m).is_some_and(|v| v.unsettled == 0));
+            assert!(world.run_until(end, settled).is_some(), "what all have is forgotten in the end");
+        }
+    }
+
+    fn written_or_queued(world: &mut World, machine: usize, key: &str, value: &str) {
+        assert!(put(world, machine, key, value).is_ok());
+    }
+
+    #[test]
+    fn two_thousand_queued_writes_are_replayed_in_order_and_in_less_than_a_minute() {
+        let mut world = healthy_mesh(3, 17);
+        world.cut(&[0, 1], &[2]);
+        world.run_for(seconds(4));
+        for n in 0..2_000 {
+            let (key, value) = (format!("k{}", n % 100), Some(Bytes::from(format!("{n}"))));
+            ask(&mut world, 2, StateRequest::Put { key, value, context: None, ack: Ack::Local });
+            if n % 100 == 99 {
+                world.run_for(Duration::from_millis(500));
+            }
+        }
+        world.run_for(seconds(1));
+        assert_eq!(world.shared_view(2).expect("it runs").queued, 2_000);
+        heal(&mut world);
+        let took = rests(&mut world);
+        println!("2,000 queued writes were replayed in {took:?}");
+        for n in 1_900..2_000 {
+            assert_eq!(siblings(&mut world, 0, &format!("k{}", n % 100)), [n.to_string()]);
+        }
+    }
+}
+
+mod clocks {
+    use super::*;
+
+    const HOUR_MS: i64 = 3_600_000;
+
+    #[test]
+    fn fault_33_a_clock_that_is_set_back_an_hour_changes_no_order() {
+        let mut world = healthy_mesh(3, 18);
+        written(&mut world, 0, "a", "one");
+        world.run_for(seconds(1));
+        world.apply(&Fault::ClockStep { machine: 1, by_ms: -HOUR_MS });
+        world.run_for(seconds(10));
+        written(&mut world, 1, "a", "two");
+        rests(&mut world);
+        assert_eq!(siblings(&mut world, 0, "a"), ["two"]);
+    }
+
+    #[test]
+    fn fault_34_a_clock_that_is_set_forward_a_day_expires_no_queued_write() {
+        let mut world = healthy_mesh(3, 19);
+        world.cut(&[0, 1], &[2]);
+        world.run_for(seconds(4));
+        let ticket = queued(&mut world, 2, "a", "one");
+        world.apply(&Fault::ClockStep { machine: 2, by_ms: 25 * HOUR_MS });
+        world.run_for(seconds(3));
+        heal(&mut world);
+        rests(&mut world);
+        assert_eq!(outcome(&mut world, 2, &ticket), Outcome::Applied);
+        assert_eq!(get(&mut world, 0, "a").as_deref(), Some("one"));
+    }
+}
+
+/// The values of a key, in order.
+fn siblings(world: &mut World, machine: usize, key: &str) -> Vec<String> {
+    let Ok(StateAnswer::Value(value)) = answer(world, machine, StateRequest::Get { key: key.to_owned() })
+    else {
+        panic!("it is read");
+    };
+    let one = value.value.filter(|_| value.siblings.is_empty());
+    let all = value.siblings.into_iter().chain(one);
+    let mut texts: Vec<_> = all.map(|s| String::from_utf8_lossy(&s.value).into_owned()).collect();
+    texts.sort_unstable();
+    texts
+}
+
+mod storms {
+    use shoal::sim::{Schedule, Workload};
+
+    use super::*;
+
+    fn storm(nodes: usize, seed: u64, span: Duration, restores: bool) -> Result<Duration, Vec<String>> {
+        let mut world = healthy_mesh(nodes, seed);
+        let begun = world.now();
+        world.work(Workload::default(), span);
+        world.take_up(Schedule::storm(nodes, seed, span, restores));
+        world.run_for(span + seconds(18));
+        let end = world.now() + seconds(120);
+        let rested = world.run_until(end, |world| world.shared_unrest().is_empty());
+        let wrong: Vec<_> = world.broken().to_vec();
+        if !wrong.is_empty() {
+            return Err(wrong);
+        }
+        match rested {
+            Some(_) => Ok(world.now().since(begun)),
+            None => Err(world.shared_unrest()),
+        }
+    }
+
+    fn storms(nodes: usize, seeds: std::ops::Range<u64>, restores: bool) {
+        let begun = std::time::Instant::now();
+        let mut simulated = Duration::ZERO;
+        let mut failed = Vec::new();
+        let count = seeds.end - seeds.start;
+        for seed in seeds {
+            match storm(nodes, seed, seconds(42), restores) {
+                Ok(span) => simulated += span,
+                Err(wrong) => {
+                    println!("seed {seed}: {wrong:#?}");
+                    failed.push(seed);
+                }
+            }
+        }
+        let speed = simulated.as_secs_f64() / begun.elapsed().as_secs_f64();
+        println!("{count} seeds of {nodes} nodes, {speed:.0} simulated seconds a second");
+        assert!(failed.is_empty(), "seeds {failed:?} of {nodes} nodes");
+    }
+
+    /// How many seeds are tried and from which on: `SHOAL_STATE_SEEDS=1000..2000`, or a few.
+    fn seeds(count: u64) -> std::ops::Range<u64> {
+        let Ok(text) = std::env::var("SHOAL_STATE_SEEDS") else {
+            return 0..count;
+        };
+        let (from, to) = text.split_once("..").expect("FROM..TO");
+        from.parse().expect("a number")..to.parse().expect("a number")
+    }
+
+    #[test]
+    fn three_nodes_come_to_rest_after_a_storm_and_nothing_is_lost() {
+        storms(3, seeds(30), false);
+    }
+
+    #[test]
+    fn four_nodes_come_to_rest_after_a_storm_and_nothing_is_lost() {
+        storms(4, seeds(20), false);
+    }
+
+    #[test]
+    fn five_nodes_come_to_rest_after_a_storm_and_nothing_is_lost() {
+        storms(5, seeds(20), false);
+    }
+
+    #[test]
+    fn old_disks_in_a_storm_lose_nothing_that_others_have() {
+        storms(3, seeds(20), true);
     }
 }

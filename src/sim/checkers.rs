@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::machine::Ended;
 use super::report::StatusChange;
+use super::shared::SharedChecks;
 use super::world::World;
 use crate::core::contract::View;
 use crate::core::error::Refusal;
@@ -30,6 +31,7 @@ const VIEW_SAMPLE: u64 = 64;
 #[derive(Debug, Default)]
 pub(super) struct Checkers {
     pub(super) broken: Vec<String>,
+    pub(super) shared: SharedChecks,
     starts: BTreeMap<(NodeId, u64), u64>,
     highest: BTreeMap<NodeId, Incarnation>,
     told: BTreeMap<(u64, NodeId), MemberStatus>,
@@ -108,6 +110,7 @@ impl World {
         if let Some((what, size, max)) = grown {
             self.fail_at(machine, &format!("it holds {size} {what}, allowed are {max}"));
         }
+        self.check_shared_step(machine);
     }
 
     /// A view tells one story: routing never counts on a node that the member list calls gone.
@@ -147,11 +150,11 @@ impl World {
             Event::Refused { peer, reason } => {
                 self.report.refused.push((self.now, machine, format!("{peer}: {reason}")));
             }
-            Event::Joined { .. }
-            | Event::Agent { .. }
-            | Event::Mode { .. }
-            | Event::Ticket { .. }
-            | Event::Roster { .. } => {}
+            Event::Ticket { ticket, outcome, .. } => {
+                self.checkers.shared.on_outcome(machine, ticket, &outcome)
+            }
+            Event::Mode { from, to, reason } => self.report.modes.push((self.now, machine, from, to, reason)),
+            Event::Joined { .. } | Event::Agent { .. } | Event::Roster { .. } => {}
         }
     }
 
@@ -178,8 +181,9 @@ impl World {
             return;
         };
         match self.report.asked.remove(&(run, request)) {
-            Some((at, _)) => {
+            Some((at, asked)) => {
                 let took = self.now.since(at);
+                self.checkers.shared.on_answer(&asked, &result);
                 self.report.replies.insert((machine, request), (took, result));
             }
             None => self.fail_at(machine, &format!("it answers {request:?}, which is not open")),

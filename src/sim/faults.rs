@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use super::machine::{Disk, Ended};
 use super::world::{Event, World};
 use crate::core::contract::{Input, Output};
-use crate::core::wire::RequestBody;
+use crate::core::wire::{RequestBody, StateRequest};
 
 /// One thing that is done to the mesh. Machines are meant by their index.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,6 +65,49 @@ pub enum Fault {
         machine: usize,
         /// The share, 0 to 1.
         share: f64,
+    },
+    /// Kills it right after its next commit that touches the core's tables: what is stored was told to nobody.
+    CrashAfterCommit {
+        /// Which.
+        machine: usize,
+    },
+    /// Its disk takes nothing, or takes everything again.
+    DiskFull {
+        /// Which.
+        machine: usize,
+        /// Whether it is full.
+        full: bool,
+    },
+    /// From now on a commit takes up to this long there.
+    SlowDisk {
+        /// Which.
+        machine: usize,
+        /// How long; `None`: as everywhere.
+        commit_max: Option<Duration>,
+    },
+    /// Copies its disk; an earlier copy is dropped.
+    Backup {
+        /// Which.
+        machine: usize,
+    },
+    /// Kills it, and puts the copy of its disk in the place of the disk; nothing when there is none.
+    Restore {
+        /// Which.
+        machine: usize,
+    },
+    /// Its wall clock is set.
+    ClockStep {
+        /// Which.
+        machine: usize,
+        /// By how many milliseconds.
+        by_ms: i64,
+    },
+    /// An operator asks its node for something; nothing when it does not run.
+    Ask {
+        /// Which.
+        machine: usize,
+        /// What is asked.
+        request: StateRequest,
     },
 }
 
@@ -161,10 +204,22 @@ impl World {
                 self.paths.lossy.insert(*machine, *share);
                 self.disturb(*machine);
             }
+            Fault::CrashAfterCommit { machine } => self.crash_after_commit(*machine),
+            Fault::DiskFull { machine, full } => self.fill_disk(*machine, *full),
+            Fault::SlowDisk { machine, commit_max } => self.slow_disk(*machine, *commit_max),
+            Fault::Backup { machine } => self.back_up(*machine),
+            Fault::Restore { machine } => self.restore(*machine),
+            Fault::ClockStep { machine, by_ms } => self.step_clock(*machine, *by_ms),
+            Fault::Ask { machine, request } => {
+                if self.is_running(*machine) {
+                    let node = self.machines[*machine].node.clone();
+                    self.request(*machine, &node, RequestBody::State(request.clone()));
+                }
+            }
         }
     }
 
-    fn disturb(&mut self, machine: usize) {
+    pub(super) fn disturb(&mut self, machine: usize) {
         self.machines[machine].disturbed = self.now;
     }
 
@@ -245,6 +300,7 @@ impl World {
     pub fn set_disk(&mut self, machine: usize, disk: Disk) {
         self.machines[machine].disk = disk;
         self.machines[machine].is_odd = true;
+        self.checkers.shared.on_disk_replaced(machine, self.now);
     }
 
     pub(super) fn on_stopped(&mut self, machine: usize) {

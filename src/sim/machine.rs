@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::disks::Mishaps;
 use crate::core::contract::{Change, Effect, Remembered, Table};
 use crate::core::ids::{AgentName, LinkId, MeshId, NodeId, PersistNo};
 use crate::core::mesh::Mesh;
@@ -155,6 +156,8 @@ pub(super) struct Machine {
     pub(super) is_odd: bool,
     /// When something was last done to it that may make others doubt it.
     pub(super) disturbed: Instant,
+    /// What is wrong with its disk and its wall clock.
+    pub(super) mishaps: Mishaps,
     pub(super) packets_sent: u64,
     pub(super) bytes_sent: u64,
 }

@@ -12,6 +12,11 @@
 //! - `world`: the one event queue, and what a driver and a runtime do with the core's outputs
 //! - `faults`: what can be done to a mesh, by hand or by a seeded schedule
 //! - `checkers`: what must hold after every step, and what must hold at rest
+//! - `shared`: what must hold of the state that the nodes share
+//! - `ledger`: every write that was made, and what must stand where some of them are known
+//! - `workload`: clients that read and write at every node
+//! - `storms`: seeded schedules of faults for meshes that are written to
+//! - `disks`: disks that fill up, are slow, fail at the worst moment or are older than they say
 //! - `alarm`: an ERROR in the log fails the run
 //! - `report`: what happened, in figures
 //! - `scenario`: a run as a person asks for it, told as text
@@ -24,13 +29,18 @@ mod alarm;
 mod answers;
 mod checkers;
 mod config;
+mod disks;
 mod faults;
+mod ledger;
 mod machine;
 mod net;
 mod paths;
 mod regions;
 mod report;
 mod scenario;
+mod shared;
+mod storms;
+mod workload;
 mod world;
 
 pub use self::config::Config;
@@ -40,4 +50,5 @@ pub use self::net::Network;
 pub use self::regions::Regions;
 pub use self::report::{Report, StatusChange, percentile};
 pub use self::scenario::{Cut, Scenario, Verdict};
+pub use self::workload::Workload;
 pub use self::world::World;

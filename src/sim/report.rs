@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::world::World;
 use crate::core::error::Refusal;
 use crate::core::ids::{NodeId, RequestId};
-use crate::core::model::{Finding, MemberStatus};
+use crate::core::model::{Finding, MemberStatus, Mode};
 use crate::core::time::Instant;
 use crate::core::wire::{RequestBody, ResponseBody};
 
@@ -50,6 +50,8 @@ pub struct Report {
     pub events: u64,
     /// All that nodes told of each other's status.
     pub changes: Vec<StatusChange>,
+    /// Which machine went from which mode to which, and why.
+    pub modes: Vec<(Instant, usize, Mode, Mode, String)>,
     /// Which nodes were killed, and when.
     pub crashes: Vec<(Instant, NodeId)>,
     /// Which machines' processes refused to go on, and why.
@@ -74,6 +76,7 @@ impl Report {
             seed,
             events: 0,
             changes: Vec::new(),
+            modes: Vec::new(),
             crashes: Vec::new(),
             fatal: Vec::new(),
             duplicates: Vec::new(),

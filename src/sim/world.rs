@@ -16,11 +16,13 @@ use rand_chacha::ChaCha8Rng;
 use super::alarm::Alarm;
 use super::checkers::Checkers;
 use super::config::Config;
+use super::disks::Mishaps;
 use super::faults::Fault;
 use super::machine::{Disk, Ended, Machine, Process};
 use super::net::{Connection, Dial, Item};
 use super::paths::Paths;
 use super::report::Report;
+use super::workload::Clients;
 use crate::core::contract::{AgentReport, Boot, Change, Effect, Input, LinkEnd, Output, RuntimeAnswer};
 use crate::core::contract::{RuntimeQuery, StartMode};
 use crate::core::ids::{AgentName, MeshId, MeshName, NodeId, PersistNo, ProcessId, RequestId};
@@ -28,9 +30,6 @@ use crate::core::mesh::Mesh;
 use crate::core::model::{AgentSource, AgentSpec, Load};
 use crate::core::time::Instant;
 use crate::core::wire::{AgentStats, RequestBody};
-
-/// What the wall clocks show when a world begins, in milliseconds since 1970.
-const UNIX_MS: u64 = 1_700_000_000_000;
 
 /// Something that happens at a point of time.
 #[derive(Debug, Clone)]
@@ -49,6 +48,7 @@ pub(super) enum Event {
     PortClosed { dial: u64 },
     DialDeadline { dial: u64 },
     Resume { machine: usize },
+    Client { machine: usize },
     Fault(Fault),
 }
 
@@ -95,6 +95,7 @@ pub struct World {
     /// What reached a paused machine, in order.
     inboxes: BTreeMap<usize, Vec<Event>>,
     pub(super) checkers: Checkers,
+    pub(super) clients: Clients,
     pub(super) report: Report,
     alarm: Alarm,
     checked: Instant,
@@ -121,6 +122,7 @@ impl World {
             dials: BTreeMap::new(),
             inboxes: BTreeMap::new(),
             checkers: Checkers::default(),
+            clients: Clients::default(),
             report: Report::new(config.seed),
             alarm: Alarm::default(),
             checked: Instant::ZERO,
@@ -165,6 +167,7 @@ impl World {
             ended: Ended::Never,
             is_odd,
             disturbed: Instant::ZERO,
+            mishaps: Mishaps::default(),
             packets_sent: 0,
             bytes_sent: 0,
         });
@@ -201,6 +204,7 @@ impl World {
             (_, false) => StartMode::Join { seeds: host.seeds.clone() },
         };
         let remembered = host.disk.begin_start();
+        let unix_ms = host.unix_ms(now);
         self.checkers.on_start(&host.node, remembered.start, self.runs, host.is_odd);
         let boot = Boot {
             card: host.card(),
@@ -212,7 +216,7 @@ impl World {
             overrides,
             cross_region: self.config.cross_region,
             partition: self.config.partition.clone(),
-            unix_ms: UNIX_MS + now.as_nanos() / 1_000_000,
+            unix_ms,
             seed,
         };
         host.disturbed = now;
@@ -264,6 +268,7 @@ impl World {
                     }
                     self.run_to((self.now + Duration::from_millis(10)).min(end));
                     self.check_now_and_then();
+                    self.check_shared_now_and_then();
                 }
             })
         };
@@ -333,6 +338,7 @@ impl World {
             Event::PortClosed { dial } => self.dial_failed(dial, "connection refused", None),
             Event::DialDeadline { dial } => self.dial_failed(dial, "timed out", None),
             Event::Resume { machine } => self.resume(machine),
+            Event::Client { machine } => self.on_client(machine),
             Event::Fault(fault) => self.apply(&fault),
         }
     }
@@ -352,7 +358,7 @@ impl World {
             Event::FlightAgain { dial, .. } | Event::PortClosed { dial } | Event::DialDeadline { dial } => {
                 self.dials.get(dial).map(|d| d.machine)
             }
-            Event::Commit { .. } | Event::Resume { .. } | Event::Fault(_) => None,
+            Event::Commit { .. } | Event::Resume { .. } | Event::Client { .. } | Event::Fault(_) => None,
         }
     }
 
@@ -387,21 +393,6 @@ impl World {
             process.mesh.handle_timeout(clock);
         }
         self.drain(machine);
-    }
-
-    fn on_commit(&mut self, machine: usize, run: u64, no: PersistNo, changes: &[Change], fails: bool) {
-        // A commit that was under way when its process died is lost: nothing was promised yet.
-        if !self.machines[machine].is_running(run) {
-            return;
-        }
-        if !self.machines[machine].disk.commit(changes, fails) {
-            let reason = "the disk is full".to_owned();
-            return self.input_soon(machine, Input::CommitFailed { no, reason });
-        }
-        if let Some(process) = &mut self.machines[machine].process {
-            process.committed = no;
-        }
-        self.input_soon(machine, Input::Committed(no));
     }
 
     /// Gives the core of a running machine an input, and does what it says.
@@ -486,19 +477,6 @@ impl World {
             Output::Fatal { reason } => self.on_fatal(machine, &reason),
             Output::Stopped => self.on_stopped(machine),
         }
-    }
-
-    fn persist(&mut self, machine: usize, no: PersistNo, changes: Vec<Change>) {
-        let now = self.now;
-        let takes = self.config.commit_max.mul_f64(self.rng.random());
-        let fails = self.chance(self.config.commit_failures);
-        let Some(process) = &mut self.machines[machine].process else {
-            return;
-        };
-        // One writer: commits end in their order.
-        process.commit_last = process.commit_last.max(now + takes);
-        let (at, run) = (process.commit_last, process.run);
-        self.at(at, Event::Commit { machine, run, no, changes, fails });
     }
 
     /// The runtime: native agents run; a process agent named `fails` does not start, one named `ends`

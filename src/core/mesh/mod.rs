@@ -32,6 +32,7 @@ use rand_chacha::ChaCha8Rng;
 use self::regions::Regions;
 pub use self::regions::{cross_share, region_keep};
 use self::requests::{Open, Requester};
+pub use self::shared::SharedView;
 use self::shared::{Durable, Shared};
 use self::timers::{Timer, Timers};
 pub use self::view::{Fingerprint, Gauges};

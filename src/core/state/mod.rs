@@ -237,6 +237,17 @@ impl State {
         Arc::clone(writer)
     }
 
+    /// All keys, those without a value as well.
+    pub fn keys(&self) -> impl Iterator<Item = (&Key, &KeyState)> {
+        self.keys.iter()
+    }
+
+    /// The key at which a write stands, as it is.
+    #[must_use]
+    pub fn key_of(&self, dot: Dot) -> Option<(&Key, &KeyState)> {
+        self.keys.get_key_value(self.at(dot)?)
+    }
+
     /// The key that a dot stands at.
     fn at(&self, dot: Dot) -> Option<&Key> {
         self.index.get(&dot.actor)?.get(&dot.n)

@@ -52,8 +52,8 @@ impl Mesh {
     pub(super) fn on_register_effect(&mut self, effect: RegisterEffect) {
         match effect {
             RegisterEffect::Send { to, message } => {
-                let message = encode_value(&message);
-                self.send_control(&to.key(), Control::Register { message });
+                let frame = Control::Register { message: encode_value(&message) };
+                self.tell_member_soon(&to.key(), frame);
             }
             // It has left, and its tables are empty: it promises nothing any more.
             RegisterEffect::Store { .. } if self.shared.has_left => {}
@@ -68,6 +68,15 @@ impl Mesh {
             RegisterEffect::RosterChanged(roster) => self.on_roster(&roster),
             RegisterEffect::LeaseChanged(lease) => self.on_lease(lease),
             RegisterEffect::Decided { proposal, result } => self.on_decided(proposal, result),
+        }
+    }
+
+    /// Nobody is dialled for the sake of a message of this kind that gossip holds for gone, or that refuses this
+    /// node: what is lost is asked again, several times a second.
+    pub(super) fn tell_member_soon(&mut self, key: &NodeKey, frame: Control) {
+        let is_there = self.membership.known(key).is_some_and(|known| known.status.is_reachable());
+        if self.links.proven(key).is_some() || is_there {
+            self.send_control(key, frame);
         }
     }
 

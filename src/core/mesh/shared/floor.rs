@@ -164,7 +164,7 @@ impl Mesh {
         let own = self.own.clone();
         for node in roster.members.keys().filter(|node| **node != own) {
             let (floor, voids, epoch) = (floor.clone(), voids.clone(), roster.epoch);
-            self.send_control(&node.key(), Control::StateFloor { epoch, number, floor, voids });
+            self.tell_member_soon(&node.key(), Control::StateFloor { epoch, number, floor, voids });
         }
         self.on_floor(self.key, roster.epoch, number, floor, &voids);
     }

@@ -6,6 +6,7 @@
 //! - `repair`: comparing with a peer, and taking over what differs
 //! - `floor`: what every member has on its disk
 //! - `answers`: what clients are told
+//! - `view`: what those see who watch that all of it holds
 //!
 //! Nothing here is told to a node that does not belong to this mesh; links of such are not proven.
 
@@ -14,6 +15,7 @@ mod answers;
 mod floor;
 mod repair;
 mod spread;
+mod view;
 mod writes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -23,6 +25,7 @@ use rand::RngExt;
 
 use self::floor::Floors;
 use self::repair::{Asked, Comparing, Serving};
+pub use self::view::SharedView;
 use self::writes::Confirming;
 pub(super) use self::writes::Durable;
 use super::{Mesh, Requester, Timer};
@@ -31,7 +34,7 @@ use crate::core::ids::{LinkId, NodeId, NodeKey};
 use crate::core::model::{Mode, PartitionConfig};
 use crate::core::partition::Partition;
 use crate::core::queue::{Queue, QueueBounds};
-use crate::core::register::{LeaseView, Register, StoreState};
+use crate::core::register::{LeaseView, Register, RegisterError, StoreState};
 use crate::core::state::State;
 use crate::core::time::Instant;
 use crate::core::wire::{Control, SharedSummary};
@@ -207,8 +210,11 @@ impl Mesh {
             return;
         }
         let (seat, settings) = self.founding();
-        if let Err(error) = self.shared.register.bootstrap(seat, settings, self.now) {
-            tracing::error!(%error, "the mesh begins without a roster");
+        match self.shared.register.bootstrap(seat, settings, self.now) {
+            Ok(()) => {}
+            // Its first look at its rows is on its way to the disk: soon again.
+            Err(RegisterError::NotNow(_)) => self.shared.bootstraps = true,
+            Err(error) => tracing::error!(%error, "the mesh begins without a roster"),
         }
     }
 
@@ -295,6 +301,9 @@ impl Mesh {
 
     /// What is looked at now and then.
     fn tick_shared(&mut self) {
+        if self.joined {
+            self.bootstrap_register();
+        }
         self.expire_queued();
         self.expire_confirming();
         self.retry_disk();

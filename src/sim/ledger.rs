@@ -1,0 +1,117 @@
+//! Every write that was ever made, with what it replaced: from the dots that a node has taken in follows what must
+//! stand there, whatever way they came.
+//!
+//! What a write replaced is read from its writer's state the moment it is applied there. Two bounds are kept, because
+//! another write may have replaced the same: *surely* holds what nothing else had replaced, *maybe* everything that
+//! did not stand any more. What stands although it was surely replaced has come back; what does not stand although
+//! nothing here has maybe replaced it was lost.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::core::mesh::{Mesh, SharedView};
+use crate::core::model::{Clock, Dot, KeyState};
+use crate::core::time::Instant;
+
+/// One write.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) key: String,
+    pub(super) value: Option<Bytes>,
+    /// On which machine it was made.
+    pub(super) machine: usize,
+    pub(super) at: Instant,
+    surely_by: Vec<Dot>,
+    maybe_by: Vec<Dot>,
+}
+
+/// All writes.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    records: BTreeMap<Dot, Record>,
+    keys: BTreeMap<String, Vec<Dot>>,
+    values: BTreeMap<Bytes, Dot>,
+}
+
+impl Ledger {
+    pub(super) fn get(&self, dot: Dot) -> Option<&Record> {
+        self.records.get(&dot)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// The write that wrote this.
+    pub(super) fn writer_of(&self, value: &Bytes) -> Option<Dot> {
+        self.values.get(value).copied()
+    }
+
+    /// Notes a write that now stands in its writer's state. Returns what is wrong with it.
+    pub(super) fn note(
+        &mut self,
+        dot: Dot,
+        (key, state): (&str, &KeyState),
+        clock: &Clock,
+        (machine, at): (usize, Instant),
+    ) -> Option<String> {
+        if self.records.contains_key(&dot) {
+            return None;
+        }
+        let value = state.siblings.iter().find(|s| s.dot == dot).and_then(|s| s.value.clone());
+        let of_key = self.keys.entry(key.to_owned()).or_default();
+        for other in of_key.iter().copied().filter(|other| clock.contains(*other) && !state.has(*other)) {
+            let Some(record) = self.records.get_mut(&other) else {
+                continue;
+            };
+            record.maybe_by.push(dot);
+            if !record.maybe_by.iter().any(|by| *by != dot && clock.contains(*by)) {
+                record.surely_by.push(dot);
+            }
+        }
+        of_key.push(dot);
+        let twice = value.as_ref().and_then(|value| self.values.insert(value.clone(), dot));
+        let record = Record { key: key.to_owned(), value, machine, at, surely_by: vec![], maybe_by: vec![] };
+        self.records.insert(dot, record);
+        twice.map(|first| format!("{dot:?} at {key} writes again what {first:?} wrote"))
+    }
+
+    /// What is wrong with a node's state: what has come back, what was lost, what nobody wrote. `is_excused` names
+    /// the writes that may be lost.
+    pub(super) fn check(&self, mesh: &Mesh, is_excused: impl Fn(&Record) -> bool) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let SharedView { clock, .. } = mesh.shared_view();
+        let mut standing = BTreeMap::new();
+        for (key, state) in mesh.shared_keys() {
+            for sibling in &state.siblings {
+                let dot = sibling.dot;
+                standing.insert(dot, key);
+                match self.records.get(&dot) {
+                    None => wrong.push(format!("{dot:?} stands at {key} and was never made")),
+                    Some(record) if *record.key != **key || record.value != sibling.value => {
+                        wrong.push(format!("{dot:?} at {key} was something else at {}", record.key));
+                    }
+                    // A deletion that has been replaced elsewhere after it was collected may stand: it says nothing.
+                    Some(record) if record.value.is_none() => {}
+                    Some(record) => {
+                        if let Some(by) = record.surely_by.iter().find(|by| clock.contains(**by)) {
+                            wrong.push(format!("{dot:?} stands at {key}, which {by:?} has replaced"));
+                        }
+                    }
+                }
+            }
+        }
+        for (dot, record) in &self.records {
+            let is_lost = record.value.is_some()
+                && clock.contains(*dot)
+                && !standing.contains_key(dot)
+                && !record.maybe_by.iter().any(|by| clock.contains(*by))
+                && !is_excused(record);
+            if is_lost {
+                wrong.push(format!("{dot:?} of {} counts as known and is not there", record.key));
+            }
+        }
+        wrong
+    }
+}
