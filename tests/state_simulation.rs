@@ -48,7 +48,12 @@ fn get(world: &mut World, machine: usize, key: &str) -> Option<String> {
 }
 
 fn all_healthy(world: &World) -> bool {
-    (0..world.len()).all(|m| world.view(m).is_some_and(|view| view.mode == Mode::Healthy))
+    (0..world.len()).all(|m| {
+        world.shared_view(m).is_some_and(|view| {
+            let voters = view.roster.map_or(0, |roster| roster.voter_count());
+            view.mode == Mode::Healthy && voters == world.len().min(7)
+        })
+    })
 }
 
 fn healthy_mesh(nodes: usize, seed: u64) -> World {
@@ -140,6 +145,12 @@ fn heal(world: &mut World) {
     world.apply(&Fault::Heal);
 }
 
+/// The machine whose node holds the lease.
+fn holder(world: &mut World) -> usize {
+    let holder = status(world, 0).lease_holder.expect("somebody holds the lease");
+    (0..world.len()).find(|m| *world.node(*m) == holder).expect("it is one of them")
+}
+
 fn cut_all(world: &mut World, sides: &[&[usize]]) {
     for (at, one) in sides.iter().enumerate() {
         sides[at + 1..].iter().for_each(|other| world.cut(one, other));
@@ -199,7 +210,9 @@ mod splits {
         heal(&mut world);
         rests(&mut world);
         let (key, value) = ("tie_breaker".to_owned(), "n3".to_owned());
-        let set = answer(&mut world, 0, StateRequest::SetRoster { key, value, split_writes: false });
+        let request = StateRequest::SetRoster { key, value, split_writes: false };
+        let holder = holder(&mut world);
+        let set = answer(&mut world, holder, request);
         assert!(set.is_ok(), "{set:?}");
         rests(&mut world);
         world.cut(&[0, 1], &[2, 3]);
@@ -347,7 +360,8 @@ mod rosters {
         for gone in [6, 5, 4] {
             world.crash(gone);
             let node = world.node(gone).clone();
-            let evicted = answer(&mut world, 1, StateRequest::Evict { node });
+            let holder = holder(&mut world);
+            let evicted = answer(&mut world, holder, StateRequest::Evict { node });
             assert!(evicted.is_ok(), "{evicted:?}");
         }
         heal(&mut world);

@@ -31,7 +31,7 @@ pub(super) struct Record {
 pub(super) struct Ledger {
     records: BTreeMap<Dot, Record>,
     keys: BTreeMap<String, Vec<Dot>>,
-    values: BTreeMap<Bytes, Dot>,
+    values: BTreeMap<(String, Bytes), Dot>,
 }
 
 impl Ledger {
@@ -43,9 +43,9 @@ impl Ledger {
         self.records.len()
     }
 
-    /// The write that wrote this.
-    pub(super) fn writer_of(&self, value: &Bytes) -> Option<Dot> {
-        self.values.get(value).copied()
+    /// Whether somebody wrote this.
+    pub(super) fn has(&self, key: &str, value: &Bytes) -> bool {
+        self.values.contains_key(&(key.to_owned(), value.clone()))
     }
 
     /// Notes a write that now stands in its writer's state. Returns what is wrong with it.
@@ -71,7 +71,7 @@ impl Ledger {
             }
         }
         of_key.push(dot);
-        let twice = value.as_ref().and_then(|value| self.values.insert(value.clone(), dot));
+        let twice = value.as_ref().and_then(|value| self.values.insert((key.to_owned(), value.clone()), dot));
         let record = Record { key: key.to_owned(), value, machine, at, surely_by: vec![], maybe_by: vec![] };
         self.records.insert(dot, record);
         twice.map(|first| format!("{dot:?} at {key} writes again what {first:?} wrote"))

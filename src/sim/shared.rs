@@ -31,7 +31,7 @@ const HEALTHY_SLACK: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 enum Told {
     Written { dot: Dot, key: Option<String>, value: Option<Bytes> },
-    Queued { ticket: Ticket, value: Option<Bytes> },
+    Queued { ticket: Ticket, written: Option<(String, Bytes)> },
 }
 
 /// What was last seen of a machine's state.
@@ -57,7 +57,7 @@ pub(super) struct SharedChecks {
     rosters: BTreeMap<Epoch, Roster>,
     terms: BTreeMap<(u64, u64, u64), usize>,
     outcomes: BTreeMap<Ticket, String>,
-    tickets: BTreeMap<Ticket, (usize, Instant, Option<Bytes>)>,
+    tickets: BTreeMap<Ticket, (usize, Instant, Option<(String, Bytes)>)>,
     acknowledged: BTreeMap<Dot, (usize, Instant)>,
     told: Vec<Told>,
     /// Machines whose disks went back in time, and when they last did.
@@ -94,7 +94,7 @@ impl SharedChecks {
         if let StateAnswer::Written { dot, .. } = answer {
             self.told.push(Told::Written { dot: *dot, key, value });
         } else if let StateAnswer::Queued { ticket } = answer {
-            self.told.push(Told::Queued { ticket: ticket.clone(), value });
+            self.told.push(Told::Queued { ticket: ticket.clone(), written: key.zip(value) });
         }
     }
 
@@ -232,8 +232,8 @@ impl World {
                         checks.wrong.push(format!("{dot:?} is acknowledged, and is {record:?}"));
                     }
                 }
-                Told::Queued { ticket, value } => {
-                    checks.tickets.insert(ticket, (machine, self.now, value));
+                Told::Queued { ticket, written } => {
+                    checks.tickets.insert(ticket, (machine, self.now, written));
                 }
             }
         }
@@ -408,7 +408,7 @@ impl World {
     fn tickets_without_outcome(&self) -> Vec<String> {
         let checks = &self.checkers.shared;
         let mut found = Vec::new();
-        for (ticket, (machine, at, value)) in &checks.tickets {
+        for (ticket, (machine, at, written)) in &checks.tickets {
             let process = self.machines[*machine].process.as_ref();
             let Some(process) = process.filter(|_| !checks.is_excused(*machine, *at)) else {
                 continue;
@@ -418,7 +418,7 @@ impl World {
                 continue;
             };
             let is_made = matches!(outcome, Outcome::Applied | Outcome::Conflicted);
-            let is_written = value.as_ref().map(|value| checks.ledger.writer_of(value).is_some());
+            let is_written = written.as_ref().map(|(key, value)| checks.ledger.has(key, value));
             if is_written.is_some_and(|is_written| is_written != is_made) {
                 found.push(format!("{ticket} is {}, which is not so", outcome.as_str()));
             }

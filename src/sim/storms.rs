@@ -76,13 +76,15 @@ fn strike(rng: &mut ChaCha8Rng, nodes: usize, machine: usize, restores: bool) ->
         }
         17 => {
             let node = name(rng.random_range(0..nodes));
-            vec![(now, Fault::Ask { machine, request: StateRequest::Evict { node } })]
+            // Only the holder of the lease does it.
+            let request = StateRequest::Evict { node };
+            (0..nodes).map(|machine| (now, Fault::Ask { machine, request: request.clone() })).collect()
         }
         18 => {
             let value = if rng.random() { name(machine).to_string() } else { "none".to_owned() };
             let request =
                 StateRequest::SetRoster { key: "tie_breaker".to_owned(), value, split_writes: false };
-            vec![(now, Fault::Ask { machine, request })]
+            (0..nodes).map(|machine| (now, Fault::Ask { machine, request: request.clone() })).collect()
         }
         _ => vec![(now, Fault::Loss(rng.random_range(0.0..0.2))), (later, Fault::Loss(0.0))],
     }

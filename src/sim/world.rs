@@ -532,6 +532,8 @@ impl World {
         process.requests_made += 1;
         let request = RequestId(process.requests_made);
         self.report.asked.insert((process.run, request), (self.now, body.clone()));
+        // An earlier process of the machine counted from the same number.
+        self.report.replies.remove(&(machine, request));
         self.input_soon(machine, Input::Request { request, node: node.clone(), body });
         request
     }

@@ -55,6 +55,10 @@ pub(super) struct Shared {
     leader: Option<(NodeId, Instant)>,
     /// Milliseconds since 1970 at the core's time zero.
     wall_offset_ms: i128,
+    /// The same for the ages of queued writes. It follows the wall clock, but no large step of it: a clock that is set
+    /// forward by a day does not make every queued write a day older. A process that starts later takes the wall
+    /// clock as it finds it.
+    queue_offset_ms: i128,
     /// Whether a bootstrap of the register is wanted as soon as the mesh's id is stored.
     bootstraps: bool,
     start: u64,
@@ -118,6 +122,7 @@ impl Shared {
             lease: LeaseView::Nobody,
             leader: None,
             wall_offset_ms: i128::from(boot.unix_ms) - i128::from(now.as_nanos() / 1_000_000),
+            queue_offset_ms: i128::from(boot.unix_ms) - i128::from(now.as_nanos() / 1_000_000),
             bootstraps: begins && !remembered.rebuilt,
             start: remembered.start,
             armed: None,
@@ -187,6 +192,12 @@ impl Shared {
     /// Milliseconds since 1970 as the wall clock shows them.
     fn unix_ms(&self, now: Instant) -> u64 {
         let ms = self.wall_offset_ms + i128::from(now.as_nanos() / 1_000_000);
+        u64::try_from(ms).unwrap_or(0)
+    }
+
+    /// Milliseconds since 1970 by which the ages of queued writes are told.
+    fn queue_ms(&self, now: Instant) -> u64 {
+        let ms = self.queue_offset_ms + i128::from(now.as_nanos() / 1_000_000);
         u64::try_from(ms).unwrap_or(0)
     }
 }
@@ -359,7 +370,11 @@ impl Mesh {
     pub(super) fn on_wall_clock(&mut self, unix_ms: u64) {
         let expected = self.shared.unix_ms(self.now);
         let step = Duration::from_millis(expected.abs_diff(unix_ms));
-        self.shared.wall_offset_ms += i128::from(unix_ms) - i128::from(expected);
+        let by = i128::from(unix_ms) - i128::from(expected);
+        self.shared.wall_offset_ms += by;
+        if step <= CLOCK_STEP_MAX {
+            self.shared.queue_offset_ms += by;
+        }
         if step > Duration::from_secs(1) {
             self.shared.register.drop_lease(self.now);
         }

@@ -190,7 +190,7 @@ impl Mesh {
             context: Some(encode_value(&seen)),
             hlc: self.next_hlc().0,
             writer: self.own.to_string(),
-            queued_at_ms: self.shared.unix_ms(self.now),
+            queued_at_ms: self.shared.queue_ms(self.now),
             deadline_ms: None,
         };
         match self.shared.queue.enqueue(write) {
@@ -210,7 +210,7 @@ impl Mesh {
         if self.shared.mode() != Mode::Healthy || self.shared.state.has_failed() {
             return;
         }
-        let unix_ms = self.shared.unix_ms(self.now);
+        let unix_ms = self.shared.queue_ms(self.now);
         for replay in self.shared.queue.next_batch(self.now, unix_ms) {
             self.replay_one(replay);
         }
@@ -251,7 +251,7 @@ impl Mesh {
     }
 
     pub(super) fn expire_queued(&mut self) {
-        let expired = self.shared.queue.expired(self.shared.unix_ms(self.now));
+        let expired = self.shared.queue.expired(self.shared.queue_ms(self.now));
         self.resolve_tickets(expired, &Outcome::Expired);
     }
 
