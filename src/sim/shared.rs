@@ -34,6 +34,9 @@ enum Told {
     Queued { ticket: Ticket, written: Option<(String, Bytes)> },
 }
 
+/// Where and when a ticket was given, and for which key and value; `None` of a deletion.
+type Given = (usize, Instant, Option<(String, Bytes)>);
+
 /// What was last seen of a machine's state.
 #[derive(Debug, Default)]
 struct Seen {
@@ -57,7 +60,7 @@ pub(super) struct SharedChecks {
     rosters: BTreeMap<Epoch, Roster>,
     terms: BTreeMap<(u64, u64, u64), usize>,
     outcomes: BTreeMap<Ticket, String>,
-    tickets: BTreeMap<Ticket, (usize, Instant, Option<(String, Bytes)>)>,
+    tickets: BTreeMap<Ticket, Given>,
     acknowledged: BTreeMap<Dot, (usize, Instant)>,
     told: Vec<Told>,
     /// Machines whose disks went back in time, and when they last did.

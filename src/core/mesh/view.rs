@@ -101,7 +101,7 @@ impl Mesh {
             counters: self.counters(),
             mode: self.shared.mode(),
             queued: self.shared.queued(),
-            state_keys: self.shared.state.len(),
+            state_keys: self.shared.state.key_count(),
         }
     }
 

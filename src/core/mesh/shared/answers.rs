@@ -158,7 +158,7 @@ impl Mesh {
             partition: self.shared.partition.view(self.now),
             reason: self.shared.reason.clone(),
             lease_holder: self.leader().cloned(),
-            keys: state.len() as u64,
+            keys: state.key_count() as u64,
             bytes: state.bytes() as u64,
             queued: self.shared.queued() as u64,
             actors: state.clock().len() as u64,

@@ -56,8 +56,6 @@ pub(in crate::core::mesh) enum Durable {
 pub(in crate::core::mesh) enum By {
     Client(Requester),
     Ticket(Ticket),
-    /// The node itself.
-    Nobody,
 }
 
 /// A write that waits until a quorum has it on its disks.
@@ -303,7 +301,6 @@ impl Mesh {
                 match by {
                     By::Client(requester) => self.refuse_for_store(requester, reason),
                     By::Ticket(ticket) => self.shared.queue.handle_not_resolved(&ticket),
-                    By::Nobody => {}
                 }
             }
             Durable::Flush { token, is_repair } => {
@@ -349,7 +346,6 @@ impl Mesh {
                 }
             },
             By::Ticket(ticket) => self.on_ticket_done(&ticket),
-            By::Nobody => {}
         }
     }
 
