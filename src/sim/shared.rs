@@ -329,7 +329,9 @@ impl World {
         let mut wrong = Vec::new();
         let mut groups: Vec<(usize, Epoch, BTreeSet<_>)> = Vec::new();
         for (machine, view) in self.views() {
-            let Some(roster) = view.roster.filter(|_| view.mode == Mode::Healthy) else {
+            // Who stands still does nothing, whatever it believes.
+            let is_healthy = view.mode == Mode::Healthy && !self.machines[machine].paused;
+            let Some(roster) = view.roster.filter(|_| is_healthy) else {
                 continue;
             };
             let hears = |(other, host): &(usize, &super::machine::Machine)| {
@@ -339,13 +341,17 @@ impl World {
             let heard: BTreeSet<_> =
                 self.machines.iter().enumerate().filter(hears).map(|(_, host)| host.node.clone()).collect();
             let node = &self.machines[machine].node;
-            if !roster.is_quorum(&heard) && !self.machines[machine].paused {
+            if !roster.is_quorum(&heard) {
                 wrong.push(format!("{node}: is healthy and can hear only {heard:?} of {:?}", roster.members));
             }
             for (other, epoch, theirs) in &groups {
                 if epoch.same_chain(roster.epoch) && !roster.split_writes && heard.is_disjoint(theirs) {
                     let other = &self.machines[*other].node;
-                    wrong.push(format!("{node} and {other} are healthy and apart"));
+                    wrong.push(format!(
+                        "{node} and {other} are healthy and apart: {node} by {:?} with the voters {:?}, and {other} by {epoch:?}",
+                        roster.epoch,
+                        roster.voters().collect::<Vec<_>>(),
+                    ));
                 }
             }
             groups.push((machine, roster.epoch, heard));
