@@ -34,6 +34,15 @@ enum Told {
     Queued { ticket: Ticket, written: Option<(String, Bytes)> },
 }
 
+/// A ticket that a client was given.
+#[derive(Debug)]
+struct Queued {
+    machine: usize,
+    at: Instant,
+    /// The key and the value, unless it is a deletion.
+    written: Option<(String, Bytes)>,
+}
+
 /// What was last seen of a machine's state.
 #[derive(Debug, Default)]
 struct Seen {
@@ -57,7 +66,7 @@ pub(super) struct SharedChecks {
     rosters: BTreeMap<Epoch, Roster>,
     terms: BTreeMap<(u64, u64, u64), usize>,
     outcomes: BTreeMap<Ticket, String>,
-    tickets: BTreeMap<Ticket, (usize, Instant, Option<(String, Bytes)>)>,
+    tickets: BTreeMap<Ticket, Queued>,
     acknowledged: BTreeMap<Dot, (usize, Instant)>,
     told: Vec<Told>,
     /// Machines whose disks went back in time, and when they last did.
@@ -233,7 +242,7 @@ impl World {
                     }
                 }
                 Told::Queued { ticket, written } => {
-                    checks.tickets.insert(ticket, (machine, self.now, written));
+                    checks.tickets.insert(ticket, Queued { machine, at: self.now, written });
                 }
             }
         }
@@ -414,7 +423,7 @@ impl World {
     fn tickets_without_outcome(&self) -> Vec<String> {
         let checks = &self.checkers.shared;
         let mut found = Vec::new();
-        for (ticket, (machine, at, written)) in &checks.tickets {
+        for (ticket, Queued { machine, at, written }) in &checks.tickets {
             let process = self.machines[*machine].process.as_ref();
             let Some(process) = process.filter(|_| !checks.is_excused(*machine, *at)) else {
                 continue;
