@@ -148,7 +148,7 @@ impl Driver {
                 self.publish();
             }
         }
-        self.shut_down().await
+        Box::pin(self.shut_down()).await
     }
 
     fn next_wake(&self) -> Instant {

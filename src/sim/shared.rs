@@ -34,8 +34,14 @@ enum Told {
     Queued { ticket: Ticket, written: Option<(String, Bytes)> },
 }
 
-/// Where and when a ticket was given, and for which key and value; `None` of a deletion.
-type Given = (usize, Instant, Option<(String, Bytes)>);
+/// A ticket that a client was given.
+#[derive(Debug)]
+struct Queued {
+    machine: usize,
+    at: Instant,
+    /// The key and the value, unless it is a deletion.
+    written: Option<(String, Bytes)>,
+}
 
 /// What was last seen of a machine's state.
 #[derive(Debug, Default)]
@@ -60,7 +66,7 @@ pub(super) struct SharedChecks {
     rosters: BTreeMap<Epoch, Roster>,
     terms: BTreeMap<(u64, u64, u64), usize>,
     outcomes: BTreeMap<Ticket, String>,
-    tickets: BTreeMap<Ticket, Given>,
+    tickets: BTreeMap<Ticket, Queued>,
     acknowledged: BTreeMap<Dot, (usize, Instant)>,
     told: Vec<Told>,
     /// Machines whose disks went back in time, and when they last did.
@@ -236,7 +242,7 @@ impl World {
                     }
                 }
                 Told::Queued { ticket, written } => {
-                    checks.tickets.insert(ticket, (machine, self.now, written));
+                    checks.tickets.insert(ticket, Queued { machine, at: self.now, written });
                 }
             }
         }
@@ -332,7 +338,9 @@ impl World {
         let mut wrong = Vec::new();
         let mut groups: Vec<(usize, Epoch, BTreeSet<_>)> = Vec::new();
         for (machine, view) in self.views() {
-            let Some(roster) = view.roster.filter(|_| view.mode == Mode::Healthy) else {
+            // Who stands still does nothing, whatever it believes.
+            let is_healthy = view.mode == Mode::Healthy && !self.machines[machine].paused;
+            let Some(roster) = view.roster.filter(|_| is_healthy) else {
                 continue;
             };
             let hears = |(other, host): &(usize, &super::machine::Machine)| {
@@ -342,13 +350,17 @@ impl World {
             let heard: BTreeSet<_> =
                 self.machines.iter().enumerate().filter(hears).map(|(_, host)| host.node.clone()).collect();
             let node = &self.machines[machine].node;
-            if !roster.is_quorum(&heard) && !self.machines[machine].paused {
+            if !roster.is_quorum(&heard) {
                 wrong.push(format!("{node}: is healthy and can hear only {heard:?} of {:?}", roster.members));
             }
             for (other, epoch, theirs) in &groups {
                 if epoch.same_chain(roster.epoch) && !roster.split_writes && heard.is_disjoint(theirs) {
                     let other = &self.machines[*other].node;
-                    wrong.push(format!("{node} and {other} are healthy and apart"));
+                    wrong.push(format!(
+                        "{node} and {other} are healthy and apart: {node} by {:?} with the voters {:?}, and {other} by {epoch:?}",
+                        roster.epoch,
+                        roster.voters().collect::<Vec<_>>(),
+                    ));
                 }
             }
             groups.push((machine, roster.epoch, heard));
@@ -411,7 +423,7 @@ impl World {
     fn tickets_without_outcome(&self) -> Vec<String> {
         let checks = &self.checkers.shared;
         let mut found = Vec::new();
-        for (ticket, (machine, at, written)) in &checks.tickets {
+        for (ticket, Queued { machine, at, written }) in &checks.tickets {
             let process = self.machines[*machine].process.as_ref();
             let Some(process) = process.filter(|_| !checks.is_excused(*machine, *at)) else {
                 continue;

@@ -13,7 +13,7 @@ use super::message::RegisterMessage;
 use super::{Register, RegisterEffect, Rule, agrees, at_holder, at_voter};
 use crate::core::ids::NodeId;
 use crate::core::limits;
-use crate::core::model::Epoch;
+use crate::core::model::{Epoch, Roster};
 use crate::core::time::Instant;
 
 /// Who holds the lease, as far as this node knows.
@@ -46,6 +46,9 @@ struct Bid {
     base: Epoch,
     sent: Instant,
     grants: BTreeSet<NodeId>,
+    refused: BTreeSet<NodeId>,
+    /// It cannot be granted by a quorum any more, and counts no grant.
+    lost: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -175,7 +178,7 @@ impl Register {
         let (Some(bid), Some(roster)) = (&mut self.lease.bid, &self.durable.roster) else {
             return;
         };
-        if (bid.term, bid.ask) != (term, ask) || bid.base != roster.epoch {
+        if (bid.term, bid.ask) != (term, ask) || bid.base != roster.epoch || bid.lost {
             return;
         }
         bid.grants.insert(from);
@@ -190,16 +193,42 @@ impl Register {
         }
     }
 
-    pub(super) fn on_lease_refuse(&mut self, ask: u64, term: u64, wait: Duration, now: Instant) {
-        let Some(bid) = self.lease.bid.as_ref().filter(|bid| bid.ask == ask) else {
+    pub(super) fn on_lease_refuse(
+        &mut self,
+        from: NodeId,
+        ask: u64,
+        term: u64,
+        wait: Duration,
+        now: Instant,
+    ) {
+        let Some(bid) = self.lease.bid.as_mut().filter(|bid| bid.ask == ask) else {
             return;
         };
         if term >= bid.term {
             self.lease.term = None;
         }
+        bid.refused.insert(from);
+        let bid = bid.clone();
+        self.give_up_bid(&bid, now);
         self.lease.term_seen = self.lease.term_seen.max(term);
         let wait = wait.min(at_voter(limits::LEASE));
         self.lease.not_before = self.lease.not_before.max(now + wait);
+    }
+
+    /// A candidate that cannot win frees the vote that it gave itself: two of them that each renewed their own vote
+    /// with every bid would refuse each other for ever. It counts no further grant of that bid, so nobody is let down.
+    fn give_up_bid(&mut self, bid: &Bid, now: Instant) {
+        let left = |roster: &Roster| roster.voters().filter(|v| !bid.refused.contains(*v)).cloned().collect();
+        let may_win = self.durable.roster.as_ref().is_some_and(|roster| agrees(roster, &left(roster)));
+        if may_win || self.lease.held.is_some() {
+            return;
+        }
+        if let Some(bid) = &mut self.lease.bid {
+            bid.lost = true;
+        }
+        if let Some(granted) = self.lease.granted.as_mut().filter(|granted| granted.to == self.own) {
+            granted.until = granted.until.min(now);
+        }
     }
 
     /// Renews, gives up a bid that came to nothing, or bids.
@@ -213,7 +242,8 @@ impl Register {
         let term = self.term_to_bid();
         let ask = self.question();
         self.lease.term = Some(term);
-        self.lease.bid = Some(Bid { term, ask, base, sent: now, grants: BTreeSet::new() });
+        let (grants, refused) = (BTreeSet::new(), BTreeSet::new());
+        self.lease.bid = Some(Bid { term, ask, base, sent: now, grants, refused, lost: false });
         self.tell_voters(&RegisterMessage::LeaseAsk { base, term, ask });
         true
     }

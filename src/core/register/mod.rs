@@ -367,7 +367,9 @@ impl Register {
             RegisterMessage::RosterAsk { have } => self.on_roster_ask(from, have),
             RegisterMessage::LeaseAsk { base, term, ask } => self.on_lease_ask(from, base, term, ask, now),
             RegisterMessage::LeaseGrant { term, ask } => self.on_lease_grant(from, term, ask, now),
-            RegisterMessage::LeaseRefuse { ask, term, wait } => self.on_lease_refuse(ask, term, wait, now),
+            RegisterMessage::LeaseRefuse { ask, term, wait } => {
+                self.on_lease_refuse(from, ask, term, wait, now);
+            }
             RegisterMessage::RecoverAsk { ask } => self.on_recover_ask(from, ask),
             answer @ RegisterMessage::RecoverAnswer { .. } => self.on_recover_answer(from, answer),
         }

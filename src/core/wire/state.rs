@@ -61,7 +61,7 @@ pub enum StateRequest {
     Reconcile,
     /// The roster.
     Roster,
-    /// Change a setting of the roster: `quorum_size`, `tie_breaker`, `max_offline`.
+    /// Change a setting of the roster: `quorum_size`, `tie_breaker`, `max_offline_seconds`.
     SetRoster {
         /// Which.
         key: String,

@@ -428,7 +428,15 @@ fn apply(disk: &mut Disk, changes: &[Change]) {
         match change {
             Change::Put { table, key, row } => drop(disk.insert((*table, key.clone()), row.clone())),
             Change::Delete { table, key } => drop(disk.remove(&(*table, key.clone()))),
-            other => panic!("the state does not store {other:?}"),
+            Change::MeshId(_)
+            | Change::Peer(_)
+            | Change::ForgetPeer(_)
+            | Change::Agent(_)
+            | Change::RemoveAgent(_)
+            | Change::LeaveMesh
+            | Change::StartAtLeast(_)
+            | Change::Clear(_)
+            | Change::Afresh => panic!("the state does not store {change:?}"),
         }
     }
 }

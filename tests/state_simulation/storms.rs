@@ -1,0 +1,74 @@
+//! Seeded storms: whatever can happen to a mesh that is written to, until all of it is over and the mesh at rest.
+//!
+//! `SHOAL_STATE_SEEDS=1000..2000 cargo test --release --test state_simulation storms -- --nocapture` tries other seeds, and
+//! more of them.
+
+use shoal::sim::{Schedule, Workload};
+
+use super::*;
+
+fn storm(nodes: usize, seed: u64, span: Duration, restores: bool) -> Result<Duration, Vec<String>> {
+    let mut world = healthy_mesh(nodes, seed);
+    let begun = world.now();
+    world.work(Workload::default(), span);
+    world.take_up(Schedule::storm(nodes, seed, span, restores));
+    world.run_for(span + seconds(18));
+    let end = world.now() + seconds(120);
+    let rested = world.run_until(end, |world| world.shared_unrest().is_empty());
+    let wrong: Vec<_> = world.broken().to_vec();
+    if !wrong.is_empty() {
+        return Err(wrong);
+    }
+    match rested {
+        Some(_) => Ok(world.now().since(begun)),
+        None => Err(world.shared_unrest()),
+    }
+}
+
+fn storms(nodes: usize, seeds: std::ops::Range<u64>, restores: bool) {
+    let begun = std::time::Instant::now();
+    let mut simulated = Duration::ZERO;
+    let mut failed = Vec::new();
+    let count = seeds.end - seeds.start;
+    for seed in seeds {
+        match storm(nodes, seed, seconds(42), restores) {
+            Ok(span) => simulated += span,
+            Err(wrong) => {
+                println!("seed {seed}: {wrong:#?}");
+                failed.push(seed);
+            }
+        }
+    }
+    let speed = simulated.as_secs_f64() / begun.elapsed().as_secs_f64();
+    println!("{count} seeds of {nodes} nodes, {speed:.0} simulated seconds a second");
+    assert!(failed.is_empty(), "seeds {failed:?} of {nodes} nodes");
+}
+
+/// How many seeds are tried and from which on: `SHOAL_STATE_SEEDS=1000..2000`, or a few.
+fn seeds(count: u64) -> std::ops::Range<u64> {
+    let Ok(text) = std::env::var("SHOAL_STATE_SEEDS") else {
+        return 0..count;
+    };
+    let (from, to) = text.split_once("..").expect("FROM..TO");
+    from.parse().expect("a number")..to.parse().expect("a number")
+}
+
+#[test]
+fn three_nodes_come_to_rest_after_a_storm_and_nothing_is_lost() {
+    storms(3, seeds(30), false);
+}
+
+#[test]
+fn four_nodes_come_to_rest_after_a_storm_and_nothing_is_lost() {
+    storms(4, seeds(20), false);
+}
+
+#[test]
+fn five_nodes_come_to_rest_after_a_storm_and_nothing_is_lost() {
+    storms(5, seeds(20), false);
+}
+
+#[test]
+fn old_disks_in_a_storm_lose_nothing_that_others_have() {
+    storms(3, seeds(20), true);
+}
