@@ -5,6 +5,7 @@
 //! disk that is slow for a while is slow for both. The store may split a batch in two, because it starts
 //! with the first change that arrives.
 #![allow(missing_docs, reason = "criterion's macros make undocumented functions")]
+#![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
 use std::collections::BTreeMap;
 use std::path::Path;
