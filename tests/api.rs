@@ -55,11 +55,23 @@ fn members_and_status_have_the_documented_fields_and_measured_figures_only() {
     assert_eq!((&own["rtt_estimate_seconds"], &other["rtt_estimate_seconds"]), (&Value::Null, &Value::Null));
 
     let status = first.get("/v1/cluster/status").json();
-    let documented =
-        ["node_id", "mesh_id", "status", "nodes", "agents", "queued_writes", "uptime_seconds", "version"];
+    let documented = [
+        "node_id",
+        "mesh_id",
+        "status",
+        "nodes",
+        "agents",
+        "mode",
+        "reason",
+        "age_seconds",
+        "queued_writes",
+        "lease_holder",
+        "uptime_seconds",
+        "version",
+    ];
     assert_eq!(keys(&status), BTreeSet::from(documented));
     assert_eq!(status["nodes"], json!({"alive": 2, "suspect": 0, "failed": 0, "left": 0}));
-    assert_eq!((&status["status"], &status["queued_writes"]), (&json!("healthy"), &Value::Null));
+    assert_eq!((&status["status"], &status["queued_writes"]), (&json!("healthy"), &json!(0)));
 }
 
 #[test]
@@ -432,7 +444,7 @@ fn health_and_metrics_follow_the_node() {
     let metrics = ["--metrics-addr", "127.0.0.1:0"];
     let mut node = place.bootstrap("n1", &metrics);
     let told = node.wait_for_log("metrics");
-    assert_eq!(node.get("/health/ready").json(), json!({"status": "healthy"}));
+    assert_eq!(node.get("/health/ready").json(), json!({"status": "healthy", "mode": "healthy"}));
     assert_eq!(node.get("/health/live").json(), json!({"status": "live"}));
     let own: std::net::SocketAddr = told["address"].as_str().expect("text").parse().expect("an address");
     for api in [node.api, own] {

@@ -127,6 +127,7 @@ fn a_start_with_a_token_that_cannot_work_says_why() {
     };
     let usage = |flags: &[&str]| fails("n2", flags, 2);
     assert!(usage(&["--join-token", token]).contains("--join"));
+    assert!(usage(&["--discover", "mdns", "--join-token", token]).contains("mDNS begins once it has one"));
     assert!(usage(&["--bootstrap", "--join-token", token]).contains("shoal cert issue"));
     assert!(usage(&["--join", nobody, "--join-token", "hush"]).contains("no join token"));
     assert!(

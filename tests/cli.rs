@@ -49,8 +49,11 @@ fn a_first_user_deploys_asks_looks_and_stops() {
     assert!(done(&node, "agent info echo").contains("State:    running\n"));
     assert_eq!(done(&node, "agent logs echo"), "");
     let status = done(&node, "cluster status");
-    assert!(status.starts_with("Status:        healthy\nNode:          n1\n"), "{status}");
-    assert!(status.contains("Queued writes: -\n"), "{status}");
+    assert!(
+        status.starts_with("Status:        healthy\nMode:          healthy\nNode:          n1\n"),
+        "{status}"
+    );
+    assert!(status.contains("Queued writes: 0\n"), "{status}");
     assert!(done(&node, "cluster ping n1 --count 2").lines().count() == 3);
     assert_eq!(done(&node, "agent stop echo"), "agent echo on n1 has stopped\n");
     assert_eq!(done(&node, "cluster leave --drain-timeout 1s"), "n1 has left the mesh and stopped\n");

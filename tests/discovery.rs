@@ -177,6 +177,43 @@ fn row_015_nodes_on_one_network_find_each_other_by_mdns_alone_and_say_good_bye()
     net.all_alive(&[1, 2, 4]);
 }
 
+/// mDNS tells only who has a certificate: the seed gives it, and from then on the network itself does.
+#[test]
+fn a_node_with_a_token_and_a_seed_gets_its_certificate_and_finds_the_others_by_mdns() {
+    let net = Net::new(3);
+    let path = |name: &str| net.path(name).display().to_string();
+    let shoal = |words: &[&str]| {
+        let output = net.shoal(1, words);
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let ca = path("ca");
+    shoal(&["cert", "ca", "--mesh", "lan", "--out", &ca]);
+    for n in [1, 3] {
+        std::fs::create_dir_all(net.path(&format!("m{n}"))).expect("a directory");
+        let (name, certs) = (format!("node-{n}"), path(&format!("m{n}/certs")));
+        shoal(&["cert", "issue", "--node-id", &name, "--ca", &ca, "--out", &certs]);
+    }
+    let start = |n: usize, args: &[&str]| {
+        let args = [&["--discover", "mdns", "--log-level", "debug"], args].concat();
+        net.start_in(n, &format!("node-{n}"), &net.path(&format!("m{n}")), &args)
+    };
+    let one = start(1, &["--bootstrap", "--ca", &ca]);
+    one.until_ready();
+    std::fs::create_dir_all(net.path("m2")).expect("a directory");
+    std::fs::write(net.path("token"), shoal(&["cert", "token", "--ca", &ca, "--node-id", "node-2"]))
+        .expect("written");
+    let two = start(2, &["--join", "10.91.0.1:7946", "--join-token", &format!("@{}", path("token"))]);
+    net.all_alive(&[1, 2]);
+    assert!(net.path("m2/certs/node.crt").exists());
+    until("node-2 finds node-1 by mDNS, too", || discovered(&two).contains("10.91.0.1:7946"));
+    // Without the seed, it is found, and finds: one that is new has nothing but the network to go by.
+    one.kill();
+    until("node-2 holds node-1 for failed", || net.status(2, 1).as_deref() == Some("failed"));
+    let _three = start(3, &[]);
+    println!("found each other after {:?}", net.all_alive(&[2, 3]));
+}
+
 /// Labels are the tags of nodes.
 #[test]
 fn members_are_chosen_by_the_labels_that_they_were_started_with() {

@@ -260,3 +260,18 @@ fn fault_60_a_node_that_runs_half_of_the_time_accuses_nobody() {
         assert_eq!(failures(&world), 0, "seed {seed}: {:?}", world.report().changes.last());
     }
 }
+
+#[test]
+fn a_node_that_is_cut_off_from_everybody_holds_all_of_them_for_failed_in_the_end() {
+    for seed in 0..5 {
+        let mut world = at_rest(Config::lan(4, seed));
+        for n in 0..4 {
+            let others: Vec<_> = (0..4).filter(|m| *m != n).collect();
+            world.cut(&[n], &others);
+        }
+        let took = must(&mut world, secs(120), "everybody is alone", |w| {
+            (0..4).all(|o| (0..4).all(|m| o == m || w.status(o, m) == Some(MemberStatus::Failed)))
+        });
+        println!("seed {seed}: after {took:?}");
+    }
+}

@@ -7,10 +7,11 @@ mod running;
 
 use std::net::TcpStream;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use common::netns::{Net, until};
 use running::{Place, Running};
+use shoal::core::limits;
 
 const UPPER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/agents/upper.py");
 
@@ -101,6 +102,127 @@ fn fault_53_a_node_whose_address_changes_is_the_same_member_and_soon_back() {
             members.as_array().expect("a list").iter().map(|m| m["node_id"].clone()).collect();
         assert_eq!(names, ["node-1", "node-2", "node-3"], "as node-{n} sees it");
     }
+}
+
+/// Longer than a link lasts in silence, a dial, a suspicion and every pause between two tries.
+const A_LONG_CUT: Duration = Duration::from_secs(64);
+
+#[test]
+fn after_a_cut_of_minutes_with_changed_addresses_and_a_dead_seed_the_mesh_is_one_again() {
+    assert!(A_LONG_CUT > limits::LINK_IDLE_MAX + limits::HANDSHAKE_DEADLINE / 2);
+    let net = Net::new(4);
+    let one = net.start(1, &["--bootstrap"]);
+    one.until_ready();
+    let nodes: Vec<_> = (2..=4).map(|n| net.start(n, &["--join", "node-1"])).collect();
+    net.all_alive(&[1, 2, 3, 4]);
+
+    let cut = Instant::now();
+    (2..=4).for_each(|n| net.set_link(n, "down"));
+    one.kill();
+    for n in [2, 3] {
+        net.ip(n, &["addr", "del", &format!("10.91.0.{n}/24"), "dev", "eth0"]);
+        net.ip(n, &["addr", "add", &format!("10.91.0.{n}{n}/24"), "dev", "eth0"]);
+    }
+    let failed = |n: usize, of: usize| net.status(n, of).as_deref() == Some("failed");
+    let gone = |n: usize| (1..=4).filter(|of| *of != n && failed(n, *of)).count();
+    until("everybody has lost most of the others", || (2..=4).all(|n| gone(n) >= 2));
+    std::thread::sleep(A_LONG_CUT.saturating_sub(cut.elapsed()));
+    for n in 2..=4 {
+        println!("node-{n} says {:?}", [1, 2, 3, 4].map(|of| net.status(n, of)));
+        net.set_link(n, "up");
+    }
+    let healed = net.all_alive(&[2, 3, 4]);
+    println!("one mesh again {healed:?} after a cut of {:?}", cut.elapsed() - healed);
+    assert!(healed < Duration::from_secs(20), "{healed:?}");
+    until("the dead seed is failed for everybody", || (2..=4).all(|n| failed(n, 1)));
+    assert!(nodes.iter().all(|node| !node.log().contains("malformed")), "nobody took it for an attack");
+}
+
+#[test]
+fn sighup_reads_the_certificates_at_once_and_says_each_time_what_is_wrong_with_them() {
+    let place = Place::new();
+    let node = place.bootstrap("node-1", &[]);
+    let certs = place.data_dir("node-1").join("certs");
+    let own = std::fs::read_to_string(certs.join("node.crt")).expect("there");
+    let refused = "the changed certificates are refused, and the former stay in use";
+    std::fs::write(certs.join("node.crt"), "no certificate").expect("written");
+    // The node has noticed by itself and said so; it says it again only to who asks.
+    node.wait_for_log(refused);
+    for _ in 0..2 {
+        node.signal("HUP");
+        node.wait_for_log(refused);
+    }
+    std::fs::remove_dir_all(&certs).expect("removed");
+    place.certify("node-1");
+    let begun = Instant::now();
+    node.signal("HUP");
+    let told = node.wait_for_log("certificates read anew");
+    assert_eq!(told["renewed"], true, "{told}");
+    println!("read anew after {:?}", begun.elapsed());
+    assert_ne!(std::fs::read_to_string(certs.join("node.crt")).expect("there"), own);
+    node.until("/health/ready", |answer| answer.status == 200);
+}
+
+/// A library that moves the clock of the process a day ahead for as long as a file is there.
+const DAY_AHEAD: &str = r#"
+#define _GNU_SOURCE
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    int result = syscall(SYS_clock_gettime, clock, now);
+    const char *file = getenv("A_DAY_AHEAD_WHILE");
+    if (result == 0 && clock == CLOCK_REALTIME && file && access(file, F_OK) == 0) now->tv_sec += 86400;
+    return result;
+}
+"#;
+
+#[test]
+fn fault_34_a_clock_that_jumps_a_day_ahead_and_back_fails_nobody_and_loses_no_message() {
+    let place = Place::new();
+    let (source, library) = (place.path().join("ahead.c"), place.path().join("ahead.so"));
+    std::fs::write(&source, DAY_AHEAD).expect("written");
+    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).output();
+    succeeds(&built.expect("a C compiler (Debian: gcc)"));
+    let switch = place.path().join("ahead");
+    let with_switch = |name: &str, more: &[&str]| {
+        let mut command = place.command(name, more);
+        command.env("LD_PRELOAD", &library).env("A_DAY_AHEAD_WHILE", &switch);
+        Running::start(command, place.data_dir(name))
+    };
+    let other = place.bootstrap("node-1", &[]);
+    let address = other.get("/v1/cluster/members").json()[0]["address"].clone();
+    let node = with_switch("node-2", &["--join", address.as_str().expect("an address")]);
+    let alive = |of: &Running| {
+        let members = of.get("/v1/cluster/members").json();
+        let members = members.as_array().expect("a list").clone();
+        members.len() == 2 && members.iter().all(|m| m["status"] == "alive")
+    };
+    until("both are there", || alive(&other) && alive(&node));
+    let deployed = node.shoal(&["deploy", "echo", "--name", "echo"]);
+    assert_eq!(deployed.code, Some(0), "{deployed:?}");
+    let ask = ["message", "ask", "--to", "echo", "--content", "what day is it"];
+    until("node-1 knows of the agent", || other.shoal(&ask).code == Some(0));
+
+    std::fs::write(&switch, "").expect("written");
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(5) {
+        assert!(alive(&other) && alive(&node), "after {:?}", begun.elapsed());
+        assert_eq!(other.shoal(&ask).code, Some(0), "after {:?}", begun.elapsed());
+    }
+    // The node does live in tomorrow.
+    let stopped = node.shoal(&["agent", "stop", "echo"]);
+    assert_eq!(stopped.code, Some(0), "{stopped:?}");
+    let history = node.get("/v1/history").body;
+    let tomorrow = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_millis()
+        + 23 * 3_600_000;
+    let latest = history.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse::<u128>().ok());
+    let latest = latest.filter(|n| (1_000_000_000_000..10_000_000_000_000).contains(n)).max();
+    assert!(latest.is_some_and(|ms| ms > tomorrow), "{history}");
+    std::fs::remove_file(&switch).expect("removed");
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(alive(&other) && alive(&node), "and back");
 }
 
 /// Processor time that a process has used.

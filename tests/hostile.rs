@@ -12,9 +12,12 @@ use quinn::ConnectionError;
 use quinn::crypto::rustls::QuicClientConfig;
 use shoal::core::error::Refused;
 use shoal::core::ids::{Incarnation, NodeId};
+use shoal::core::limits;
 use shoal::core::model::{AgentSource, AgentSpec, Hello};
 use shoal::core::wire::{self, Control, Data, MemberEntry, MemberEntryState, RequestBody, Want};
+use shoal::node::certs::{self, Revoked, Validity};
 use shoal::node::clock;
+use shoal::node::identity::Standing;
 use shoal::node::transport::tls::NodeIdentity;
 use tokio::time::timeout;
 
@@ -271,6 +274,46 @@ async fn a_members_frames_that_lie_cost_the_frame_or_the_link_and_nothing_else()
     send.write_all(&header(u32::MAX, 2)).await.expect("written");
     member.is_refused_with(Refused::Malformed).await;
     handle.ask(message("echo", b"afterwards")).await.expect("answers");
+}
+
+/// A member may send any list that its CA has signed, and nothing else of that kind does anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_members_bad_revocation_lists_are_refused_and_revoke_nobody() {
+    let (mesh, address) = mesh_with_echo().await;
+    let (member, mut send, mut recv) = member(&mesh, address).await;
+    let handle = mesh.node(1).handle();
+    let own = handle.identity().own.serial.parse().expect("a serial");
+    let revoked = [Revoked { serial: own, since: SystemTime::now() }];
+    let validity = || Validity::starting(SystemTime::now(), 7).expect("a validity");
+    let der = |pem: &str| Bytes::copy_from_slice(&certs::parse_crls(pem).expect("PEM")[0]);
+    // Another CA with the mesh's own name says that the node is revoked.
+    let foreign = der(&certs::make_crl(&new_ca("test"), &revoked, 9, validity()).expect("made"));
+    let honest = der(&certs::make_crl(mesh.ca(), &[], 1, validity()).expect("made"));
+    let mut altered = honest.to_vec();
+    let last = altered.len() - 1;
+    altered[last] ^= 1;
+    let cut = honest.slice(..honest.len() / 2);
+    let longer = [&honest[..], b"and more"].concat();
+    let bad = [foreign, altered.into(), cut, longer.into(), Bytes::new(), vec![0x30; 60_000].into()];
+    for der in bad {
+        send.write_all(&frame(&Control::Crl { der })).await.expect("written");
+    }
+    is_answered(&mut send, &mut recv, 11).await;
+    // Behind all these, the good one is taken: those before have been judged by then.
+    send.write_all(&frame(&Control::Crl { der: honest })).await.expect("written");
+    until(|| handle.identity().crls.len() == 1).await;
+    assert_eq!(handle.identity().crls[0].number, 1);
+    assert_eq!(handle.identity().standing, Standing::Good);
+    // A flood is cut before anything of it is verified.
+    for n in 0..3 * limits::CRLS_PER_SECOND_MAX {
+        let der = Bytes::from(n.to_le_bytes().repeat(20));
+        send.write_all(&frame(&Control::Crl { der })).await.expect("written");
+    }
+    until(|| handle.view().counters.crls_dropped > 0).await;
+    is_answered(&mut send, &mut recv, 12).await;
+    assert_eq!(handle.identity().crls.len(), 1);
+    handle.ask(message("echo", b"still here")).await.expect("the node still works");
+    assert!(member.connection.close_reason().is_none(), "a list that is no good is no reason to part");
 }
 
 #[tokio::test(flavor = "multi_thread")]

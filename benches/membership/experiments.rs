@@ -25,6 +25,20 @@ pub(crate) enum Task {
     Stutter(Duration),
     /// So many times a node is killed at a random moment, and comes back.
     Crashes(u32),
+    /// So many times a node changes a record of its own.
+    News(u32),
+}
+
+impl Task {
+    /// As the option `--task` has it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Quiet(_) => "quiet",
+            Self::Stutter(_) => "stutter",
+            Self::Crashes(_) => "crashes",
+            Self::News(_) => "news",
+        }
+    }
 }
 
 /// One run.
@@ -45,6 +59,16 @@ const BETWEEN_CRASHES: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Time passes in steps of this length while a verdict is waited for.
 const STEP: Duration = Duration::from_millis(50);
+/// The same while a changed record spreads.
+const NEWS_STEP: Duration = Duration::from_millis(10);
+/// Until records change: the lists of a mesh that has just formed are equal.
+const NEWS_AFTER: Duration = Duration::from_secs(10);
+/// Between two changes.
+const BETWEEN_NEWS: Duration = Duration::from_secs(2);
+/// The second node starts up to so long after the first, and so on.
+const BETWEEN_STARTS: Duration = Duration::from_millis(50);
+/// All of a large mesh are started within so long.
+const STARTS: Duration = Duration::from_secs(4);
 
 /// A spell without crashes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -82,6 +106,8 @@ pub(crate) struct Figures {
     pub(crate) verdict_spreads: Vec<f64>,
     /// From the first that saw a node come back to the last one.
     pub(crate) return_spreads: Vec<f64>,
+    /// From a change of a node's own record until 99.99 % of all nodes have it.
+    pub(crate) record_spreads: Vec<f64>,
     /// Survivors that had not spoken in time, crashes and starts without a full view in time.
     pub(crate) unheard: u64,
     /// Invariants of the simulator that did not hold.
@@ -99,6 +125,7 @@ impl AddAssign for Figures {
         self.lasts.extend(other.lasts);
         self.verdict_spreads.extend(other.verdict_spreads);
         self.return_spreads.extend(other.return_spreads);
+        self.record_spreads.extend(other.record_spreads);
         self.unheard += other.unheard;
         self.broken.extend(other.broken);
         self.simulated_node_seconds += other.simulated_node_seconds;
@@ -114,7 +141,8 @@ impl Job {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         let mut mesh = kind.mesh(nodes, self.seed, f64::from(loss_percent) / 100.0);
         let mut figures = Figures::default();
-        let spread = |_| Duration::from_millis(50).mul_f64(rng.random());
+        let between = BETWEEN_STARTS.min(2 * STARTS / nodes as u32);
+        let spread = |_| between.mul_f64(rng.random());
         let starts: Vec<_> = (0..nodes).map(spread).collect();
         let last_start: Duration = starts[..nodes - 1].iter().sum();
         match mesh.start_all(&starts, PATIENCE) {
@@ -131,6 +159,10 @@ impl Job {
             }
             Task::Crashes(count) => {
                 (0..count).for_each(|_| crash(&mut mesh, nodes, &mut rng, &mut figures));
+            }
+            Task::News(count) => {
+                mesh.advance(NEWS_AFTER);
+                (0..count).for_each(|_| news(&mut mesh, nodes, &mut rng, &mut figures));
             }
         }
         let name =
@@ -164,6 +196,26 @@ fn spell(mesh: &mut Watched, nodes: usize, victim: Option<usize>, span: Duration
     }
     let (packets_now, bytes_now) = mesh.lab.traffic();
     Spell { packets: packets_now - packets, bytes: bytes_now - bytes, ..spell }
+}
+
+/// A node changes a record of its own, and everybody is to have it.
+fn news(mesh: &mut Watched, nodes: usize, rng: &mut ChaCha8Rng, figures: &mut Figures) {
+    mesh.advance(BETWEEN_NEWS + BETWEEN_NEWS.mul_f64(rng.random()));
+    let owner = rng.random_range(0..nodes);
+    let begun = mesh.lab.now();
+    if !mesh.lab.publish(owner) {
+        // It told something else a short while ago.
+        return;
+    }
+    let enough = (0.9999 * nodes as f64).ceil() as usize;
+    while mesh.lab.informed(owner) < enough {
+        if mesh.lab.now().since(begun) >= PATIENCE {
+            figures.unheard += 1;
+            return;
+        }
+        mesh.advance(NEWS_STEP);
+    }
+    figures.record_spreads.push(mesh.lab.now().since(begun).as_secs_f64());
 }
 
 fn crash(mesh: &mut Watched, nodes: usize, rng: &mut ChaCha8Rng, figures: &mut Figures) {

@@ -59,6 +59,10 @@ pub(crate) trait Lab {
     fn run_for(&mut self, span: Duration);
     /// What was said since the last call, in order.
     fn told(&mut self) -> Vec<Told>;
+    /// A node changes a record of its own, where there are such; whether it did.
+    fn publish(&mut self, machine: usize) -> bool;
+    /// How many nodes have the newest records of this one, itself included.
+    fn informed(&self, of: usize) -> usize;
     /// Packets and bytes sent so far, by all.
     fn traffic(&self) -> (u64, u64);
     /// Invariants that did not hold.
@@ -107,6 +111,14 @@ impl Lab for Simulated {
             Some(Told { at: change.at, observer, about, is_alive, is_false: change.is_false })
         });
         told.collect()
+    }
+
+    fn publish(&mut self, machine: usize) -> bool {
+        self.world.publish(machine)
+    }
+
+    fn informed(&self, of: usize) -> usize {
+        self.world.informed(of)
     }
 
     fn traffic(&self) -> (u64, u64) {

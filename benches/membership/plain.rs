@@ -291,6 +291,14 @@ impl Lab for Plain {
         std::mem::take(&mut self.told)
     }
 
+    fn publish(&mut self, _: usize) -> bool {
+        unreachable!("plain foca has no records");
+    }
+
+    fn informed(&self, _: usize) -> usize {
+        unreachable!("plain foca has no records");
+    }
+
     fn traffic(&self) -> (u64, u64) {
         (self.packets, self.bytes)
     }

@@ -8,9 +8,10 @@ use axum::Json as Body;
 use axum::extract::State;
 
 use super::Api;
-use super::health::status_of;
+use super::health::{standing, status_of};
 use super::problem::Problem;
 use super::read::Json;
+use super::roster::age;
 use super::types::{Leave, Member, NetworkPath, NodeCounts, NodeLeft, Ping, Pinged, Status};
 use crate::core::error::Refusal;
 use crate::core::ids::{LinkId, NodeId};
@@ -48,6 +49,7 @@ fn describe(node: &Handle, member: &MemberView, link: Option<LinkId>) -> Member 
 }
 
 pub(super) async fn status(State(api): State<Arc<Api>>) -> Body<Status> {
+    let standing = standing(&api.node).await;
     let view = api.node.view();
     let count = |status| view.members.iter().filter(|(member, _)| member.status == status).count();
     Body(Status {
@@ -61,7 +63,11 @@ pub(super) async fn status(State(api): State<Arc<Api>>) -> Body<Status> {
             left: count(MemberStatus::Left),
         },
         agents: view.agents.iter().filter(|agent| agent.node_status.is_reachable()).count(),
-        queued_writes: None,
+        mode: standing.as_ref().map(|standing| standing.partition.mode.to_string()),
+        age_seconds: standing.as_ref().and_then(|standing| age(&standing.partition)),
+        queued_writes: standing.as_ref().map(|standing| standing.queued),
+        lease_holder: standing.as_ref().and_then(|standing| standing.lease_holder.clone()),
+        reason: standing.map(|standing| standing.reason).unwrap_or_default(),
         uptime_seconds: api.node.uptime().as_secs_f64(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     })

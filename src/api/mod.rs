@@ -1,14 +1,17 @@
 //! The HTTP API of a node: JSON under `/v1`, health and metrics, described in `docs/http-api.md`.
 //!
-//! It holds a [`Handle`] and nothing of its own but a count of watchers. [`bind`] comes before the node
+//! It holds a [`Handle`] and nothing of its own but a count of watchers and what its counters have added. [`bind`] comes before the node
 //! starts, so that a port in use is told before anything has happened; [`serve`] ends after its
 //! `shutdown` future, when the answers under way have been given.
 
 mod agents;
 mod certificates;
 mod cluster;
+mod context;
+mod counters;
 mod diagnosis;
 mod events;
+mod everywhere;
 mod guard;
 mod health;
 mod history;
@@ -16,6 +19,8 @@ mod listen;
 mod messages;
 mod problem;
 mod read;
+mod roster;
+mod state;
 pub mod token;
 pub mod types;
 
@@ -28,12 +33,13 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::{StatusCode, Uri};
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use self::counters::Counters;
 use self::guard::{Guard, guard};
 use self::problem::Problem;
 use self::token::Token;
@@ -77,6 +83,7 @@ struct Api {
     node: Handle,
     metrics: PrometheusHandle,
     watchers: Arc<Semaphore>,
+    counters: Counters,
     closing: CancellationToken,
 }
 
@@ -121,6 +128,7 @@ pub async fn serve(
     let Options { token, metrics } = options;
     let upkeep = tokio::spawn(keep_up(metrics.clone()));
     let api = Arc::new(Api {
+        counters: Counters::new(&node),
         node,
         metrics,
         watchers: Arc::new(Semaphore::new(limits::API_WATCHERS_MAX)),
@@ -155,6 +163,11 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/certificates/crl", post(certificates::offer))
         .route("/v1/agents", post(agents::deploy))
         .route("/v1/agents/{name}", delete(agents::stop))
+        .route("/v1/policies/{*prefix}", put(state::set_policy).delete(state::drop_policy))
+        .route("/v1/cluster/roster", post(roster::set))
+        .route("/v1/cluster/remove", post(roster::remove))
+        .route("/v1/cluster/resolve", post(roster::resolve))
+        .route("/v1/cluster/reconcile", post(roster::reconcile))
         .route_layer(from_fn(agents::record));
     let router = Router::new()
         .route("/v1/cluster/members", get(cluster::members))
@@ -168,6 +181,14 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/agents/{name}", get(agents::info))
         .route("/v1/agents/{name}/logs", get(agents::logs))
         .route("/v1/messages", post(messages::send))
+        .route("/v1/state", get(state::list))
+        .route("/v1/state/{*key}", get(state::get).put(state::put).delete(state::delete))
+        .route("/v1/state-changes", get(events::follow_state))
+        .route("/v1/tickets/{node}/{rest}", get(state::ticket))
+        .route("/v1/policies", get(state::policies))
+        .route("/v1/counters/{*name}", get(counters::get).post(counters::add))
+        .route("/v1/cluster/roster", get(roster::show))
+        .route("/v1/cluster/partition", get(roster::partition))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
         .route("/metrics", get(health::metrics))

@@ -103,6 +103,7 @@ impl From<Refusal> for Problem {
                 "context_ahead" | "superseded" | "too_many_siblings" => StatusCode::CONFLICT,
                 "full" => StatusCode::TOO_MANY_REQUESTS,
                 "disk" => StatusCode::INSUFFICIENT_STORAGE,
+                "too_large" => StatusCode::PAYLOAD_TOO_LARGE,
                 _ => StatusCode::BAD_REQUEST,
             },
             Refusal::StartFailed { .. } => StatusCode::UNPROCESSABLE_ENTITY,

@@ -5,6 +5,8 @@
 mod certificates;
 mod facts;
 mod history;
+mod roster;
+mod state;
 
 use std::collections::BTreeMap;
 
@@ -22,6 +24,15 @@ pub use self::certificates::{
 };
 pub use self::facts::{Arrival, Authority, Facts, Link, NetworkPath, NodeReport, ShownCertificate};
 pub use self::history::{Finding, Found, History, HistoryEntry};
+pub use self::roster::{
+    Cut, Difference, NodeMode, Partition, Reconcile, Reconciled, Remove, Resolve, ResolveStrategy, Roster,
+    RosterMember, SetRoster, Side, SilentNode,
+};
+pub use self::state::{
+    Ack, AddToCounter, Counter, Encoding, KeyAtNode, KeyEverywhere, KeyPage, KeyState, NumberedChange,
+    Policies, PutKey, PutPolicy, Sibling, Ticket, ValueWriter, Write, WriteDone, WriteQueued, decoded, dot,
+    encoded,
+};
 
 /// One node: an element of `GET /v1/cluster/members`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -70,8 +81,20 @@ pub struct Status {
     pub nodes: NodeCounts,
     /// Agents on nodes that are alive or suspect.
     pub agents: usize,
-    /// Writes that wait for a majority; null where nothing counts them.
+    /// Of the asked node: `joining`, `healthy`, `degraded` or `recovering`; null when it does not say in time.
+    #[serde(default)]
+    pub mode: Option<String>,
+    /// Why it is in that mode; empty while it is healthy, and without a mode.
+    #[serde(default)]
+    pub reason: String,
+    /// Since a majority was last heard; null while one is, and where that was never.
+    #[serde(default)]
+    pub age_seconds: Option<f64>,
+    /// Writes on the asked node that wait for a majority; null without a mode.
     pub queued_writes: Option<u64>,
+    /// The node that gives orders at present, as far as the asked one knows.
+    #[serde(default)]
+    pub lease_holder: Option<NodeId>,
     /// Since the asked node's process started.
     pub uptime_seconds: f64,
     /// Of the asked node's software.
@@ -454,6 +477,9 @@ pub struct Answered {
 pub struct Health {
     /// `live`, or the node's status: `joining`, `healthy` or `stopping`.
     pub status: String,
+    /// Of `/health/ready`: the node's mode; null when it does not say in time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
 }
 
 /// An error (RFC 9457), with the media type `application/problem+json`.

@@ -150,6 +150,15 @@ impl Client {
         self.exchange(Method::POST, path, body.into(), within).await
     }
 
+    /// `PUT path` with a body.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
+        let body = serde_json::to_vec(body).expect("texts, numbers and lists are JSON");
+        self.exchange(Method::PUT, path, body.into(), ANSWER_DEADLINE).await
+    }
+
     async fn exchange<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -259,6 +268,19 @@ pub(super) struct Events {
     body: Incoming,
     read: Vec<u8>,
     authority: String,
+}
+
+/// A text as one part of a path or a query: all but letters, digits and `-._~` as `%` and two digits.
+pub(super) fn quoted(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            quoted.push(char::from(byte));
+        } else {
+            quoted += &format!("%{byte:02X}");
+        }
+    }
+    quoted
 }
 
 /// One server-sent event.

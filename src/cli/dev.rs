@@ -327,7 +327,12 @@ async fn deploy(client: &Client, name: &str, node: &NodeId, source: Source) -> R
     let deploy = Deploy { name, node: Some(node.clone()), source };
     match client.post::<AgentRef>("/v1/agents", &deploy, ANSWER_DEADLINE).await {
         Err(Failure::Refused(why)) if !why.contains("already has an agent") => Err(Failure::Refused(why)),
-        Err(failure @ (Failure::Usage(_) | Failure::Unreachable(_) | Failure::TimedOut(_))) => Err(failure),
+        Err(
+            failure @ (Failure::Usage(_)
+            | Failure::Unreachable(_)
+            | Failure::TimedOut(_)
+            | Failure::Queued(_)),
+        ) => Err(failure),
         Ok(_) | Err(Failure::Refused(_) | Failure::ReaderGone) => Ok(()),
     }
 }

@@ -140,9 +140,14 @@ async fn post<T: serde::de::DeserializeOwned>(args: MessageArgs, want: Wanted) -
     client.post("/v1/messages", &send, args.deadline + SLACK).await
 }
 
-/// Reads at most one byte more than a message may carry: the rest would be refused anyway.
 fn read_content(content: &str) -> Result<Vec<u8>, Failure> {
-    let bytes_max = limits::CONTENT_BYTES_MAX as u64;
+    read_bytes(content, limits::CONTENT_BYTES_MAX, "a message can carry")
+}
+
+/// What a text, `@FILE` or `-` stands for. Reads at most one byte more than `what_may` may: the rest would be refused
+/// anyway.
+pub(super) fn read_bytes(content: &str, bytes_max: usize, what_may: &str) -> Result<Vec<u8>, Failure> {
+    let bytes_max = bytes_max as u64;
     let mut bytes = Vec::new();
     let (what, read) = match (content, content.strip_prefix('@')) {
         ("-", _) => ("stdin", std::io::stdin().lock().take(bytes_max + 1).read_to_end(&mut bytes)),
@@ -154,9 +159,7 @@ fn read_content(content: &str) -> Result<Vec<u8>, Failure> {
     };
     match read {
         Ok(count) if count as u64 <= bytes_max => Ok(bytes),
-        Ok(_) => Err(Failure::Refused(format!(
-            "{what} has more than the {bytes_max} bytes that a message can carry"
-        ))),
+        Ok(_) => Err(Failure::Refused(format!("{what} has more than the {bytes_max} bytes that {what_may}"))),
         Err(error) => Err(Failure::Usage(format!("the content cannot be read from {what}: {error}"))),
     }
 }

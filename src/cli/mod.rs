@@ -13,6 +13,7 @@ mod print;
 pub mod sample;
 pub mod server;
 mod sim;
+mod state;
 mod why;
 
 use std::io::Write;
@@ -46,7 +47,7 @@ pub(crate) struct Shown {
 #[command(
     name = "shoal",
     version,
-    after_help = "Exit codes: 0 done, 1 refused or failed, 2 bad usage, 3 the API cannot be reached, 4 timed out."
+    after_help = "Exit codes: 0 done, 1 refused or failed, 2 bad usage, 3 the API cannot be reached, 4 timed out, 5 queued."
 )]
 pub struct Shoal {
     #[command(subcommand)]
@@ -73,6 +74,9 @@ enum Command {
     /// Ask an agent, or send it something
     #[command(subcommand)]
     Message(message::MessageCommand),
+    /// Read and write what the nodes share: keys, maps, sets and counters
+    #[command(subcommand)]
+    State(state::StateCommand),
     /// Simulate a mesh under virtual time
     Sim(sim::SimArgs),
     /// Make, renew, revoke and show the certificates of a mesh
@@ -107,6 +111,9 @@ pub enum Failure {
     /// There was no answer in time.
     #[error("{0}")]
     TimedOut(String),
+    /// A write waits for a majority; its ticket is on stdout.
+    #[error("{0}")]
+    Queued(String),
     /// Whoever read the output has gone; nobody is there to be told.
     #[error("the reader of the output has gone")]
     ReaderGone,
@@ -122,6 +129,7 @@ impl Failure {
             Self::Usage(_) => 2,
             Self::Unreachable(_) => 3,
             Self::TimedOut(_) => 4,
+            Self::Queued(_) => 5,
         }
     }
 
@@ -151,6 +159,7 @@ impl Shoal {
             Command::Deploy(args) => wait_for(deploy::run(args)),
             Command::Agent(command) => wait_for(agent::run(command)),
             Command::Message(command) => wait_for(message::run(command)),
+            Command::State(command) => wait_for(state::run(command)),
             Command::Sim(args) => simulate(&args),
             Command::Cert(command) => run_cert(&command),
             Command::Completions { shell } => complete(shell),

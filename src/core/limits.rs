@@ -511,6 +511,8 @@ pub const COUNTERS_MAX: usize = 4096;
 pub const COUNTER_KEYS_MAX: usize = 64 << 10;
 /// Keys that one command lists. More: it says that there are more.
 pub const STATE_LISTED_MAX: usize = 100_000;
+/// Bytes of the values that one command lists. More: it says that there are more.
+pub const STATE_LISTED_BYTES_MAX: usize = 256 << 20;
 /// Changes of keys that are kept for those who watch. One more: the oldest gives way.
 pub const CHANGES_MAX: usize = 4096;
 /// Bytes of their keys and values. More: the oldest give way.

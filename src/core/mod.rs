@@ -24,7 +24,7 @@ pub mod partition;
 pub mod queue;
 pub mod register;
 mod registry;
-mod state;
+pub mod state;
 mod supervision;
 pub mod time;
 mod trust;

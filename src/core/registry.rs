@@ -8,6 +8,7 @@
 //!
 //! This room orders and keeps the records; it does not know which nodes are alive.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
@@ -59,12 +60,14 @@ pub(crate) enum Applied {
 pub(crate) struct Registry {
     own: NodeId,
     owners: BTreeMap<NodeId, Owner>,
+    /// The hash of the digest as it was last asked for; `None` since a change.
+    hash: Cell<Option<u64>>,
 }
 
 impl Registry {
     pub(crate) fn new(own: NodeId, start: u64) -> Self {
         let owners = BTreeMap::from([(own.clone(), Owner { start, ..Owner::default() })]);
-        Self { own, owners }
+        Self { own, owners, hash: Cell::new(None) }
     }
 
     pub(crate) fn owner(&self, node: &NodeId) -> Option<&Owner> {
@@ -108,6 +111,7 @@ impl Registry {
     }
 
     fn own_mut(&mut self) -> &mut Owner {
+        self.hash.set(None);
         self.owners.get_mut(&self.own).expect("the own entry is made with the registry and never removed")
     }
 
@@ -139,8 +143,24 @@ impl Registry {
         self.owners.iter().map(version).collect()
     }
 
+    /// Up to which start and number this node has another's records.
+    pub(crate) fn version_of(&self, node: &NodeId) -> Option<(u64, u64)> {
+        self.owners.get(node).map(|owner| (owner.start, owner.n))
+    }
+
     /// A hash that is equal on two nodes with equal digests (FNV-1a).
+    ///
+    /// It is asked for with every summary and every new link, and kept until something changes.
     pub(crate) fn digest_hash(&self) -> u64 {
+        if let Some(hash) = self.hash.get() {
+            return hash;
+        }
+        let hash = self.hash_digest();
+        self.hash.set(Some(hash));
+        hash
+    }
+
+    fn hash_digest(&self) -> u64 {
         let mut hash = 0xcbf2_9ce4_8422_2325_u64;
         let mut mix = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         for (node, owner) in &self.owners {
@@ -195,6 +215,7 @@ impl Registry {
         if snapshot {
             batch.records.iter().try_for_each(|record| made.take(record, &batch.node))?;
         }
+        self.hash.set(None);
         let owner = self.owners.entry(batch.node.clone()).or_default();
         let card_before = owner.card.clone();
         let mut agents_before = BTreeMap::new();
@@ -216,6 +237,7 @@ impl Registry {
 
     pub(crate) fn forget(&mut self, node: &NodeId) {
         if node != &self.own {
+            self.hash.set(None);
             self.owners.remove(node);
         }
     }
@@ -376,6 +398,26 @@ mod tests {
         assert_eq!(batches.iter().map(|b| b.records.len()).sum::<usize>(), 1, "only the removal");
         sync(&a, &mut c);
         assert!(!c.owner(&node("a")).expect("known").agents.contains_key(&agent("x")));
+    }
+
+    #[test]
+    fn the_hash_that_is_kept_follows_every_change() {
+        let (mut a, mut b) = (Registry::new(node("a"), 1), Registry::new(node("b"), 1));
+        let mut seen = BTreeSet::from([b.digest_hash()]);
+        let mut is_new = |b: &Registry| {
+            assert_eq!(b.digest_hash(), b.hash_digest());
+            seen.insert(b.digest_hash())
+        };
+        b.publish_agent(&agent("own"), Some(&record(AgentState::Running)));
+        assert!(is_new(&b), "its own record");
+        a.publish_agent(&agent("x"), Some(&record(AgentState::Running)));
+        sync(&a, &mut b);
+        assert!(is_new(&b), "another's record");
+        b.restart(2);
+        assert!(is_new(&b), "a new start");
+        b.forget(&node("a"));
+        assert!(is_new(&b), "somebody is forgotten");
+        assert!(!is_new(&b), "nothing has changed");
     }
 
     #[test]

@@ -29,7 +29,7 @@ use crate::core::ids::{AgentName, NodeId, PersistNo, RequestId};
 use crate::core::limits;
 use crate::core::mesh::Mesh;
 use crate::core::model::{AgentView, CrossRegion, Event, MemberStatus};
-use crate::core::wire::{Recorded, RequestBody, ResponseBody};
+use crate::core::wire::{Recorded, RequestBody, ResponseBody, StateChange};
 
 /// Inputs taken before timers and effects get their turn.
 const BATCH: usize = 64;
@@ -45,6 +45,8 @@ const LATE: Duration = Duration::from_secs(1);
 pub(super) struct Shared {
     pub(super) view: ArcSwap<View>,
     pub(super) events: Events,
+    /// Keys of the state that changed.
+    pub(super) changes: Events<StateChange>,
     replies: Mutex<HashMap<RequestId, oneshot::Sender<Result<ResponseBody, Refusal>>>>,
     requests: AtomicU64,
 }
@@ -54,6 +56,7 @@ impl Shared {
         Self {
             view: ArcSwap::from_pointee(view),
             events: Events::default(),
+            changes: Events::default(),
             replies: Mutex::default(),
             requests: AtomicU64::new(0),
         }
@@ -248,7 +251,7 @@ impl Driver {
                 tracing::debug!(?finding, "found");
                 self.witness.history.record(clock::unix_ms(), Recorded::Finding(finding));
             }
-            Output::StateChanged(_) => {}
+            Output::StateChanged(change) => self.shared.changes.push(change),
             Output::AskHandler { question, command, view } => {
                 let core = self.core.clone();
                 tokio::spawn(async move {

@@ -52,7 +52,7 @@ use crate::core::ids::{LinkId, MeshId, MeshName, NodeId, ProcessId};
 use crate::core::limits;
 use crate::core::mesh::Mesh;
 use crate::core::model::{Answer, Message, NodeCard, Overrides};
-use crate::core::wire::{RequestBody, ResponseBody};
+use crate::core::wire::{RequestBody, ResponseBody, StateChange};
 
 /// Why a node did not start. Nothing was changed on disk beyond what the text says.
 #[derive(Debug, thiserror::Error)]
@@ -491,6 +491,12 @@ impl Handle {
     #[must_use]
     pub fn subscribe(&self, after: Option<u64>) -> Subscription {
         self.shared.events.subscribe(after)
+    }
+
+    /// The keys of the state that changed and change on this node.
+    #[must_use]
+    pub fn state_changes(&self) -> &Events<StateChange> {
+        &self.shared.changes
     }
 
     /// Asks a node of the mesh, this one included, to do something.

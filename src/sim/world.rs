@@ -27,7 +27,7 @@ use crate::core::contract::{AgentReport, Boot, Change, Effect, Input, LinkEnd, O
 use crate::core::contract::{RuntimeQuery, StartMode};
 use crate::core::ids::{AgentName, MeshId, MeshName, NodeId, PersistNo, ProcessId, RequestId};
 use crate::core::mesh::Mesh;
-use crate::core::model::{AgentSource, AgentSpec};
+use crate::core::model::{AgentSource, AgentSpec, Load};
 use crate::core::time::Instant;
 use crate::core::wire::{AgentStats, RequestBody};
 
@@ -536,6 +536,28 @@ impl World {
         self.report.replies.remove(&(machine, request));
         self.input_soon(machine, Input::Request { request, node: node.clone(), body });
         request
+    }
+
+    /// A running machine's node says something new about itself: its load, which differs each time from what it
+    /// last told. Returns whether it was told: the larger the mesh, the more rarely a node does.
+    pub fn publish(&mut self, machine: usize) -> bool {
+        let node = self.machines[machine].node.clone();
+        let told = self.view(machine).and_then(|view| {
+            view.members.iter().find(|(m, _)| m.card.node_id == node).and_then(|(m, _)| m.load)
+        });
+        let cpu_permille = if told.is_some_and(|load| load.cpu_permille > 500) { 100 } else { 900 };
+        let number = |world: &Self| world.machines[machine].process.as_ref()?.mesh.owned_version(&node);
+        let before = number(self);
+        self.feed(machine, Input::Load(Load { cpu_permille, memory_bytes: 1 << 30 }));
+        number(self) > before
+    }
+
+    /// How many running machines' nodes have the newest records of this one's, itself included.
+    #[must_use]
+    pub fn informed(&self, of: usize) -> usize {
+        let running = || self.machines.iter().filter_map(|m| m.process.as_ref());
+        let newest = running().filter_map(|p| p.mesh.owned_version(&self.machines[of].node)).max();
+        running().filter(|p| p.mesh.owned_version(&self.machines[of].node) == newest).count()
     }
 
     pub(super) fn input_soon(&mut self, machine: usize, input: Input) {

@@ -1,6 +1,7 @@
 //! `shoal cluster`: the mesh as one node sees it, and what its nodes measure.
 //!
 //! - `reach` and `trouble` conclude from the nodes' reports, as pure functions; `reports` fetches those
+//! - `roster` shows and changes who should exist and who votes; `partition` tells who reaches whom
 //! - `doctor`, `health`, `auth`, `analyze`, `info` show different parts of it
 
 mod analyze;
@@ -9,9 +10,11 @@ mod doctor;
 mod health;
 mod info;
 mod members;
+mod partition;
 mod ping;
 mod reach;
 mod reports;
+mod roster;
 #[cfg(test)]
 mod tests;
 mod trouble;
@@ -69,6 +72,30 @@ pub(crate) enum ClusterCommand {
     /// Check the certificates, the CAs and the clocks of all nodes; exits 1 when something is wrong
     #[command(after_help = "Example: shoal cluster verify-auth")]
     VerifyAuth(auth::AuthArgs),
+    /// Find out who reaches whom: the sides, who is on each, and which is the majority; exits 1 when the mesh is parted or
+    /// cannot be told from one that is
+    #[command(after_help = "Example: shoal cluster detect-partition")]
+    DetectPartition(partition::PartitionArgs),
+    /// Show which nodes should exist, which of them vote, and what counts as a quorum
+    #[command(after_help = "Example: shoal cluster roster -o json")]
+    Roster(roster::RosterArgs),
+    /// Change a setting of the roster, in the whole mesh
+    #[command(after_help = "Examples:
+  shoal cluster set quorum_size=4
+  shoal cluster set tie_breaker=node-1
+  shoal cluster set quorum_size=2 --allow-split-writes     (two sides may then write at once)")]
+    Set(roster::SetArgs),
+    /// Take a node that is gone for good out of the roster; on return it rejoins as a stranger would
+    #[command(after_help = "Example: shoal cluster remove --node node-3")]
+    Remove(roster::RemoveArgs),
+    /// Finish a change of the roster that is stuck, or overrule a lost quorum
+    #[command(after_help = "Examples:
+  shoal cluster resolve --strategy quorum
+  shoal cluster resolve --strategy force --reason 'site B burnt down'")]
+    Resolve(roster::ResolveArgs),
+    /// Compare the state with every node that the asked one reaches, now, and exchange what differs
+    #[command(after_help = "Example: shoal cluster reconcile")]
+    Reconcile(roster::ReconcileArgs),
     /// Let a node leave the mesh for good: its agents end, it forgets the mesh and stops
     #[command(after_help = "Examples:
   shoal cluster leave                          (the node that is asked)
@@ -112,6 +139,12 @@ pub(super) async fn run(command: ClusterCommand) -> Result<(), Failure> {
         ClusterCommand::Doctor(args) => doctor::run(&args).await,
         ClusterCommand::Analyze(args) => analyze::run(&args).await,
         ClusterCommand::VerifyAuth(args) => auth::run(&args).await,
+        ClusterCommand::DetectPartition(args) => partition::run(&args).await,
+        ClusterCommand::Roster(args) => roster::show(&args).await,
+        ClusterCommand::Set(args) => roster::set(args).await,
+        ClusterCommand::Remove(args) => roster::remove(args).await,
+        ClusterCommand::Resolve(args) => roster::resolve(args).await,
+        ClusterCommand::Reconcile(args) => roster::reconcile(&args).await,
         ClusterCommand::Leave(args) => leave(args).await,
     }
 }
@@ -131,15 +164,27 @@ async fn status(args: &StatusArgs) -> Result<(), Failure> {
         let counts: Vec<_> = counts.map(|(count, word)| format!("{count} {word}")).collect();
         print::pairs(&[
             ("Status", status.status.clone()),
+            ("Mode", mode(status)),
             ("Node", status.node_id.to_string()),
             ("Mesh", print::or_nothing(status.mesh_id, |mesh| mesh.to_string())),
             ("Nodes", counts.join(", ")),
             ("Agents", status.agents.to_string()),
             ("Queued writes", print::or_nothing(status.queued_writes, |count| count.to_string())),
+            ("Lease holder", print::or_nothing(status.lease_holder.as_ref(), ToString::to_string)),
             ("Uptime", print::span(status.uptime_seconds as u64)),
             ("Version", status.version.clone()),
         ])
     })
+}
+
+/// `degraded for 12.00s: 1 of 3 voters are heard, 2 are needed`.
+fn mode(status: &Status) -> String {
+    let Some(mode) = &status.mode else {
+        return print::NOTHING.to_owned();
+    };
+    let age = status.age_seconds.map(|age| format!(" for {}", print::seconds(age))).unwrap_or_default();
+    let reason = if status.reason.is_empty() { String::new() } else { format!(": {}", status.reason) };
+    format!("{mode}{age}{reason}")
 }
 
 async fn leave(args: LeaveArgs) -> Result<(), Failure> {

@@ -364,9 +364,10 @@ impl Membership {
     /// How long the suspect has, after so many confirmations.
     fn window(&self, key: &NodeKey, confirmations: usize) -> Duration {
         let timings = &self.outbox.timings;
-        // An answer must have the time to come.
-        let wait = self.round_trips.wait(key).unwrap_or(UNKNOWN_WAIT);
-        let min = timings.suspicion_min.max(wait * 2);
+        // The accusation must reach the suspect and its refutation come back, each perhaps over others; what is
+        // expected of somebody who was never measured may be half of what it is.
+        let wait = self.round_trips.wait(key).map_or(UNKNOWN_WAIT * 2, |wait| wait * 4);
+        let min = timings.suspicion_min.max(wait);
         let max = timings.suspicion_max.max(min);
         let window = suspicion_window(min, max, confirmations, self.confirmations_wanted());
         // Held for alive rather than for failed: a link that comes and goes must not make news each time.

@@ -273,6 +273,7 @@ impl Mesh {
             start,
             "peers remember a later start of this node than its own store: continuing above it"
         );
+        self.on_old_store();
         // This process takes `start`; the next one must not take it again.
         self.persist(vec![Change::StartAtLeast(start + 1)], Pending::RestartAs(start));
     }
@@ -488,6 +489,7 @@ impl Mesh {
         self.restarts_told.remove(key);
         self.processes.remove(key);
         if let Some(node) = self.links.card(key).map(|card| card.node_id.clone()) {
+            self.note_departure(&node);
             self.links.forget(key);
             self.forget_distance(&node);
             self.registry.forget(&node);

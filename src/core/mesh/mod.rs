@@ -394,7 +394,12 @@ impl Mesh {
                 self.deploying.remove(&spec.name);
                 self.refuse_for_store(requester, reason);
             }
-            Some(Pending::Undeploy { requester, .. } | Pending::LeaveMesh { requester, .. }) => {
+            Some(Pending::LeaveMesh { requester, .. }) => {
+                self.shared.has_left = false;
+                self.on_disk_failed(reason);
+                self.refuse_for_store(requester, reason);
+            }
+            Some(Pending::Undeploy { requester, .. }) => {
                 self.refuse_for_store(requester, reason);
             }
         }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{Mesh, Pending, Phase, Timer};
-use crate::core::contract::{Change, NodeAnswer, NodeQuery, Output, RuntimeAnswer, RuntimeQuery};
+use crate::core::contract::{Change, NodeAnswer, NodeQuery, Output, RuntimeAnswer, RuntimeQuery, Table};
 use crate::core::error::Refusal;
 use crate::core::ids::{AgentName, NodeId, NodeKey, RequestId};
 use crate::core::limits;
@@ -95,7 +95,11 @@ impl Mesh {
             RequestBody::History { query } => self.ask_node(requester, NodeQuery::History(query)),
             RequestBody::Leave { drain_ms } => {
                 let drain = Duration::from_millis(drain_ms).min(limits::DEADLINE_MAX);
-                self.persist(vec![Change::LeaveMesh], Pending::LeaveMesh { requester, drain });
+                // What the mesh shared goes with it; nothing is stored behind this.
+                self.shared.has_left = true;
+                let tables = Table::ALL.map(Change::Clear);
+                let changes = [Change::LeaveMesh].into_iter().chain(tables).collect();
+                self.persist(changes, Pending::LeaveMesh { requester, drain });
             }
         }
     }

@@ -44,7 +44,7 @@ impl Mesh {
             links,
             timers: self.timers.len(),
             stashes,
-            members: self.membership.all_known().count(),
+            members: self.membership.known_count(),
             cards,
             persists: self.pending.len(),
             requests: self.requests.len(),
@@ -72,6 +72,12 @@ impl Mesh {
         })
     }
 
+    /// Up to which start and number the records of a node are held here; `None` for one without any.
+    #[must_use]
+    pub fn owned_version(&self, node: &NodeId) -> Option<(u64, u64)> {
+        self.registry.version_of(node)
+    }
+
     /// The mesh as this node sees it now.
     #[must_use]
     pub fn view(&self) -> View {
@@ -95,7 +101,7 @@ impl Mesh {
             counters: self.counters(),
             mode: self.shared.mode(),
             queued: self.shared.queued(),
-            state_keys: self.shared.state.len(),
+            state_keys: self.shared.state.key_count(),
         }
     }
 

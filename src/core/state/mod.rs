@@ -48,8 +48,7 @@ use sha2::{Digest, Sha256};
 pub use self::apply::{Applied, Refuse};
 pub use self::offer::{Offer, Part};
 pub use self::policy::Policy;
-pub use self::rows::Flushed;
-pub use self::write::{Stored, WriteError, Written};
+pub use self::write::WriteError;
 use super::model::{Actor, Clock, Dot, Hlc, KeyState, Sibling, Writer};
 
 /// A key; cheap to clone, because the index of dots shares it.
@@ -152,7 +151,7 @@ impl State {
 
     /// How many keys have a value.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn key_count(&self) -> usize {
         self.values
     }
 

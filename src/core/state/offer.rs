@@ -131,15 +131,9 @@ impl State {
 
 impl Offer {
     /// Whether everything was taken.
-    #[must_use]
-    pub fn is_done(&self) -> bool {
+    #[cfg(test)]
+    pub(super) fn is_done(&self) -> bool {
         self.ended
-    }
-
-    /// Keys that were not taken yet.
-    #[must_use]
-    pub fn left(&self) -> usize {
-        self.keys.len()
     }
 
     /// The next part; `None` after the last.

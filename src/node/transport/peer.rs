@@ -300,8 +300,10 @@ impl Peer {
         }
     }
 
-    /// Ends this side's streams and waits until the peer has all of them.
+    /// Ends this side's streams and waits until the peer has all of them. What is said from here on is not sent:
+    /// on a stream that has ended it would only look as if the connection were damaged.
     pub(super) async fn flush(&self) {
+        self.gone.store(true, Ordering::Release);
         let streams = std::iter::once(&self.control).chain(&self.data);
         let streams = futures_util::future::join_all(streams.map(|stream| stream.finish()));
         tokio::join!(streams, self.bulk.flush());

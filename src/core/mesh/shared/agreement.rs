@@ -52,9 +52,11 @@ impl Mesh {
     pub(super) fn on_register_effect(&mut self, effect: RegisterEffect) {
         match effect {
             RegisterEffect::Send { to, message } => {
-                let message = encode_value(&message);
-                self.send_control(&to.key(), Control::Register { message });
+                let frame = Control::Register { message: encode_value(&message) };
+                self.tell_member_soon(&to.key(), frame);
             }
+            // It has left, and its tables are empty: it promises nothing any more.
+            RegisterEffect::Store { .. } if self.shared.has_left => {}
             RegisterEffect::Store { token, changes } => {
                 let table = Table::Register;
                 let change = |(key, row)| match row {
@@ -66,6 +68,15 @@ impl Mesh {
             RegisterEffect::RosterChanged(roster) => self.on_roster(&roster),
             RegisterEffect::LeaseChanged(lease) => self.on_lease(lease),
             RegisterEffect::Decided { proposal, result } => self.on_decided(proposal, result),
+        }
+    }
+
+    /// Nobody is dialled for the sake of a message of this kind that gossip holds for gone, or that refuses this
+    /// node: what is lost is asked again, several times a second.
+    pub(super) fn tell_member_soon(&mut self, key: &NodeKey, frame: Control) {
+        let is_there = self.membership.known(key).is_some_and(|known| known.status.is_reachable());
+        if self.links.proven(key).is_some() || is_there {
+            self.send_control(key, frame);
         }
     }
 
@@ -134,10 +145,14 @@ impl Mesh {
     /// The holder of the lease keeps the roster in line with who is there.
     pub(super) fn steward(&mut self) {
         let due = self.shared.proposed.is_none_or(|at| self.now.since(at) > PROPOSAL_PATIENCE);
-        let attendance = self.attendance();
         if !due || !self.leads() || self.shared.mode() != Mode::Healthy {
             return;
         }
+        if let Some(node) = self.departed() {
+            self.shared.proposed = Some(self.now);
+            return self.propose(RosterChange::evict(node), None);
+        }
+        let attendance = self.attendance();
         let Some(change) = self.shared.register.roster().and_then(|r| steward::next_change(r, &attendance))
         else {
             return;
@@ -145,6 +160,21 @@ impl Mesh {
         self.shared.proposed = Some(self.now);
         self.propose(change, None);
         self.shared.next_tick = self.shared.next_tick.min(self.now + STEWARD_PAUSE);
+    }
+
+    /// A member that has left its mesh for good.
+    fn departed(&mut self) -> Option<NodeId> {
+        let roster = self.shared.register.roster()?;
+        self.shared.departed.retain(|node| roster.members.contains_key(node));
+        let own = &self.own;
+        self.shared.departed.iter().find(|node| *node != own).cloned()
+    }
+
+    /// A node has left its mesh for good: whoever holds the lease takes it out of the roster.
+    pub(in crate::core::mesh) fn note_departure(&mut self, node: &NodeId) {
+        if self.shared.register.roster().is_some_and(|roster| roster.members.contains_key(node)) {
+            self.shared.departed.insert(node.clone());
+        }
     }
 
     /// Who is here, and since when the others are not.

@@ -15,7 +15,7 @@ use crate::core::model::{Epoch, Mode, Reads, Sibling, Writer, Writes, check_key}
 use crate::core::register::{RegisterError, RosterChange, RosterSettings};
 use crate::core::state::{Key, Policy, policy};
 use crate::core::wire::{
-    Ack, ResponseBody, SiblingValue, StateAnswer, StateRequest, StateStatus, StateValue,
+    Ack, RequestBody, ResponseBody, SiblingValue, StateAnswer, StateRequest, StateStatus, StateValue,
 };
 
 impl Mesh {
@@ -31,6 +31,9 @@ impl Mesh {
                 self.set_policy(requester, &prefix, policy.as_deref())
             }
             StateRequest::Reconcile => self.reconcile(requester),
+            StateRequest::SetRoster { .. } | StateRequest::Evict { .. } if self.forwards(requester) => {
+                self.forward(requester, request);
+            }
             StateRequest::SetRoster { key, value, split_writes } => {
                 self.set_roster(requester, &key, &value, split_writes);
             }
@@ -46,6 +49,20 @@ impl Mesh {
                 let result = self.look_up(request).map(ResponseBody::State);
                 self.answer(requester, result);
             }
+        }
+    }
+
+    /// Whether another node holds the lease, which alone may change the roster, and can be asked on behalf of a
+    /// client of this node.
+    fn forwards(&self, requester: Requester) -> bool {
+        matches!(requester, Requester::Local(_))
+            && !self.leads()
+            && self.leader().is_some_and(|leader| *leader != self.own)
+    }
+
+    fn forward(&mut self, requester: Requester, request: StateRequest) {
+        if let (Requester::Local(id), Some(leader)) = (requester, self.leader().cloned()) {
+            self.on_request(id, leader, RequestBody::State(request));
         }
     }
 
@@ -141,7 +158,7 @@ impl Mesh {
             partition: self.shared.partition.view(self.now),
             reason: self.shared.reason.clone(),
             lease_holder: self.leader().cloned(),
-            keys: state.len() as u64,
+            keys: state.key_count() as u64,
             bytes: state.bytes() as u64,
             queued: self.shared.queued() as u64,
             actors: state.clock().len() as u64,

@@ -42,7 +42,8 @@ pub(super) struct Floors {
     /// The number of the floor that was collected.
     collected: u64,
     told: Option<(u64, Clock, Epoch)>,
-    acked: Option<Clock>,
+    /// Whom this node has told what it has on its disk, and what that was.
+    acked: Option<(NodeId, Clock)>,
     /// Where the collection goes on.
     collecting: Option<Option<Key>>,
     due: Option<Instant>,
@@ -121,10 +122,10 @@ impl Mesh {
         let Some(leader) = self.leader().cloned() else {
             return;
         };
-        let durable = self.shared.state.durable();
-        if self.shared.floors.acked.as_ref() != Some(durable) {
-            self.shared.floors.acked = Some(durable.clone());
-            self.send_ack(&leader.key());
+        let told = (leader, self.shared.state.durable().clone());
+        if self.shared.floors.acked.as_ref() != Some(&told) {
+            self.send_ack(&told.0.key());
+            self.shared.floors.acked = Some(told);
         }
     }
 
@@ -163,7 +164,7 @@ impl Mesh {
         let own = self.own.clone();
         for node in roster.members.keys().filter(|node| **node != own) {
             let (floor, voids, epoch) = (floor.clone(), voids.clone(), roster.epoch);
-            self.send_control(&node.key(), Control::StateFloor { epoch, number, floor, voids });
+            self.tell_member_soon(&node.key(), Control::StateFloor { epoch, number, floor, voids });
         }
         self.on_floor(self.key, roster.epoch, number, floor, &voids);
     }

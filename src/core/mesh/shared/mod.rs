@@ -34,7 +34,7 @@ use crate::core::ids::{LinkId, NodeId, NodeKey};
 use crate::core::model::{Mode, PartitionConfig};
 use crate::core::partition::Partition;
 use crate::core::queue::{Queue, QueueBounds};
-use crate::core::register::{LeaseView, Register, StoreState};
+use crate::core::register::{LeaseView, Register, RegisterError, StoreState};
 use crate::core::state::State;
 use crate::core::time::Instant;
 use crate::core::wire::{Control, SharedSummary};
@@ -87,6 +87,10 @@ pub(super) struct Shared {
     proposals: BTreeMap<u64, Option<Requester>>,
     proposed: Option<Instant>,
     away_since: BTreeMap<NodeId, Instant>,
+    /// Members that have left the mesh for good and are still in the roster.
+    departed: BTreeSet<NodeId>,
+    /// This node has left its mesh for good: nothing of it is stored any more.
+    pub(super) has_left: bool,
     gap_since: Option<Instant>,
     writes_made: u64,
     refused: u64,
@@ -140,6 +144,8 @@ impl Shared {
             proposals: BTreeMap::new(),
             proposed: None,
             away_since: BTreeMap::new(),
+            departed: BTreeSet::new(),
+            has_left: false,
             gap_since: None,
             writes_made: 0,
             refused: 0,
@@ -215,8 +221,11 @@ impl Mesh {
             return;
         }
         let (seat, settings) = self.founding();
-        if let Err(error) = self.shared.register.bootstrap(seat, settings, self.now) {
-            tracing::error!(%error, "the mesh begins without a roster");
+        match self.shared.register.bootstrap(seat, settings, self.now) {
+            Ok(()) => {}
+            // Its first look at its rows is on its way to the disk: soon again.
+            Err(RegisterError::NotNow(_)) => self.shared.bootstraps = true,
+            Err(error) => tracing::error!(%error, "the mesh begins without a roster"),
         }
     }
 
@@ -280,8 +289,12 @@ impl Mesh {
     }
 
     pub(super) fn on_shared_timer(&mut self) {
-        self.shared.armed = None;
         let now = self.now;
+        // Another timer has taken the place of this one.
+        if self.shared.armed.is_some_and(|at| at > now) {
+            return;
+        }
+        self.shared.armed = None;
         if self.shared.register.poll_timeout().is_some_and(|at| at <= now) {
             self.shared.register.handle_timeout(now);
         }
@@ -299,6 +312,9 @@ impl Mesh {
 
     /// What is looked at now and then.
     fn tick_shared(&mut self) {
+        if self.joined {
+            self.bootstrap_register();
+        }
         self.expire_queued();
         self.expire_confirming();
         self.retry_disk();
@@ -342,6 +358,12 @@ impl Mesh {
     /// The process did not run for so long: no time that it has measured counts.
     pub(super) fn on_standstill(&mut self) {
         self.shared.register.drop_lease(self.now);
+    }
+
+    /// Peers remember a later start of this node than its disk does: the disk is an old one.
+    pub(super) fn on_old_store(&mut self) {
+        self.shared.synchronised = false;
+        self.shared.register.handle_old_store(self.now);
     }
 
     /// What the wall clock shows.

@@ -56,8 +56,6 @@ pub(in crate::core::mesh) enum Durable {
 pub(in crate::core::mesh) enum By {
     Client(Requester),
     Ticket(Ticket),
-    /// The node itself.
-    Nobody,
 }
 
 /// A write that waits until a quorum has it on its disks.
@@ -112,6 +110,9 @@ impl Mesh {
     }
 
     fn check_put(&self, key: &str, value: Option<&Bytes>) -> Result<(), Refusal> {
+        if self.shared.has_left {
+            return Err(Refusal::NodeDown { node: self.own.clone(), status: "leaving".to_owned() });
+        }
         let bad = |code: &str, why: String| Err(Refusal::BadWrite { code: code.to_owned(), why });
         if let Err(why) = check_key(key) {
             return bad("bad_key", why.to_owned());
@@ -300,7 +301,6 @@ impl Mesh {
                 match by {
                     By::Client(requester) => self.refuse_for_store(requester, reason),
                     By::Ticket(ticket) => self.shared.queue.handle_not_resolved(&ticket),
-                    By::Nobody => {}
                 }
             }
             Durable::Flush { token, is_repair } => {
@@ -346,7 +346,6 @@ impl Mesh {
                 }
             },
             By::Ticket(ticket) => self.on_ticket_done(&ticket),
-            By::Nobody => {}
         }
     }
 
@@ -426,7 +425,7 @@ impl Mesh {
 
     pub(super) fn flush_if_due(&mut self) {
         let is_due = self.shared.flush_due.is_some_and(|due| due <= self.now);
-        if !is_due || self.shared.flushing || self.shared.state.has_failed() {
+        if !is_due || self.shared.flushing || self.shared.state.has_failed() || self.shared.has_left {
             return;
         }
         self.shared.flush_due = None;
@@ -440,6 +439,10 @@ impl Mesh {
 
     fn on_flushed(&mut self, token: u64, stored: bool) {
         self.shared.state.on_flushed(token, stored);
+        if self.shared.state.needs_flush() && !self.shared.acks_due.is_empty() {
+            // What they wait for may not have been among it.
+            return self.flush_soon(Duration::ZERO);
+        }
         let due: Vec<NodeKey> = std::mem::take(&mut self.shared.acks_due).into_iter().collect();
         for key in due {
             self.send_ack(&key);
