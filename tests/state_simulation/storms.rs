@@ -25,6 +25,7 @@ fn storm(nodes: usize, seed: u64, span: Duration, restores: bool) -> Result<Dura
     }
 }
 
+#[allow(clippy::print_stdout, reason = "figures for whoever runs it")]
 fn storms(nodes: usize, seeds: std::ops::Range<u64>, restores: bool) {
     let begun = std::time::Instant::now();
     let mut simulated = Duration::ZERO;
