@@ -354,7 +354,9 @@ mod rosters {
         add(&mut world, 4);
         world.run_for(seconds(3));
         world.cut(&[0], &[1, 2, 3]);
-        (5..=7).for_each(|n| drop(add(&mut world, n)));
+        for n in 5..=7 {
+            add(&mut world, n);
+        }
         world.run_for(seconds(6));
         heal(&mut world);
         world.run_for(seconds(10));

@@ -3,8 +3,8 @@
 //!
 //! After every step: the clock and the durable clock of a process only grow, a new process knows all that was
 //! durable, a roster epoch has one roster, a term of the lease one holder, and one node at a time holds it; a ticket
-//! has one outcome. Ten times a second: equal clocks mean equal values; every node's state is what the dots that it
-//! has taken in make it ([`Ledger`](super::ledger::Ledger)); what is collected is on every member's disk; nobody is
+//! has one outcome, and what is collected is on every member's disk. Ten times a second: equal clocks mean equal values; every node's state is what the dots that it
+//! has taken in make it ([`Ledger`](super::ledger::Ledger)); nobody is
 //! healthy for longer than the detection takes without a quorum that it can hear. At rest ([`World::shared_unrest`]):
 //! all are healthy and equal, nothing waits, and whatever was acknowledged is here.
 
@@ -161,6 +161,7 @@ impl World {
             }
         }
         self.note_minted(checks, machine, &view);
+        self.check_floor(checks, machine, &view);
         self.check_register(checks, machine, &view);
     }
 
@@ -257,7 +258,6 @@ impl World {
         checks.sampled = self.now;
         let mut wrong = self.unequal();
         wrong.extend(self.against_the_ledger(&mut checks));
-        wrong.extend(self.collected_too_early(&mut checks));
         wrong.extend(self.healthy_alone());
         for what in wrong {
             self.checkers.fail(format!("{:?} {what}", self.now));
@@ -296,36 +296,33 @@ impl World {
     }
 
     /// What a node has begun to collect is on the disk of every member.
-    fn collected_too_early(&self, checks: &mut SharedChecks) -> Vec<String> {
-        let mut wrong = Vec::new();
-        for (machine, view) in self.views() {
-            let Some(seen) = checks.seen.get_mut(&machine).filter(|seen| seen.floor != *view.floor) else {
+    fn check_floor(&self, checks: &mut SharedChecks, machine: usize, view: &SharedView<'_>) {
+        let Some(seen) = checks.seen.get_mut(&machine).filter(|seen| seen.floor != *view.floor) else {
+            return;
+        };
+        if !view.floor.covers(&seen.floor) {
+            checks.wrong.push("its floor fell".to_owned());
+        }
+        seen.floor = view.floor.clone();
+        let risen = view.floor.beyond(&checks.floor);
+        checks.floor.join(view.floor);
+        let members = view.roster.map(|roster| &roster.members);
+        for (other, host) in self.machines.iter().enumerate() {
+            let is_member = members.is_some_and(|members| members.contains_key(&host.node));
+            let theirs =
+                checks.seen.get(&other).filter(|_| is_member && !checks.restored.contains_key(&other));
+            let Some(theirs) = theirs else {
                 continue;
             };
-            if !view.floor.covers(&seen.floor) {
-                wrong.push(format!("{}: its floor fell", self.machines[machine].node));
-            }
-            seen.floor = view.floor.clone();
-            let risen = view.floor.beyond(&checks.floor);
-            checks.floor.join(view.floor);
-            let members = view.roster.map(|roster| &roster.members);
-            for (other, host) in self.machines.iter().enumerate() {
-                let is_member = members.is_some_and(|members| members.contains_key(&host.node));
-                if !is_member || checks.restored.contains_key(&other) {
-                    continue;
-                }
-                let Some(theirs) = checks.seen.get(&other) else {
-                    continue;
-                };
-                let mut whole = theirs.durable.clone();
-                risen.iter().for_each(|range| whole.add_range(*range));
-                if !theirs.durable.covers(&whole) {
-                    let node = &self.machines[machine].node;
-                    wrong.push(format!("{node}: collects what {} has not on its disk", host.node));
-                }
+            let mut whole = theirs.durable.clone();
+            risen.iter().for_each(|range| whole.add_range(*range));
+            if whole != theirs.durable {
+                let (node, has) = (&host.node, &theirs.durable);
+                checks
+                    .wrong
+                    .push(format!("it collects {risen:?}, of which {node} has only {has:?} on its disk"));
             }
         }
-        wrong
     }
 
     /// Nodes that are healthy and have not been able to hear a quorum for longer than it takes to notice.

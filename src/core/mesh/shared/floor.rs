@@ -70,9 +70,12 @@ impl Floors {
         self.told = None;
     }
 
+    /// The roster has changed. A floor that was told under another one is not collected: a member that has come
+    /// since need not have reached it.
     pub(super) fn forget_all_but(&mut self, roster: &Roster) {
         self.acks.retain(|node, _| roster.members.contains_key(node));
         self.acked = None;
+        self.last = None;
     }
 
     pub(super) fn has(&self, node: &NodeId, dot: Dot) -> bool {
