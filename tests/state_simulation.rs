@@ -1,5 +1,7 @@
 //! The shared state under simulation: writes at every node, cuts, crashes, disks that fail.
 
+#![allow(clippy::print_stdout, reason = "a storm tells its speed, and a failed one its seed")]
+
 #[path = "state_simulation/disks.rs"]
 mod disks;
 #[path = "state_simulation/storms.rs"]
