@@ -205,6 +205,9 @@ pub enum Control {
         question: u64,
         /// What it has, or less.
         clock: Clock,
+        /// It was being sent everything and was not told the end: it needs everything again.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        whole: bool,
     },
     /// A part of the answer.
     StatePart(Box<StatePart>),

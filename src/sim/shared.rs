@@ -4,7 +4,7 @@
 //! After every step: the clock and the durable clock of a process only grow, a new process knows all that was
 //! durable, a roster epoch has one roster, a term of the lease one holder, and one node at a time holds it; a ticket
 //! has one outcome, and what is collected is on every member's disk. Ten times a second: equal clocks mean equal values; every node's state is what the dots that it
-//! has taken in make it ([`Ledger`](super::ledger::Ledger)); nobody is
+//! has taken in make it ([`Ledger`]); nobody is
 //! healthy for longer than the detection takes without a quorum that it can hear. At rest ([`World::shared_unrest`]):
 //! all are healthy and equal, nothing waits, and whatever was acknowledged is here.
 

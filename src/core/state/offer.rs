@@ -41,15 +41,17 @@ pub struct Part {
 }
 
 impl State {
-    /// What this node has and another lacks. `None` when it lacks nothing. Of a node that lacks something of the
-    /// floor, everything: what it holds may have been deleted and forgotten here.
+    /// What this node has and another lacks. `None` when it lacks nothing. To a node that lacks something of the
+    /// floor, everything: what it holds may have been deleted and forgotten here. Everything also to one that asks for
+    /// the `whole`, because it [is behind](State::is_behind): whoever holds more than what that one has to reach can
+    /// complete it, whatever its own floor.
     #[must_use]
-    pub fn offer(&self, theirs: &Clock) -> Option<Offer> {
+    pub fn offer(&self, theirs: &Clock, whole: bool) -> Option<Offer> {
         let closes = self.clock.beyond(theirs);
-        if closes.is_empty() {
+        if closes.is_empty() && !whole {
             return None;
         }
-        if !theirs.covers(&self.floor) {
+        if whole || !theirs.covers(&self.floor) {
             let keys = self.keys.iter().map(|(key, state)| (key.clone(), state.clone())).collect();
             let known = Some((self.clock.clone(), self.floor.clone()));
             return Some(Offer { keys, closes, known, ..Offer::default() });

@@ -234,7 +234,9 @@ impl Mesh {
             Control::Register { message } => self.on_register_message(from, &message),
             Control::Beat(beat) => self.on_beat(key, from, beat),
             Control::State(delta) => self.on_delta(key, from, delta),
-            Control::StateAsk { question, clock } => self.on_state_ask(key, question, &clock),
+            Control::StateAsk { question, clock, whole } => {
+                self.on_state_ask(key, question, &clock, whole);
+            }
             Control::StatePart(part) => self.on_part(key, from, *part),
             Control::StateBusy { question } => self.on_busy(key, question),
             Control::StateAck { clock, unfilled, epoch, actor } => {

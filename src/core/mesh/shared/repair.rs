@@ -84,7 +84,8 @@ impl Mesh {
         self.shared.asked.insert(key, asked);
         let mut clock = self.shared.state.clock().clone();
         clock.forget_ranges_above(limits::CLOCK_RANGES_MAX);
-        self.send_control(&key, Control::StateAsk { question, clock });
+        let whole = self.shared.state.is_behind();
+        self.send_control(&key, Control::StateAsk { question, clock, whole });
     }
 
     pub(super) fn retry_asks(&mut self) {
@@ -121,7 +122,7 @@ impl Mesh {
         }
     }
 
-    pub(super) fn on_state_ask(&mut self, key: NodeKey, question: u64, theirs: &Clock) {
+    pub(super) fn on_state_ask(&mut self, key: NodeKey, question: u64, theirs: &Clock, whole: bool) {
         let lacking = theirs.beyond(self.shared.state.clock());
         let lacks = lacking.iter().map(DotRange::count).sum();
         if self.shared.state.is_behind() || self.shared.serving.len() >= SERVED_AT_ONCE {
@@ -129,7 +130,7 @@ impl Mesh {
         }
         // An earlier question of the same peer is outdated.
         self.shared.serving.retain(|(other, _), _| *other != key);
-        let offer = self.shared.state.offer(theirs).unwrap_or_default();
+        let offer = self.shared.state.offer(theirs, whole).unwrap_or_default();
         let floor = self.shared.floors.adopted();
         let serving = Serving { offer, number: 0, floor, lacks, next: self.now };
         self.shared.serving.insert((key, question), serving);
@@ -207,6 +208,10 @@ impl Mesh {
         let Some(asked) = self.shared.asked.remove(&key) else {
             return;
         };
+        // What came while it was behind was not taken in, unless it was everything.
+        if self.shared.state.is_behind() {
+            return;
+        }
         if self.is_member(&key) || self.shared.register.roster().is_none() {
             self.shared.synchronised = true;
             self.shared.floors.adopt(floor);

@@ -285,7 +285,8 @@ impl World {
             return;
         }
         let theirs = self.nodes[to].state.clock().clone();
-        let Some(mut offer) = self.nodes[from].state.offer(&theirs) else {
+        let whole = self.nodes[to].state.is_behind();
+        let Some(mut offer) = self.nodes[from].state.offer(&theirs, whole) else {
             self.nodes[to].is_behind &= !self.nodes[from].is_member;
             return;
         };
