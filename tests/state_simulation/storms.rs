@@ -73,3 +73,8 @@ fn five_nodes_come_to_rest_after_a_storm_and_nothing_is_lost() {
 fn old_disks_in_a_storm_lose_nothing_that_others_have() {
     storms(3, seeds(14), true);
 }
+
+#[test]
+fn a_node_that_hears_of_its_roster_after_it_has_compared_with_everybody_is_not_joining_for_ever() {
+    storms(3, 1051..1052, true);
+}

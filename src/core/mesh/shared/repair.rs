@@ -212,12 +212,15 @@ impl Mesh {
         if self.shared.state.is_behind() {
             return;
         }
-        if self.is_member(&key) || self.shared.register.roster().is_none() {
+        let is_member = self.is_member(&key);
+        if is_member || self.shared.register.roster().is_none() {
             self.shared.synchronised = true;
             self.shared.floors.adopt(floor);
         }
+        // Who is no member as far as this node knows does not count, and is asked again: the roster may be on its way.
         if let Some((round, done)) = &mut self.shared.round
             && asked.round == Some(*round)
+            && is_member
         {
             done.insert(key);
             let round = *round;
