@@ -48,21 +48,7 @@ impl Membership {
 
     /// A hash of the member list that is equal on two nodes which agree on who is there (FNV-1a over keys,
     /// incarnations and presence). Suspicions and refutations pass too quickly to count.
-    ///
-    /// It is asked for with every summary and every new link, and kept until the list changes.
     pub(crate) fn entries_hash(&self) -> u64 {
-        let (incarnation, leaving) = (self.incarnation(), self.leaving);
-        match self.list_hash.get() {
-            Some((at, was_leaving, hash)) if (at, was_leaving) == (incarnation, leaving) => hash,
-            Some(_) | None => {
-                let hash = self.hash_entries();
-                self.list_hash.set(Some((incarnation, leaving, hash)));
-                hash
-            }
-        }
-    }
-
-    pub(super) fn hash_entries(&self) -> u64 {
         let mut hash = 0xcbf2_9ce4_8422_2325_u64;
         let mut mix = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         for entry in self.entries().iter().filter(|entry| entry.state != MemberEntryState::Forgotten) {

@@ -34,7 +34,6 @@ mod runtime;
 mod suspicion;
 mod timings;
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::{NonZeroU8, NonZeroUsize};
 use std::time::Duration;
@@ -146,8 +145,6 @@ pub(crate) struct Membership {
     outbox: Outbox,
     effects: VecDeque<MemberEffect>,
     known: BTreeMap<NodeKey, Known>,
-    /// The hash of the list as it was last asked for, with this node's own entry then; `None` since a change.
-    list_hash: Cell<Option<(Incarnation, bool, u64)>>,
     /// Who left of its own will, at which incarnation: not called failed, and not believed alive below it.
     left: BTreeMap<NodeKey, Incarnation>,
     /// Who left for good, at which incarnation. Lists carry it, so that everyone forgets and nobody is told
@@ -168,8 +165,6 @@ pub(crate) struct Membership {
     overrides: Overrides,
     /// Whose certificate is good no more: see [`expulsion`].
     expelled: BTreeSet<NodeKey>,
-    /// foca's next round of gossip, and when it is due, while there is nothing to tell.
-    idle_gossip: Option<(Instant, Timer<Identity>)>,
     leaving: bool,
     dropped_claims: u64,
     now: Instant,
@@ -197,7 +192,6 @@ impl Membership {
             outbox: Outbox::new(timings),
             effects: VecDeque::new(),
             known: BTreeMap::new(),
-            list_hash: Cell::new(None),
             left: BTreeMap::new(),
             forgotten: BTreeMap::new(),
             departures: VecDeque::new(),
@@ -211,7 +205,6 @@ impl Membership {
             profile,
             overrides,
             expelled: BTreeSet::new(),
-            idle_gossip: None,
             leaving: false,
             dropped_claims: 0,
             now: Instant::ZERO,
@@ -241,11 +234,6 @@ impl Membership {
 
     pub(crate) fn all_known(&self) -> impl Iterator<Item = (&NodeKey, &Known)> {
         self.known.iter()
-    }
-
-    /// How many nodes are known, whatever their status.
-    pub(crate) fn known_count(&self) -> usize {
-        self.known.len()
     }
 
     /// Members that are alive or suspect, this node excluded.
@@ -399,7 +387,6 @@ impl Membership {
             let down = Timer::RemoveDown(Identity::of(key, incarnation));
             let result = self.foca.handle_timer(down, &mut self.outbox);
             self.known.remove(&key);
-            self.list_hash.set(None);
             self.settle("forgotten", result);
         }
         self.left.remove(&key);
@@ -471,31 +458,9 @@ impl Membership {
             self.effects.push_back(MemberEffect::Send { to, packet });
         }
         for (after, timer) in std::mem::take(&mut self.outbox.timers) {
-            if matches!(timer, Timer::PeriodicGossip(_)) {
-                // A later one is of a later life of foca, which ignores the one before.
-                self.idle_gossip = Some((self.now + after, timer));
-            } else {
-                self.effects.push_back(MemberEffect::Timer { after, timer: MemberTimer::Foca(timer) });
-            }
+            self.effects.push_back(MemberEffect::Timer { after, timer: MemberTimer::Foca(timer) });
         }
-        self.wake_gossip();
         self.follow_size();
-    }
-
-    /// Sets the timer of the next round of gossip once there is something to tell: an idle node does not wake
-    /// up ten times a second to say nothing. The rounds stay where they would have been.
-    fn wake_gossip(&mut self) {
-        if self.foca.updates_backlog() == 0 {
-            return;
-        }
-        let Some((due, timer)) = self.idle_gossip.take() else {
-            return;
-        };
-        let interval = self.outbox.timings.gossip_interval.as_nanos().max(1);
-        let missed = self.now.since(due).as_nanos().div_ceil(interval);
-        let rounds = Duration::from_nanos(u64::try_from(missed * interval).unwrap_or(u64::MAX));
-        let after = (due + rounds).since(self.now);
-        self.effects.push_back(MemberEffect::Timer { after, timer: MemberTimer::Foca(timer) });
     }
 
     fn compare(&mut self, key: NodeKey) {
@@ -515,9 +480,6 @@ impl Membership {
         self.forgotten.remove(&key);
         let now = Known { incarnation, refutations: member.incarnation(), status };
         let before = self.known.insert(key, now);
-        if before != Some(now) {
-            self.list_hash.set(None);
-        }
         if before.is_none() {
             self.prober.add(key);
         }

@@ -11,10 +11,6 @@ use super::packet::{self, Form, Note};
 use super::timings::Timings;
 use crate::core::ids::NodeKey;
 
-/// One packet in so many tells the sender's coordinate: it is a fifth of such a packet and moves slowly. Odd, so
-/// that a node which sends probes and answers by turns tells it in both.
-const COORDINATE_EVERY: u32 = 5;
-
 /// How much of the gossip to one place is sent.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Crossing {
@@ -40,7 +36,7 @@ pub(super) struct Outbox {
     pub(super) modern: BTreeSet<NodeKey>,
     /// How often this node has refuted within its incarnation: foca tells it in its packets only.
     pub(super) refutations: u16,
-    /// This node's coordinate, for one packet in [`COORDINATE_EVERY`] to those who read it.
+    /// This node's coordinate, for every second packet to those who read it.
     pub(super) coordinate: Vec<u8>,
     sealed: u32,
     /// Where members are; 0 where nothing is known.
@@ -87,7 +83,7 @@ impl Outbox {
             return packet::seal(Form::Full, note, foca_bytes);
         }
         self.sealed = self.sealed.wrapping_add(1);
-        if !self.sealed.is_multiple_of(COORDINATE_EVERY) || self.coordinate.is_empty() {
+        if self.sealed.is_multiple_of(2) || self.coordinate.is_empty() {
             return packet::seal(Form::Compact, note, foca_bytes);
         }
         let note = Note { coordinate: self.coordinate.clone(), ..note.clone() };

@@ -23,6 +23,7 @@ use foca::{Member, Message, State};
 use super::identity::Identity;
 use super::packet::{Accusation, RUMOURS_PER_PACKET_MAX};
 use super::prober::{REFUSED_WAIT, Why, suspicion_of};
+use super::timings::FAR;
 use super::{Evidence, Known, MemberEffect, MemberTimer, Membership};
 use crate::core::ids::{Incarnation, NodeKey};
 use crate::core::limits;
@@ -49,6 +50,11 @@ const RETELLINGS: u32 = 3;
 const FLAPS_MAX: u32 = 3;
 /// One such return is forgiven after so long.
 const FLAP_FORGIVEN_AFTER: Duration = Duration::from_secs(60);
+/// The first seconds of a node, and the least that a suspect has meanwhile, where paths are long and the others
+/// are many: links to all of them are made first, each of which takes three round trips.
+const FINDING_ITS_WAY: Duration = Duration::from_secs(15);
+const FIRST_SUSPICION_MIN: Duration = Duration::from_secs(6);
+const MANY_TO_LINK_WITH: usize = 16;
 /// How long an answer may take of a member of whose round trip nothing is known: it may be far away.
 const UNKNOWN_WAIT: Duration = Duration::from_secs(1);
 /// With a second member that does not answer, so many others are asked at once: it may be a cut.
@@ -364,14 +370,23 @@ impl Membership {
     /// How long the suspect has, after so many confirmations.
     fn window(&self, key: &NodeKey, confirmations: usize) -> Duration {
         let timings = &self.outbox.timings;
-        // The accusation must reach the suspect and its refutation come back, each perhaps over others; what is
-        // expected of somebody who was never measured may be half of what it is.
-        let wait = self.round_trips.wait(key).map_or(UNKNOWN_WAIT * 2, |wait| wait * 4);
-        let min = timings.suspicion_min.max(wait);
+        // An answer must have the time to come.
+        let wait = self.round_trips.wait(key).unwrap_or(UNKNOWN_WAIT);
+        let mut min = timings.suspicion_min.max(wait * 2);
+        if self.is_finding_its_way() {
+            min = min.max(FIRST_SUSPICION_MIN);
+        }
         let max = timings.suspicion_max.max(min);
         let window = suspicion_window(min, max, confirmations, self.confirmations_wanted());
         // Held for alive rather than for failed: a link that comes and goes must not make news each time.
         window * self.health.factor() * 2_u32.pow(self.suspicions.flaps_of_late(key, self.now))
+    }
+
+    /// In its first seconds on long paths a node has few links and hardly measured anything, and what it
+    /// expects of the others from coordinates that have just begun to move is far too little.
+    fn is_finding_its_way(&self) -> bool {
+        let is_far = self.round_trip_median.is_none_or(|median| median >= FAR);
+        is_far && self.now < Instant::ZERO + FINDING_ITS_WAY && self.live_count() >= MANY_TO_LINK_WITH
     }
 
     pub(super) fn on_suspicion_step(&mut self, number: u64, late: Duration) {

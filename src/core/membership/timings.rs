@@ -73,7 +73,7 @@ impl Timings {
 }
 
 /// Round trips of a network that is no local one.
-const FAR: Duration = Duration::from_millis(30);
+pub(super) const FAR: Duration = Duration::from_millis(30);
 
 /// Where round trips are long: the next of 30 ms, 60 ms, 120 ms and so on above one. Bands, so that the
 /// timings do not change with every sample.

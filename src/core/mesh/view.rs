@@ -44,7 +44,7 @@ impl Mesh {
             links,
             timers: self.timers.len(),
             stashes,
-            members: self.membership.known_count(),
+            members: self.membership.all_known().count(),
             cards,
             persists: self.pending.len(),
             requests: self.requests.len(),

@@ -188,13 +188,6 @@ impl Bench {
         self.hear(from, Message::Gossip, news);
     }
 
-    /// When the next round of gossip wakes the membership, if one does.
-    pub(super) fn next_round(&self) -> Option<Instant> {
-        let is_round =
-            |event: &Event| matches!(event, Event::Timer(MemberTimer::Foca(Timer::PeriodicGossip(_))));
-        self.events.iter().find(|(_, event)| is_round(event)).map(|((at, _, _), _)| *at)
-    }
-
     /// Takes whatever the membership wants done, and lets the others answer its packets.
     pub(super) fn drain(&mut self) {
         while let Some(effect) = self.it.poll() {

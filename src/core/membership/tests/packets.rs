@@ -24,23 +24,6 @@ fn row_084_each_piece_of_news_is_told_a_bounded_number_of_times_and_new_news_fir
 }
 
 #[test]
-fn a_node_with_nothing_to_tell_is_not_woken_by_gossip_and_goes_on_in_its_rounds() {
-    let mut bench = Bench::of(5);
-    let interval = bench.it.outbox.timings.gossip_interval;
-    let first = bench.next_round().expect("there is much to tell");
-    bench.run(Duration::from_secs(60));
-    assert_eq!(bench.next_round(), None);
-    bench.run(Duration::from_millis(37));
-    bench.hear_gossip(4, &[news(3, 1, State::Alive)]);
-    let next = bench.next_round().expect("there is something to tell");
-    assert!(next >= bench.now && next.since(bench.now) < interval, "{next:?} at {:?}", bench.now);
-    assert_eq!(next.since(first).as_nanos() % interval.as_nanos(), 0, "as if it had never paused");
-    bench.sent.clear();
-    bench.run(interval);
-    assert!(bench.sent.iter().any(|sent| sent.message == Message::Gossip), "and it is told");
-}
-
-#[test]
 fn row_086_a_packet_never_exceeds_its_budget_however_much_there_is_to_tell() {
     let mut bench = Bench::of(5);
     let entry = |n: u16| MemberEntry {
