@@ -14,13 +14,16 @@ use crate::core::register::{
 };
 use crate::core::wire::{Beat, Control, decode_value, encode_value};
 
+/// Beats come several times a second, and the next one makes up for one that did not reach everybody.
+const BEAT_FANOUT: usize = 3;
+const BEAT_HOPS: u8 = 8;
 /// How often the steward looks for something to change while nothing is under way.
 const STEWARD_PAUSE: Duration = Duration::from_millis(200);
 /// A proposal of the steward that was not decided for so long is made anew.
 const PROPOSAL_PATIENCE: Duration = Duration::from_secs(10);
 /// How many relays a beat, or a write, passes through at most in a mesh too large for direct delivery.
 pub(super) const HOPS_MAX: u8 = 4;
-/// To how many each relay passes it on.
+/// To how many each relay passes a write on.
 pub(super) const RELAY_FANOUT: usize = 8;
 
 impl Mesh {
@@ -244,7 +247,7 @@ impl Mesh {
                     start: self.shared.start,
                     number,
                     leads: self.leads(),
-                    hops: HOPS_MAX,
+                    hops: BEAT_HOPS,
                 };
                 self.pass_on_beat(beat, None);
             }
@@ -258,7 +261,7 @@ impl Mesh {
         let beat = if self.is_full_mesh() {
             Beat { hops: 0, ..beat }
         } else {
-            to.truncate(RELAY_FANOUT);
+            to.truncate(BEAT_FANOUT);
             beat
         };
         for key in to {
