@@ -80,7 +80,7 @@ fn a_record_crosses_when_relays_lose_a_tenth_of_their_packets() {
 fn round_trips_are_known_between_all_nodes_and_all_regions() {
     let config = Config::regions(&[7, 7, 7], ms(40), 3).with_way(1, 3, ms(105)).with_way(2, 3, ms(75));
     let mut world = joined(config);
-    world.run_for(secs(240));
+    world.run_for(secs(360));
     let mut errors = Vec::new();
     for (a, b) in (0..21).flat_map(|a| (0..21).map(move |b| (a, b))).filter(|(a, b)| a != b) {
         let expected = world.expected_rtt(a, b).unwrap_or_else(|| panic!("n{} to n{}", a + 1, b + 1));
