@@ -306,6 +306,10 @@ impl World {
     pub(super) fn on_stopped(&mut self, machine: usize) {
         self.close_all_in_order(machine);
         let left = self.machines[machine].disk.mesh_id.is_none();
+        if left && self.machines.iter().any(|other| other.disk.mesh_id.is_some()) {
+            // Who has left a mesh that goes on does not begin another one with the same id.
+            self.machines[machine].bootstrap = None;
+        }
         let ended = if left { Ended::Left(self.now) } else { Ended::Stopped(self.now) };
         self.end_process(machine, ended);
     }

@@ -196,14 +196,10 @@ impl World {
         let process_id = ProcessId(uuid::Uuid::from_bytes(self.rng.random()));
         let seed = self.rng.random();
         let (profile, overrides) = (self.config.profile, self.config.overrides);
-        // Whoever has left its mesh for good does not begin another one with the same id.
-        let others_have_it = self.machines.iter().any(|other| other.disk.mesh_id.is_some());
         let host = &mut self.machines[machine];
         assert!(host.process.is_none(), "{} runs already", host.node);
         let start = match (host.bootstrap, host.seeds.is_empty()) {
-            (Some(mesh_id), _) if host.disk.mesh_id.is_none() && !others_have_it => {
-                StartMode::Bootstrap { mesh_id }
-            }
+            (Some(mesh_id), _) if host.disk.mesh_id.is_none() => StartMode::Bootstrap { mesh_id },
             (_, true) => StartMode::Resume,
             (_, false) => StartMode::Join { seeds: host.seeds.clone() },
         };
