@@ -396,10 +396,13 @@ pub const VOTER_REPLACED_AFTER: Duration = Duration::from_secs(60);
 /// The highest number of a write of one actor: at a million writes a second that is nine years. A higher one in a
 /// frame is refused; an actor that reached it would be followed by another.
 pub const DOT_MAX: u64 = 1 << 48;
-/// Actors in one clock. More: the frame is refused; a node that knows more of its own accord takes no writes.
+/// Actors in one clock of a frame, and actors of which a node knows writes that the floor has not reached. More: the
+/// frame is refused; a node that knows as many doubts itself, and takes no writes until the floor has risen.
 pub const CLOCK_ACTORS_MAX: usize = 4096;
+/// Actors that a node knows at all: one for each process that has ever written, about 200 bytes each. More: refused.
+pub const ACTORS_MAX: usize = 1 << 20;
 /// Ranges above gaps in one clock of a frame. More: the frame is refused; the sender leaves out the highest.
-pub const CLOCK_RANGES_MAX: usize = 4096;
+pub const CLOCK_RANGES_MAX: usize = 16_384;
 /// Bytes of a key of the state. Longer: refused.
 pub const STATE_KEY_BYTES_MAX: usize = 512;
 /// Bytes of a value of the state. More: refused.

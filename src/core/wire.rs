@@ -38,8 +38,8 @@ pub use history::{HistoryEntry, HistoryPage, HistoryQuery, Recorded};
 pub use requests::{RequestBody, ResponseBody};
 pub use shape::check;
 pub use state::{
-    Ack, Beat, Difference, SharedSummary, SiblingValue, StateAnswer, StateChange, StateDelta, StatePart,
-    StateRequest, StateStatus, StateValue, TicketDone,
+    Ack, Beat, Difference, Seen, SharedSummary, SiblingValue, StateAnswer, StateChange, StateDelta,
+    StatePart, StateRequest, StateStatus, StateValue, TicketDone,
 };
 pub use versions::{VersionRange, no_common_version, versions_of_hello};
 
@@ -204,7 +204,7 @@ pub enum Control {
         /// Names the parts of the answer.
         question: u64,
         /// What it has, or less.
-        clock: Clock,
+        clock: Seen,
         /// It was being sent everything and was not told the end: it needs everything again.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         whole: bool,
@@ -219,8 +219,8 @@ pub enum Control {
     /// What the sender has on its disk, for whoever computes the floor, and whether it is a voter's word for writes
     /// that wait for a quorum.
     StateAck {
-        /// What it has.
-        clock: Clock,
+        /// What it has, or less.
+        clock: Seen,
         /// Writes that it has replaced and never seen.
         unfilled: Clock,
         /// The roster that it knows.
@@ -234,10 +234,24 @@ pub enum Control {
         epoch: Epoch,
         /// Counts the floors of a mesh.
         number: u64,
-        /// What they have.
-        floor: Clock,
+        /// What they have, or less.
+        floor: Seen,
         /// Dots that nobody has and nobody will make any more: they are closed.
         voids: Vec<DotRange>,
+    },
+    /// The sender does not know the floor beyond which a clock was told: it needs that first.
+    StateBaseAsk {
+        /// Over the floor.
+        base: u64,
+    },
+    /// A part of a floor beyond which the sender tells its clocks.
+    StateBase {
+        /// Over all of it.
+        base: u64,
+        /// The part; later ones have higher actors.
+        part: Clock,
+        /// Whether it is the last.
+        is_last: bool,
     },
     /// A voter is there.
     Beat(Beat),
@@ -399,13 +413,14 @@ impl Body for Control {
             Self::Response { result: Ok(ResponseBody::State(answer)), .. } => answer.check(),
             Self::State(delta) => delta.check(),
             Self::StatePart(part) => part.check(),
-            Self::StateAsk { clock, .. } => clock.check(),
-            Self::StateAck { clock, unfilled, .. } => clock.check().and_then(|()| unfilled.check()),
+            Self::StateAsk { clock, .. } => clock.beyond.check(),
+            Self::StateAck { clock, unfilled, .. } => clock.beyond.check().and_then(|()| unfilled.check()),
+            Self::StateBase { part, .. } => part.check(),
             Self::StateFloor { voids, .. } if voids.len() > limits::STATE_RANGES_PER_FRAME_MAX => {
                 Err("too many ranges of dots")
             }
             Self::StateFloor { floor, voids, .. } => {
-                floor.check().and_then(|()| voids.iter().try_for_each(DotRange::check))
+                floor.beyond.check().and_then(|()| voids.iter().try_for_each(DotRange::check))
             }
             Self::Register { message } if message.len() > limits::REGISTER_MESSAGE_BYTES_MAX => {
                 Err("the message of the register is too large")
@@ -424,6 +439,7 @@ impl Body for Control {
             | Self::Crl { .. }
             | Self::Redial
             | Self::StateBusy { .. }
+            | Self::StateBaseAsk { .. }
             | Self::Beat(_)
             | Self::Register { .. }
             | Self::KeepAlive => Ok(()),

@@ -1,7 +1,7 @@
 //! Seeded storms: whatever can happen to a mesh that is written to, until all of it is over and the mesh at rest.
 //!
 //! `SHOAL_STATE_SEEDS=1000..2000 cargo test --release --test state_simulation storms -- --nocapture` tries other seeds, and
-//! more of them.
+//! more of them; `SHOAL_STATE_SPAN=180` makes each storm three minutes long.
 
 use shoal::sim::{Schedule, Workload};
 
@@ -31,8 +31,10 @@ fn storms(nodes: usize, seeds: std::ops::Range<u64>, restores: bool) {
     let mut simulated = Duration::ZERO;
     let mut failed = Vec::new();
     let count = seeds.end - seeds.start;
+    let span = std::env::var("SHOAL_STATE_SPAN").map_or(42, |text| text.parse().expect("seconds"));
+    let span = seconds(span);
     for seed in seeds {
-        match storm(nodes, seed, seconds(42), restores) {
+        match storm(nodes, seed, span, restores) {
             Ok(span) => simulated += span,
             Err(wrong) => {
                 println!("seed {seed}: {wrong:#?}");
@@ -56,22 +58,22 @@ fn seeds(count: u64) -> std::ops::Range<u64> {
 
 #[test]
 fn three_nodes_come_to_rest_after_a_storm_and_nothing_is_lost() {
-    storms(3, seeds(26), false);
+    storms(3, seeds(80), false);
 }
 
 #[test]
 fn four_nodes_come_to_rest_after_a_storm_and_nothing_is_lost() {
-    storms(4, seeds(14), false);
+    storms(4, seeds(40), false);
 }
 
 #[test]
 fn five_nodes_come_to_rest_after_a_storm_and_nothing_is_lost() {
-    storms(5, seeds(10), false);
+    storms(5, seeds(40), false);
 }
 
 #[test]
 fn old_disks_in_a_storm_lose_nothing_that_others_have() {
-    storms(3, seeds(14), true);
+    storms(3, seeds(40), true);
 }
 
 #[test]

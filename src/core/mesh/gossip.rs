@@ -388,6 +388,8 @@ impl Mesh {
             | Control::StateBusy { .. }
             | Control::StateAck { .. }
             | Control::StateFloor { .. }
+            | Control::StateBaseAsk { .. }
+            | Control::StateBase { .. }
             | Control::Beat(_)
             | Control::Register { .. }) => self.on_shared(link, key, &node, frame),
             Control::KeepAlive => {}

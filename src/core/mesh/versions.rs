@@ -55,6 +55,8 @@ impl Mesh {
             | Control::StateBusy { .. }
             | Control::StateAck { .. }
             | Control::StateFloor { .. }
+            | Control::StateBaseAsk { .. }
+            | Control::StateBase { .. }
             | Control::Beat(_)
             | Control::Register { .. }
             | Control::KeepAlive => {

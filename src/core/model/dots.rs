@@ -232,6 +232,26 @@ impl Clock {
         found
     }
 
+    /// The dots of this one that another lacks, as a clock.
+    #[must_use]
+    pub fn less(&self, other: &Self) -> Self {
+        let mut less = Self::default();
+        self.beyond(other).into_iter().for_each(|range| less.add_range(range));
+        less
+    }
+
+    /// Parts of at most so many actors each, in order; one at least.
+    pub fn parts(&self, actors_max: usize) -> impl Iterator<Item = Self> {
+        let mut actors = self.actors.iter().map(|(actor, span)| (*actor, span.clone())).peekable();
+        let mut begun = false;
+        std::iter::from_fn(move || {
+            if std::mem::replace(&mut begun, true) && actors.peek().is_none() {
+                return None;
+            }
+            Some(Self { actors: actors.by_ref().take(actors_max).collect() })
+        })
+    }
+
     /// What both hold without a gap: of each actor the shorter prefix.
     #[must_use]
     pub fn meet(&self, other: &Self) -> Self {
@@ -259,9 +279,18 @@ impl Clock {
         self.actors.values().map(|span| span.above.len()).sum()
     }
 
-    /// Leaves out the highest ranges above gaps until at most so many are left: the set is smaller then, which
-    /// is safe to tell, because whoever is told too little sends too much.
-    pub fn forget_ranges_above(&mut self, ranges_max: usize) {
+    /// Whether it is small enough for one frame.
+    #[must_use]
+    pub fn fits_a_frame(&self) -> bool {
+        self.actors.len() <= limits::CLOCK_ACTORS_MAX && self.gaps() <= limits::CLOCK_RANGES_MAX
+    }
+
+    /// Leaves out the highest actors, and the highest ranges above gaps, until at most so many are left: the set is
+    /// smaller then, which is safe to tell, because whoever is told too little sends too much.
+    pub fn keep_at_most(&mut self, actors_max: usize, ranges_max: usize) {
+        while self.actors.len() > actors_max {
+            self.actors.pop_last();
+        }
         let mut left = ranges_max;
         for span in self.actors.values_mut() {
             while span.above.len() > left {
@@ -379,8 +408,15 @@ mod tests {
             let prefix: BTreeSet<_> = a.iter().filter(|(w, n)| (1..=*n).all(|m| a.contains(&(*w, m)))).copied().collect();
             prop_assert_eq!(&ca.gap_free(), &clock(&prefix));
             let mut less = joined.clone();
-            less.forget_ranges_above(2);
-            prop_assert!(joined.covers(&less) && less.gaps() <= 2 && less.covers(&joined.gap_free()));
+            less.keep_at_most(2, 2);
+            let mut again = cb.clone();
+            again.join(&ca.less(&cb));
+            prop_assert_eq!(&again, &joined);
+            let mut whole = Clock::default();
+            ca.parts(2).for_each(|part| whole.join(&part));
+            prop_assert_eq!(&whole, &ca);
+            prop_assert!(ca.parts(2).all(|part| part.len() <= 2));
+            prop_assert!(joined.covers(&less) && less.gaps() <= 2 && less.len() <= 2);
         }
     }
 

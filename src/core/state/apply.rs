@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Key, State};
+use super::{Key, Rule, State};
 use crate::core::limits;
-use crate::core::model::{Clock, Dot, DotRange, KeyState, KeyUpdate, Sibling};
+use crate::core::model::{Clock, Dot, DotRange, KeyState, KeyUpdate, Sibling, Span};
 
 /// Why what a peer sent is not taken in, none of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -49,7 +49,7 @@ impl State {
     /// # Errors
     /// [`Refuse`]; nothing has changed.
     pub fn apply(&mut self, updates: &[KeyUpdate], closes: &[DotRange]) -> Result<Applied, Refuse> {
-        self.check(updates, closes)?;
+        self.check(updates, closes, None)?;
         let mut applied = Applied::default();
         if self.is_behind() {
             return Ok(applied);
@@ -61,7 +61,13 @@ impl State {
         Ok(applied)
     }
 
-    pub(super) fn check(&self, updates: &[KeyUpdate], closes: &[DotRange]) -> Result<(), Refuse> {
+    /// `below` is the floor of the snapshot that it is a part of: what lies there is nothing that is under way.
+    pub(super) fn check(
+        &self,
+        updates: &[KeyUpdate],
+        closes: &[DotRange],
+        below: Option<&Clock>,
+    ) -> Result<(), Refuse> {
         let mut actors = Clock::default();
         for range in closes {
             self.check_dot(Dot { actor: range.actor, n: range.upto })?;
@@ -74,8 +80,12 @@ impl State {
                 actors.add(Dot { actor: sibling.dot.actor, n: 1 });
             }
         }
-        let unknown = actors.iter().filter(|(actor, _)| self.clock.get(actor).is_none()).count();
-        if self.clock.len() + unknown > limits::CLOCK_ACTORS_MAX {
+        let unknown = actors.iter().filter(|(actor, _)| self.clock.get(actor).is_none());
+        let (settled, open): (Vec<_>, Vec<_>) =
+            unknown.partition(|(actor, _)| below.is_some_and(|below| below.get(actor).is_some()));
+        let known = self.clock.len() + settled.len() + open.len();
+        let is_new = !open.is_empty();
+        if known > limits::ACTORS_MAX || (is_new && self.open.len() + open.len() > limits::CLOCK_ACTORS_MAX) {
             return Err(Refuse::TooManyActors);
         }
         Ok(())
@@ -111,11 +121,17 @@ impl State {
         let key =
             self.keys.get_key_value(&*update.key).map_or_else(|| Key::from(&*update.key), |(k, _)| k.clone());
         let mut state = self.keys.get(&key).cloned().unwrap_or_default();
-        let changed = merge(&mut state, update, known, &self.clock);
+        let nothing = Clock::default();
+        let seen = if self.breaks(Rule::ReplacedStaysReplaced) { &nothing } else { &self.clock };
+        let changed = merge(&mut state, update, known, seen);
         for sibling in &update.state.siblings {
             if !self.clock.contains(sibling.dot) {
                 self.clock.add(sibling.dot);
+                if self.breaks(Rule::GapsStayOpen) {
+                    self.clock.set(sibling.dot.actor, Span::prefix(self.clock.max(&sibling.dot.actor)));
+                }
                 self.dirty.actors.insert(sibling.dot.actor);
+                self.open.insert(sibling.dot.actor);
                 applied.is_new = true;
             }
         }
@@ -136,6 +152,7 @@ impl State {
             self.clock.add_range(*range);
             if self.clock.get(&range.actor) != before.as_ref() {
                 self.dirty.actors.insert(range.actor);
+                self.open.insert(range.actor);
                 applied.is_new = true;
             }
         }

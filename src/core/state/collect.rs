@@ -1,6 +1,6 @@
 //! The floor: what every member has on its disk, and what need not be kept for anybody any more.
 
-use super::State;
+use super::{Rule, State};
 use crate::core::model::{Clock, KeyState};
 
 impl State {
@@ -12,7 +12,7 @@ impl State {
             return false;
         }
         self.floor.join(&ours);
-        self.dirty.floor = true;
+        self.on_floor_risen();
         true
     }
 
@@ -50,6 +50,9 @@ impl State {
     }
 
     fn is_settled(&self, state: &KeyState) -> bool {
+        if self.breaks(Rule::ForgetBelowTheFloor) {
+            return true;
+        }
         state.siblings.iter().all(|sibling| self.floor.contains(sibling.dot))
             && self.floor.covers(&state.context)
     }

@@ -65,6 +65,10 @@ pub struct State {
     clock: Clock,
     durable: Clock,
     floor: Clock,
+    /// How often the floor has risen.
+    floor_number: u64,
+    /// Actors with writes beyond the floor.
+    open: BTreeSet<Actor>,
     /// What a snapshot that was begun makes known at least, once it is complete.
     target: Clock,
     /// Keys that hold more than values: contexts or deletions.
@@ -85,6 +89,32 @@ pub struct State {
     bytes: usize,
     values: usize,
     hlc: Hlc,
+    #[cfg(test)]
+    broken: Option<Rule>,
+}
+
+/// A rule that tests break, to see that they would notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(test), allow(dead_code, reason = "only tests break rules"))]
+enum Rule {
+    /// A write says nothing of those of its actor before it.
+    GapsStayOpen,
+    /// A write that is known and does not stand here has been replaced.
+    ReplacedStaysReplaced,
+    /// What could not be stored is never named again.
+    ActorInDoubtIsOver,
+    /// After a failed write its rows are written anew.
+    RowsInDoubtComeFirst,
+    /// Nothing is forgotten before every member has it.
+    ForgetBelowTheFloor,
+    /// A snapshot takes along what its sender has seen and does not hold.
+    SnapshotDropsUnnamed,
+    /// A snapshot that was begun is completed before anything else is taken in.
+    SnapshotIsWhole,
+    /// The floor is no lower than that of the snapshot which was taken in.
+    SnapshotBringsItsFloor,
+    /// Durable is what the disk has said to have.
+    DurableIsStored,
 }
 
 /// What a reader is told of a key.
@@ -141,6 +171,25 @@ impl State {
     #[must_use]
     pub fn floor(&self) -> &Clock {
         &self.floor
+    }
+
+    /// Counts how often the floor has risen in this process.
+    #[must_use]
+    pub fn floor_number(&self) -> u64 {
+        self.floor_number
+    }
+
+    /// How many actors have writes that not every member has on its disk, as far as told.
+    #[must_use]
+    pub fn open_actors(&self) -> usize {
+        self.open.len()
+    }
+
+    /// The floor has risen: actors below it need not be counted any more.
+    fn on_floor_risen(&mut self) {
+        self.floor_number += 1;
+        self.dirty.floor = true;
+        self.open.retain(|actor| self.clock.max(actor) > self.floor.upto(actor));
     }
 
     /// Over the values of all keys.
@@ -245,6 +294,17 @@ impl State {
     #[must_use]
     pub fn key_of(&self, dot: Dot) -> Option<(&Key, &KeyState)> {
         self.keys.get_key_value(self.at(dot)?)
+    }
+
+    #[cfg(test)]
+    fn breaks(&self, rule: Rule) -> bool {
+        self.broken == Some(rule)
+    }
+
+    #[cfg(not(test))]
+    #[allow(clippy::unused_self, reason = "tests ask it of a state")]
+    fn breaks(&self, _rule: Rule) -> bool {
+        false
     }
 
     /// The key that a dot stands at.

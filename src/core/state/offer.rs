@@ -4,8 +4,9 @@
 //! a dot that is replaced here is not sent: what has replaced it must have arrived before it may count as known.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 
-use super::{Applied, Key, Refuse, State};
+use super::{Applied, Key, Refuse, Rule, State};
 use crate::core::limits;
 use crate::core::model::{Clock, DotRange, KeyState, KeyUpdate, Sibling};
 
@@ -17,7 +18,7 @@ pub struct Offer {
     rest: VecDeque<KeyUpdate>,
     closes: Vec<DotRange>,
     /// What the sender had seen, and its floor; only a snapshot needs them.
-    known: Option<(Clock, Clock)>,
+    known: Option<Arc<(Clock, Clock)>>,
     reached: Option<Key>,
     ended: bool,
 }
@@ -29,7 +30,7 @@ pub struct Part {
     pub updates: Vec<KeyUpdate>,
     /// Of a snapshot: what the sender had seen, and the floor that the receiver has to reach before it takes in
     /// anything else.
-    pub known: Option<(Clock, Clock)>,
+    pub known: Option<Arc<(Clock, Clock)>>,
     /// Of a snapshot: the part is about all keys after this one...
     pub after: Option<String>,
     /// ...up to this one, or all the rest: a key of them that it does not hold is no more.
@@ -53,7 +54,7 @@ impl State {
         }
         if whole || !theirs.covers(&self.floor) {
             let keys = self.keys.iter().map(|(key, state)| (key.clone(), state.clone())).collect();
-            let known = Some((self.clock.clone(), self.floor.clone()));
+            let known = Some(Arc::new((self.clock.clone(), self.floor.clone())));
             return Some(Offer { keys, closes, known, ..Offer::default() });
         }
         let keys: BTreeSet<_> = closes.iter().flat_map(|range| self.keys_within(range)).collect();
@@ -71,7 +72,7 @@ impl State {
     /// what has been replaced might come back.
     #[must_use]
     pub fn is_behind(&self) -> bool {
-        !self.clock.covers(&self.target)
+        !self.clock.covers(&self.target) && !self.breaks(Rule::SnapshotIsWhole)
     }
 
     /// Takes in one part of an offer.
@@ -79,16 +80,19 @@ impl State {
     /// # Errors
     /// [`Refuse`]; nothing has changed.
     pub fn apply_part(&mut self, part: &Part) -> Result<Applied, Refuse> {
-        self.check(&part.updates, &part.closes)?;
+        let snapshot = part.known.as_deref();
+        self.check(&part.updates, &part.closes, snapshot.map(|(_, floor)| floor))?;
         let mut applied = Applied::default();
         let none = Clock::default();
-        let known = part.known.as_ref().map_or(&none, |(known, _)| known);
-        if let Some((known, floor)) = &part.known {
+        let known = snapshot.map_or(&none, |(known, _)| known);
+        if let Some((known, floor)) = snapshot {
             if !self.target.covers(floor) {
                 self.target.join(floor);
                 self.dirty.target = true;
             }
-            self.drop_unnamed(part, known, &mut applied);
+            if !self.breaks(Rule::SnapshotDropsUnnamed) {
+                self.drop_unnamed(part, known, &mut applied);
+            }
         } else if self.is_behind() {
             return Ok(applied);
         }
@@ -96,10 +100,11 @@ impl State {
             self.merge_update(update, known, &mut applied);
         }
         self.close(&part.closes, &mut applied);
-        if part.known.is_some() && !self.is_behind() && !self.floor.covers(&self.target) {
+        let completes = part.known.is_some() && !self.is_behind() && !self.floor.covers(&self.target);
+        if completes && !self.breaks(Rule::SnapshotBringsItsFloor) {
             // What its sender had forgotten cannot be told to others from here either.
             self.floor.join(&self.target);
-            self.dirty.floor = true;
+            self.on_floor_risen();
         }
         Ok(applied)
     }
@@ -132,6 +137,12 @@ impl State {
 }
 
 impl Offer {
+    /// Of a snapshot: what the sender had seen, and its floor.
+    #[must_use]
+    pub fn known(&self) -> Option<&Arc<(Clock, Clock)>> {
+        self.known.as_ref()
+    }
+
     /// Whether everything was taken.
     #[cfg(test)]
     pub(super) fn is_done(&self) -> bool {
@@ -140,13 +151,18 @@ impl Offer {
 
     /// The next part; `None` after the last.
     pub fn next_part(&mut self) -> Option<Part> {
+        self.next_part_of(limits::STATE_KEYS_PER_FRAME_MAX)
+    }
+
+    /// The next part, of at most so many keys.
+    pub(super) fn next_part_of(&mut self, keys_max: usize) -> Option<Part> {
         if self.ended {
             return None;
         }
         let after = self.reached.as_ref().map(ToString::to_string);
         let mut part = Part { known: self.known.clone(), after, ..Part::default() };
         let mut bytes = 0;
-        while part.updates.len() < limits::STATE_KEYS_PER_FRAME_MAX {
+        while part.updates.len() < keys_max {
             let Some(update) = self.next_update() else {
                 break;
             };

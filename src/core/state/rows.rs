@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use super::{Key, State};
+use super::{Key, Rule, State};
 use crate::core::contract::{Change, Table};
 use crate::core::model::{Actor, Clock, KeyState, Span, check_key};
 
@@ -52,6 +52,8 @@ impl State {
             state.load_key(key, row);
         }
         state.durable = state.clock.clone();
+        let is_open = |actor: &&Actor| state.clock.max(actor) > state.floor.upto(actor);
+        state.open = state.clock.iter().map(|(actor, _)| actor).filter(is_open).copied().collect();
         state.dirty = Dirty::default();
         state
     }
@@ -106,13 +108,11 @@ impl State {
             changes.push(actor_row(actor, &span));
             dirty.clock.set(*actor, span);
         }
-        if dirty.floor {
-            let row = rmp_serde::to_vec(&self.floor).expect("a clock always encodes");
-            changes.push(Change::Put {
-                table: Table::Clock,
-                key: Bytes::from_static(FLOOR),
-                row: row.into(),
-            });
+        let clocks = [(dirty.floor, FLOOR, &self.floor), (dirty.target, TARGET, &self.target)];
+        for (_, name, clock) in clocks.into_iter().filter(|(is_dirty, ..)| *is_dirty) {
+            let row = rmp_serde::to_vec(clock).expect("a clock always encodes");
+            let key = Bytes::from_static(name);
+            changes.push(Change::Put { table: Table::Clock, key, row: row.into() });
         }
         self.flushing.insert(token, dirty);
         Some(Flushed { token, changes })
@@ -126,6 +126,9 @@ impl State {
 
     /// What was flushed is on the disk, or is not and will be flushed again.
     pub fn on_flushed(&mut self, token: u64, stored: bool) {
+        if self.breaks(Rule::DurableIsStored) {
+            self.durable = self.clock.clone();
+        }
         let Some(mut flushed) = self.flushing.remove(&token) else {
             return;
         };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Key, State};
+use super::{Key, Rule, State};
 use crate::core::contract::Change;
 use crate::core::limits;
 use crate::core::model::{Actor, Clock, Dot, Hlc, KeyState, KeyUpdate, Sibling, Writer, check_key};
@@ -231,6 +231,7 @@ impl State {
         state.merge(&waiting.delta, &[], &self.clock);
         self.clock.add(dot);
         self.durable.add(dot);
+        self.open.insert(dot.actor);
         state.context.compact(&self.clock);
         let is_sibling = state.values().count() > 1;
         let was_clean = !self.dirty.keys.contains(&waiting.key);
@@ -249,10 +250,17 @@ impl State {
     /// doubt, and the disk would count as known what it does not hold.
     pub fn on_store_failed(&mut self) -> Vec<Dot> {
         self.failed = true;
-        if let Some((actor, _)) = self.actor.take() {
-            self.dirty.actors.insert(actor);
-        }
         let failed: Vec<_> = self.waiting.drain(..).collect();
+        if self.breaks(Rule::RowsInDoubtComeFirst) {
+            self.actor = None;
+            return failed.into_iter().map(|waiting| waiting.dot).collect();
+        }
+        if let Some((actor, minted)) = self.actor.take() {
+            self.dirty.actors.insert(actor);
+            if self.breaks(Rule::ActorInDoubtIsOver) {
+                self.actor = Some((actor, minted - failed.len() as u64));
+            }
+        }
         self.dirty.keys.extend(failed.iter().map(|waiting| waiting.key.clone()));
         failed.into_iter().map(|waiting| waiting.dot).collect()
     }

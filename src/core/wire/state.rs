@@ -266,6 +266,16 @@ pub struct Beat {
     pub hops: u8,
 }
 
+/// A clock as it travels: what it has beyond a floor that the receiver most likely knows too. What every member has
+/// is most of it: one actor for each process that ever wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Seen {
+    /// Over the floor; 0: none, `beyond` is all of it.
+    pub base: u64,
+    /// What it has beyond that.
+    pub beyond: Clock,
+}
+
 /// What two nodes compare to find out that one of them lacks something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SharedSummary {
@@ -296,8 +306,8 @@ pub struct StatePart {
     pub number: u64,
     /// The keys.
     pub updates: Vec<KeyUpdate>,
-    /// Of a snapshot: what the sender had seen, and its floor.
-    pub known: Option<(Clock, Clock)>,
+    /// In the first part of a snapshot: what the sender had seen, beyond its floor.
+    pub known: Option<Seen>,
     /// Of a snapshot: the part is about the keys after this one...
     pub after: Option<String>,
     /// ...up to this one.
@@ -321,9 +331,8 @@ impl StatePart {
     /// The rule that is broken.
     pub fn check(&self) -> Result<(), &'static str> {
         check_updates(&self.updates, &self.closes)?;
-        if let Some((known, floor)) = &self.known {
-            known.check()?;
-            floor.check()?;
+        if let Some(known) = &self.known {
+            known.beyond.check()?;
         }
         [&self.after, &self.upto].into_iter().flatten().try_for_each(|key| check_key(key))
     }

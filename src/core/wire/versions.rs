@@ -104,6 +104,8 @@ impl Control {
             | Self::StateBusy { .. }
             | Self::StateAck { .. }
             | Self::StateFloor { .. }
+            | Self::StateBaseAsk { .. }
+            | Self::StateBase { .. }
             | Self::Beat(_)
             | Self::Register { .. } => 2,
             Self::Request { body, .. } => body.since_version(),

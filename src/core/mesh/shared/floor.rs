@@ -10,12 +10,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::super::Mesh;
+use super::bases::{Told, span_of};
 use crate::core::ids::{NodeId, NodeKey};
 use crate::core::limits;
-use crate::core::model::{Actor, Clock, Dot, DotRange, Epoch, Roster};
+use crate::core::model::{Actor, Clock, Dot, DotRange, Epoch, Roster, Span};
 use crate::core::state::Key;
 use crate::core::time::Instant;
-use crate::core::wire::Control;
+use crate::core::wire::{Control, Seen};
 
 /// How often members tell, and the holder computes.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -25,7 +26,7 @@ const COLLECTED_AT_ONCE: usize = 2_000;
 /// What a member has told.
 #[derive(Debug, Clone)]
 struct Ack {
-    clock: Clock,
+    clock: Told,
     unfilled: Clock,
     epoch: Epoch,
     actor: Option<Actor>,
@@ -70,6 +71,12 @@ impl Floors {
         self.told = None;
     }
 
+    /// Somebody could not read what this node has told: all of it is told again.
+    pub(super) fn tell_again(&mut self) {
+        self.acked = None;
+        self.told = None;
+    }
+
     /// The roster has changed. A floor that was told under another one is not collected: a member that has come
     /// since need not have reached it.
     pub(super) fn forget_all_but(&mut self, roster: &Roster) {
@@ -89,22 +96,26 @@ impl Mesh {
         let Some(epoch) = self.shared.register.epoch() else {
             return;
         };
-        let mut clock = self.shared.state.durable().clone();
-        clock.forget_ranges_above(limits::CLOCK_RANGES_MAX);
+        let durable = self.shared.state.durable().clone();
+        let clock = self.seen(&durable);
         let mut unfilled = self.shared.state.unfilled();
-        unfilled.forget_ranges_above(limits::CLOCK_RANGES_MAX);
+        unfilled.keep_at_most(limits::CLOCK_ACTORS_MAX, limits::CLOCK_RANGES_MAX);
         let actor = self.shared.state.actor();
         self.send_control(key, Control::StateAck { clock, unfilled, epoch, actor });
     }
 
     pub(super) fn on_state_ack(
         &mut self,
+        key: &NodeKey,
         from: &NodeId,
-        clock: Clock,
+        clock: Seen,
         unfilled: Clock,
         epoch: Epoch,
         actor: Option<Actor>,
     ) {
+        let Some(clock) = self.read_seen(key, clock) else {
+            return;
+        };
         let is_member = self.shared.register.roster().is_some_and(|roster| roster.members.contains_key(from));
         if is_member {
             self.shared.floors.acks.insert(from.clone(), Ack { clock, unfilled, epoch, actor });
@@ -136,24 +147,26 @@ impl Mesh {
         let Some(roster) = self.shared.register.roster().cloned() else {
             return;
         };
-        let own = Ack {
-            clock: self.shared.state.durable().clone(),
-            unfilled: self.shared.state.unfilled(),
-            epoch: roster.epoch,
-            actor: self.shared.state.actor(),
+        let (base, collected) = self.base();
+        let durable = Seen { base, beyond: self.shared.state.durable().less(&collected) };
+        let Some(clock) = self.read_seen(&self.key.clone(), durable) else {
+            return;
         };
+        let (unfilled, actor) = (self.shared.state.unfilled(), self.shared.state.actor());
+        let own = Ack { clock, unfilled, epoch: roster.epoch, actor };
         self.shared.floors.acks.insert(self.own.clone(), own);
         let acks = &self.shared.floors.acks;
-        let all: Option<Vec<&Ack>> = roster
+        let all: Option<Vec<_>> = roster
             .members
             .keys()
             .map(|node| acks.get(node).filter(|ack| ack.epoch == roster.epoch))
+            .map(|ack| ack.map(|ack| Open { beyond: ack.clock.beyond(&collected), ack }))
             .collect();
         let Some(all) = all.filter(|all| !all.is_empty()) else {
             return;
         };
-        let voids = voids(&all);
-        let floor = all.iter().skip(1).fold(all[0].clock.gap_free(), |floor, ack| floor.meet(&ack.clock));
+        let voids = voids(&collected, &all);
+        let floor = met(&collected, &all);
         // A floor is collected when the next one is told: the last of a kind is told twice.
         let told = self.shared.floors.told.as_ref();
         let same = told.is_some_and(|(_, last, epoch)| *last == floor && *epoch == roster.epoch);
@@ -165,11 +178,12 @@ impl Mesh {
         let number = self.shared.floors.adopted + 1;
         self.shared.floors.told = Some((number, floor.clone(), roster.epoch));
         let own = self.own.clone();
+        let seen = self.seen(&floor);
         for node in roster.members.keys().filter(|node| **node != own) {
-            let (floor, voids, epoch) = (floor.clone(), voids.clone(), roster.epoch);
+            let (floor, voids, epoch) = (seen.clone(), voids.clone(), roster.epoch);
             self.tell_member_soon(&node.key(), Control::StateFloor { epoch, number, floor, voids });
         }
-        self.on_floor(self.key, roster.epoch, number, floor, &voids);
+        self.on_floor(self.key, roster.epoch, number, seen, &voids);
     }
 
     pub(super) fn on_floor(
@@ -177,13 +191,16 @@ impl Mesh {
         from: NodeKey,
         epoch: Epoch,
         number: u64,
-        floor: Clock,
+        floor: Seen,
         voids: &[DotRange],
     ) {
         // A node that is behind the newest roster does not collect, and no floor of an older one counts.
         if self.shared.register.epoch() != Some(epoch) || number <= self.shared.floors.adopted {
             return;
         }
+        let Some(floor) = self.read_seen(&from, floor).map(|told| told.clock()) else {
+            return;
+        };
         if !self.shared.state.clock().covers(&floor) {
             return self.ask_state(from);
         }
@@ -215,25 +232,45 @@ impl Mesh {
     }
 }
 
+/// What a member has told, beyond the floor.
+struct Open<'a> {
+    ack: &'a Ack,
+    beyond: Clock,
+}
+
+/// The floor, and what all have beyond it without a gap.
+fn met(floor: &Clock, all: &[Open<'_>]) -> Clock {
+    let mut met = floor.clone();
+    let first = all.iter().min_by_key(|open| open.beyond.len());
+    for (actor, _) in first.iter().flat_map(|open| open.beyond.iter()) {
+        let upto = all.iter().map(|open| span_of(floor, &open.beyond, actor).upto).min().unwrap_or(0);
+        if upto > floor.upto(actor) {
+            met.set(*actor, Span::prefix(upto));
+        }
+    }
+    met
+}
+
 /// Dots that no member has and nobody will make any more: members agree on what they have of an actor, and it is
 /// nobody's present one.
-fn voids(all: &[&Ack]) -> Vec<DotRange> {
-    let minting: BTreeSet<_> = all.iter().filter_map(|ack| ack.actor).collect();
+fn voids(floor: &Clock, all: &[Open<'_>]) -> Vec<DotRange> {
+    let minting: BTreeSet<_> = all.iter().filter_map(|open| open.ack.actor).collect();
     let mut named = Clock::default();
-    for ack in all {
-        named.join(&ack.clock);
-        named.join(&ack.unfilled);
+    for open in all {
+        named.join(&open.beyond);
+        named.join(&open.ack.unfilled);
     }
     let mut voids = Vec::new();
     for (actor, span) in named.iter().filter(|(actor, _)| !minting.contains(actor)) {
-        let first = all[0].clock.get(actor);
-        if all.iter().any(|ack| ack.clock.get(actor) != first) {
+        let first = span_of(floor, &all[0].beyond, actor);
+        if all.iter().any(|open| span_of(floor, &open.beyond, actor) != first) {
             continue;
         }
-        let mut whole = Clock::default();
         let upto = span.ranges().map(|(_, upto)| upto).max().unwrap_or(0);
+        let (mut whole, mut has) = (Clock::default(), Clock::default());
         whole.add_range(DotRange { actor: *actor, from: 1, upto });
-        voids.extend(whole.beyond(&all[0].clock));
+        has.set(*actor, first);
+        voids.extend(whole.beyond(&has));
     }
     voids.truncate(limits::STATE_RANGES_PER_FRAME_MAX);
     voids

@@ -5,6 +5,7 @@
 //! - `spread`: writes on their way to the others, and theirs to this node
 //! - `repair`: comparing with a peer, and taking over what differs
 //! - `floor`: what every member has on its disk
+//! - `bases`: clocks in few bytes, told beyond a floor
 //! - `answers`: what clients are told
 //! - `view`: what those see who watch that all of it holds
 //!
@@ -12,6 +13,7 @@
 
 mod agreement;
 mod answers;
+mod bases;
 mod floor;
 mod repair;
 mod spread;
@@ -23,6 +25,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 
+use self::bases::Bases;
 use self::floor::Floors;
 use self::repair::{Asked, Comparing, Serving};
 pub use self::view::SharedView;
@@ -31,7 +34,8 @@ pub(super) use self::writes::Durable;
 use super::{Mesh, Requester, Timer};
 use crate::core::contract::{Boot, Table};
 use crate::core::ids::{LinkId, NodeId, NodeKey};
-use crate::core::model::{Mode, PartitionConfig};
+use crate::core::limits;
+use crate::core::model::{Doubt, DoubtKind, Mode, PartitionConfig};
 use crate::core::partition::Partition;
 use crate::core::queue::{Queue, QueueBounds};
 use crate::core::register::{LeaseView, Register, RegisterError, StoreState};
@@ -73,6 +77,7 @@ pub(super) struct Shared {
     repair_due: Option<Instant>,
     disk_failed: bool,
     floors: Floors,
+    bases: Bases,
     asked: BTreeMap<NodeKey, Asked>,
     serving: BTreeMap<(NodeKey, u64), Serving>,
     /// The round of comparisons that the mode waits for, and with whom it is done.
@@ -133,6 +138,7 @@ impl Shared {
             repair_due: None,
             disk_failed: false,
             floors: Floors::default(),
+            bases: Bases::default(),
             asked: BTreeMap::new(),
             serving: BTreeMap::new(),
             round: None,
@@ -235,16 +241,18 @@ impl Mesh {
             Control::Beat(beat) => self.on_beat(key, from, beat),
             Control::State(delta) => self.on_delta(key, from, delta),
             Control::StateAsk { question, clock, whole } => {
-                self.on_state_ask(key, question, &clock, whole);
+                self.on_state_ask(key, question, clock, whole);
             }
             Control::StatePart(part) => self.on_part(key, from, *part),
             Control::StateBusy { question } => self.on_busy(key, question),
             Control::StateAck { clock, unfilled, epoch, actor } => {
-                self.on_state_ack(from, clock, unfilled, epoch, actor);
+                self.on_state_ack(&key, from, clock, unfilled, epoch, actor);
             }
             Control::StateFloor { epoch, number, floor, voids } => {
                 self.on_floor(key, epoch, number, floor, &voids);
             }
+            Control::StateBaseAsk { base } => self.on_base_ask(key, base),
+            Control::StateBase { base, part, is_last } => self.on_base(key, base, &part, is_last),
             Control::Members { .. }
             | Control::Summary { .. }
             | Control::OwnedDigest { .. }
@@ -323,7 +331,9 @@ impl Mesh {
         self.retry_asks();
         self.steward();
         self.tend_floor();
+        self.shared.bases.forget_old(self.now);
         self.mend_gaps();
+        self.doubt_full_clock();
     }
 
     /// After each change: what the rooms want, and when they want to be called next.
@@ -381,7 +391,18 @@ impl Mesh {
             self.shared.register.drop_lease(self.now);
         }
         if step > CLOCK_STEP_MAX {
-            self.shared.partition.doubt(crate::core::model::Doubt::ClockStep(step), self.now);
+            self.shared.partition.doubt(Doubt::ClockStep(step), self.now);
+        }
+    }
+
+    /// A node that knows writes of very many processes which not every member has makes no more of them.
+    fn doubt_full_clock(&mut self) {
+        let open = self.shared.state.open_actors();
+        let is_doubted = self.shared.partition.doubts().any(|doubt| *doubt == Doubt::TooManyActors);
+        if open >= limits::CLOCK_ACTORS_MAX && !is_doubted {
+            self.shared.partition.doubt(Doubt::TooManyActors, self.now);
+        } else if is_doubted && open < limits::CLOCK_ACTORS_MAX / 2 {
+            self.shared.partition.doubt_over(DoubtKind::TooManyActors, self.now);
         }
     }
 

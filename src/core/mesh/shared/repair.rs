@@ -1,15 +1,15 @@
 //! Comparing with a peer and taking over what it has: one question, answered in parts, at a bounded pace.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::{Mesh, Requester};
 use crate::core::ids::{NodeId, NodeKey};
-use crate::core::limits;
 use crate::core::model::{Clock, DotRange};
 use crate::core::state::{Offer, Part};
 use crate::core::time::Instant;
-use crate::core::wire::{Control, Difference, ResponseBody, StateAnswer, StatePart};
+use crate::core::wire::{Control, Difference, ResponseBody, Seen, StateAnswer, StatePart};
 
 /// A question without a further part for so long is given up.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -39,12 +39,16 @@ pub(super) struct Asked {
     received: u64,
     /// It is asked again then, not before.
     paused_until: Option<Instant>,
+    /// The answer is a snapshot: what its sender had seen, and its floor.
+    known: Option<Arc<(Clock, Clock)>>,
 }
 
 /// An answer under way.
 #[derive(Debug)]
 pub(super) struct Serving {
     offer: Offer,
+    /// Of a snapshot, told with the first part: what this node had seen.
+    known: Option<Seen>,
     number: u64,
     floor: u64,
     lacks: u64,
@@ -80,10 +84,18 @@ impl Mesh {
         }
         let question = self.next_number();
         let round = self.shared.round.as_ref().map(|(round, _)| *round);
-        let asked = Asked { question, next_part: 0, heard: self.now, round, received: 0, paused_until: None };
+        let asked = Asked {
+            question,
+            next_part: 0,
+            heard: self.now,
+            round,
+            received: 0,
+            paused_until: None,
+            known: None,
+        };
         self.shared.asked.insert(key, asked);
-        let mut clock = self.shared.state.clock().clone();
-        clock.forget_ranges_above(limits::CLOCK_RANGES_MAX);
+        let clock = self.shared.state.clock().clone();
+        let clock = self.seen(&clock);
         let whole = self.shared.state.is_behind();
         self.send_control(&key, Control::StateAsk { question, clock, whole });
     }
@@ -122,7 +134,11 @@ impl Mesh {
         }
     }
 
-    pub(super) fn on_state_ask(&mut self, key: NodeKey, question: u64, theirs: &Clock, whole: bool) {
+    pub(super) fn on_state_ask(&mut self, key: NodeKey, question: u64, theirs: Seen, whole: bool) {
+        let their_base = theirs.base;
+        let Some(theirs) = self.read_seen(&key, theirs).map(|told| told.clock()) else {
+            return;
+        };
         let lacking = theirs.beyond(self.shared.state.clock());
         let lacks = lacking.iter().map(DotRange::count).sum();
         if self.shared.state.is_behind() || self.shared.serving.len() >= SERVED_AT_ONCE {
@@ -130,9 +146,18 @@ impl Mesh {
         }
         // An earlier question of the same peer is outdated.
         self.shared.serving.retain(|(other, _), _| *other != key);
-        let offer = self.shared.state.offer(theirs, whole).unwrap_or_default();
+        let offer = self.shared.state.offer(&theirs, whole).unwrap_or_default();
+        let (base, own_floor) = self.base();
+        let known = offer.known().map(|known| Seen { base, beyond: known.0.less(&own_floor) });
+        if known.as_ref().is_some_and(|known| !known.beyond.fits_a_frame()) {
+            // Very many writes are on their way to this node.
+            return self.send_control(&key, Control::StateBusy { question });
+        }
+        if known.is_some() && base != 0 && base != their_base {
+            self.send_base(&key, base, &own_floor);
+        }
         let floor = self.shared.floors.adopted();
-        let serving = Serving { offer, number: 0, floor, lacks, next: self.now };
+        let serving = Serving { offer, known, number: 0, floor, lacks, next: self.now };
         self.shared.serving.insert((key, question), serving);
         self.serve_on();
         if lacks > 0 {
@@ -154,7 +179,8 @@ impl Mesh {
                     self.shared.serving.remove(&(key, question));
                     break;
                 };
-                let frame = frame_of(question, serving, part);
+                let known = serving.known.take();
+                let frame = StatePart { known, ..frame_of(question, serving, part) };
                 serving.number += 1;
                 let is_last = frame.is_last;
                 self.send_control(&key, Control::StatePart(Box::new(frame)));
@@ -186,6 +212,17 @@ impl Mesh {
         let (is_last, floor, lacks) = (part.is_last, part.floor, part.lacks);
         let before = count(self.shared.state.clock());
         let StatePart { updates, known, after, upto, closes, .. } = part;
+        if let Some(known) = known {
+            let Some(told) = self.read_seen(&key, known) else {
+                self.shared.asked.remove(&key);
+                return;
+            };
+            let floor = Clock::clone(told.base());
+            if let Some(asked) = self.shared.asked.get_mut(&key) {
+                asked.known = Some(Arc::new((told.clock(), floor)));
+            }
+        }
+        let known = self.shared.asked.get(&key).and_then(|asked| asked.known.clone());
         let part = Part { updates, known, after, upto, closes, is_last };
         match self.shared.state.apply_part(&part) {
             Ok(applied) => self.on_applied(applied),
@@ -265,9 +302,9 @@ impl Mesh {
 }
 
 fn frame_of(question: u64, serving: &Serving, part: Part) -> StatePart {
-    let Part { updates, known, after, upto, closes, is_last } = part;
+    let Part { updates, known: _, after, upto, closes, is_last } = part;
     let (number, floor, lacks) = (serving.number, serving.floor, serving.lacks);
-    StatePart { question, number, updates, known, after, upto, closes, is_last, floor, lacks }
+    StatePart { question, number, updates, known: None, after, upto, closes, is_last, floor, lacks }
 }
 
 fn count(clock: &Clock) -> u64 {

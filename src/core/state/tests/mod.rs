@@ -3,5 +3,6 @@
 
 mod bounds;
 mod laws;
+mod mutations;
 mod reference;
 mod world;

@@ -10,7 +10,7 @@ use super::reference::Reference;
 use crate::core::contract::{Change, Table};
 use crate::core::ids::NodeId;
 use crate::core::model::{Actor, Clock, Dot, DotRange, KeyUpdate, Writer};
-use crate::core::state::{Part, State};
+use crate::core::state::{Part, Rule, State};
 
 pub(super) const NODES: usize = 4;
 const KEYS: [&str; 3] = ["a", "a/b", "c"];
@@ -55,7 +55,10 @@ pub(super) enum Step {
     Backup {
         node: usize,
     },
-    RaiseFloor,
+    /// The floor rises, and one of the nodes, if it is one, does not hear of it.
+    RaiseFloor {
+        misses: usize,
+    },
     Evict {
         node: usize,
     },
@@ -77,29 +80,55 @@ pub(super) enum Outcome {
     InDoubt,
 }
 
-pub(super) fn steps(max: usize) -> impl Strategy<Value = Vec<Step>> {
-    let node = || 0..NODES;
-    let key = || 0..KEYS.len();
+/// Of what there is much in a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mood {
+    /// Writes, messages that are late or lost, now and then all else.
+    Ordinary,
+    /// Disks that fail, processes that die, old disks.
+    BadDisks,
+    /// Members that go and come back, floors that rise, comparisons that break off.
+    Comings,
+}
+
+impl Mood {
+    pub(super) const ALL: [Self; 3] = [Self::Ordinary, Self::BadDisks, Self::Comings];
+}
+
+pub(super) fn steps(mood: Mood, max: usize) -> impl Strategy<Value = Vec<Step>> {
+    // Where few meet often, what needs several coincidences happens.
+    let (nodes, keys) = if mood == Mood::Comings { (NODES - 1, 2) } else { (NODES, KEYS.len()) };
+    let node = move || 0..nodes;
+    let key = move || 0..keys;
     let context = prop_oneof![
         4 => Just(Context::Seen),
         3 => (0..32_usize).prop_map(Context::Remembered),
         1 => Just(Context::Nothing),
     ];
-    let outcome =
-        prop_oneof![8 => Just(Outcome::Stored), 1 => Just(Outcome::Failed), 1 => Just(Outcome::InDoubt)];
+    let (disks, comings) = match mood {
+        Mood::Ordinary => (1, 1),
+        Mood::BadDisks => (4, 1),
+        Mood::Comings => (1, 5),
+    };
+    let outcome = prop_oneof![
+        8 => Just(Outcome::Stored),
+        disks => Just(Outcome::Failed),
+        disks => Just(Outcome::InDoubt)
+    ];
+    let stored = proptest::bool::weighted(if mood == Mood::BadDisks { 0.5 } else { 0.8 });
     let step = prop_oneof![
         8 => (node(), key(), any::<bool>(), context, outcome)
             .prop_map(|(node, key, delete, context, outcome)| Step::Write { node, key, delete, context, outcome }),
         2 => (node(), key()).prop_map(|(node, key)| Step::Read { node, key }),
         6 => (0..64_usize, any::<bool>()).prop_map(|(message, keep)| Step::Deliver { message, keep }),
         2 => (0..64_usize).prop_map(|message| Step::Lose { message }),
-        4 => (node(), node(), 1..6_usize).prop_map(|(from, to, parts)| Step::Sync { from, to, parts }),
-        4 => (node(), proptest::bool::weighted(0.8)).prop_map(|(node, stored)| Step::Flush { node, stored }),
-        2 => node().prop_map(|node| Step::Crash { node }),
-        1 => node().prop_map(|node| Step::Restore { node }),
-        1 => node().prop_map(|node| Step::Backup { node }),
-        3 => Just(Step::RaiseFloor),
-        1 => node().prop_map(|node| Step::Evict { node }),
+        4 * comings => (node(), node(), 1..6_usize).prop_map(|(from, to, parts)| Step::Sync { from, to, parts }),
+        4 => (node(), stored).prop_map(|(node, stored)| Step::Flush { node, stored }),
+        1 + disks => node().prop_map(|node| Step::Crash { node }),
+        disks => node().prop_map(|node| Step::Restore { node }),
+        disks => node().prop_map(|node| Step::Backup { node }),
+        2 * comings => (0..2 * NODES).prop_map(|misses| Step::RaiseFloor { misses }),
+        comings => node().prop_map(|node| Step::Evict { node }),
     ];
     proptest::collection::vec(step, 1..max)
 }
@@ -120,6 +149,21 @@ struct Node {
 
 type Told = (Vec<KeyUpdate>, Vec<DotRange>, Clock);
 
+/// What the state asks of whoever calls it, and tests leave out, to see that they would notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Duty {
+    /// Each process mints under a name of its own.
+    ActorPerProcess,
+    /// What a write replaces is stored with it.
+    FlushWithTheWrite,
+    /// Nothing is taken from a sender whose floor has not been reached.
+    MindTheSendersFloor,
+    /// The floor waits for members that cannot be reached as well.
+    FloorOfAllMembers,
+    /// Ranges are closed when everything in them has come.
+    CloseLast,
+}
+
 pub(super) struct World {
     nodes: Vec<Node>,
     reference: Reference,
@@ -133,9 +177,23 @@ pub(super) struct World {
     acknowledged: BTreeSet<Dot>,
     /// Disks went back in time, so what only they held may be gone.
     lossy: bool,
+    broken: Option<Rule>,
+    neglected: Option<Duty>,
 }
 
 impl World {
+    /// One whose nodes break a rule.
+    pub(super) fn breaking(rule: Rule) -> Self {
+        let mut world = Self { broken: Some(rule), ..Self::new() };
+        world.nodes.iter_mut().for_each(|node| node.state.broken = Some(rule));
+        world
+    }
+
+    /// One in which a duty towards the state is neglected.
+    pub(super) fn neglecting(duty: Duty) -> Self {
+        Self { neglected: Some(duty), ..Self::new() }
+    }
+
     pub(super) fn new() -> Self {
         let node = || Node {
             state: State::default(),
@@ -158,6 +216,8 @@ impl World {
             writer: Arc::new(writer),
             acknowledged: BTreeSet::new(),
             lossy: false,
+            broken: None,
+            neglected: None,
         }
     }
 
@@ -192,7 +252,7 @@ impl World {
                 self.lossy = true;
                 self.restart(node);
             }
-            Step::RaiseFloor => self.raise_floor(),
+            Step::RaiseFloor { misses } => self.raise_floor(misses),
             Step::Evict { node } if self.others_are_well(node) => {
                 self.nodes[node].is_member = false;
                 self.nodes[node].is_behind = true;
@@ -229,7 +289,8 @@ impl World {
         };
         // What a write replaces must be as durable as the write.
         self.tokens += 1;
-        let flushed = node.state.flush(self.tokens);
+        let neglects = self.neglected == Some(Duty::FlushWithTheWrite);
+        let flushed = if neglects { None } else { node.state.flush(self.tokens) };
         let bytes = value.map(|value| Bytes::copy_from_slice(&value.to_le_bytes()));
         let hlc = node.state.next_hlc(self.writes);
         let seen = given.clone().unwrap_or_else(|| node.state.clock().clone());
@@ -274,7 +335,8 @@ impl World {
         let (to, (updates, closes, floor)) =
             if keep { self.messages[at].clone() } else { self.messages.remove(at) };
         // Its sender may have forgotten what this node would need to be told.
-        if !self.nodes[to].state.clock().covers(&floor) {
+        let reaches = self.nodes[to].state.clock().covers(&floor);
+        if !reaches && self.neglected != Some(Duty::MindTheSendersFloor) {
             return;
         }
         self.nodes[to].state.apply(&updates, &closes).expect("nobody lies here");
@@ -290,10 +352,12 @@ impl World {
             self.nodes[to].is_behind &= !self.nodes[from].is_member;
             return;
         };
+        let early = (self.neglected == Some(Duty::CloseLast)).then(|| all_closes(&offer));
         for _ in 0..parts {
-            let Some(part): Option<Part> = offer.next_part() else {
+            let Some(mut part): Option<Part> = offer.next_part_of(1) else {
                 break;
             };
+            part.closes.extend(early.iter().flatten());
             self.nodes[to].state.apply_part(&part).expect("nobody lies here");
         }
         if offer.is_done() && self.nodes[from].is_member {
@@ -314,22 +378,29 @@ impl World {
     }
 
     fn restart(&mut self, at: usize) {
-        let mut tables: BTreeMap<Table, Vec<_>> = BTreeMap::new();
-        for ((table, key), row) in &self.nodes[at].disk {
-            tables.entry(*table).or_default().push((key.clone(), row.clone()));
+        let before = self.nodes[at].state.actor;
+        let mut state = load(&self.nodes[at].disk);
+        state.broken = self.broken;
+        if let (Some(Duty::ActorPerProcess), Some((actor, _))) = (self.neglected, before) {
+            state.actor = Some((actor, state.clock().max(&actor)));
         }
-        self.nodes[at].state = State::load(&tables);
+        self.nodes[at].state = state;
         self.nodes[at].highest = Clock::default();
     }
 
-    fn raise_floor(&mut self) {
+    fn raise_floor(&mut self, misses: usize) {
         // An evicted node is a member again once it has everything.
-        let mut durable = self.nodes.iter().filter(|n| n.is_member).map(|n| n.state.durable().gap_free());
+        let is_asked = |at: usize| at < 2 || self.neglected != Some(Duty::FloorOfAllMembers);
+        let members = self.nodes.iter().enumerate().filter(|(at, n)| n.is_member && is_asked(*at));
+        let mut durable = members.map(|(_, node)| node.state.durable().gap_free());
         let Some(first) = durable.next() else {
             return;
         };
         let floor = durable.fold(first, |floor, theirs| floor.meet(&theirs));
-        for node in self.nodes.iter_mut().filter(|n| n.is_member && !n.is_behind) {
+        for (at, node) in self.nodes.iter_mut().enumerate().filter(|(_, n)| n.is_member && !n.is_behind) {
+            if at == misses {
+                continue;
+            }
             node.state.raise_floor(&floor);
             let after = node.collected.take();
             node.collected = node.state.collect(after.as_deref(), 2);
@@ -346,7 +417,10 @@ impl World {
             node.highest = node.state.clock().clone();
             assert!(node.state.clock().covers(node.state.durable()));
             assert!(node.state.clock().covers(node.state.floor()));
-            if node.is_behind {
+            let stored = load(&node.disk);
+            assert!(stored.clock().covers(node.state.durable()), "{at} says to have stored what it has not");
+            // Half of a snapshot has dropped what its other half names.
+            if node.is_behind || !node.state.clock.covers(&node.state.target) {
                 continue;
             }
             for key in KEYS {
@@ -386,7 +460,7 @@ impl World {
         self.close_what_nobody_has();
         // With everything acknowledged by everybody, nothing but values is left.
         for _ in 0..3 * KEYS.len() {
-            self.raise_floor();
+            self.raise_floor(NODES);
         }
         for node in &self.nodes {
             assert_eq!(node.state.unsettled(), 0);
@@ -422,6 +496,20 @@ impl World {
             self.flush(at, true);
         }
     }
+}
+
+/// Every range that an offer closes in the end.
+fn all_closes(offer: &crate::core::state::Offer) -> Vec<DotRange> {
+    let mut offer = offer.clone();
+    std::iter::from_fn(|| offer.next_part_of(1)).flat_map(|part| part.closes).collect()
+}
+
+fn load(disk: &Disk) -> State {
+    let mut tables: BTreeMap<Table, Vec<_>> = BTreeMap::new();
+    for ((table, key), row) in disk {
+        tables.entry(*table).or_default().push((key.clone(), row.clone()));
+    }
+    State::load(&tables)
 }
 
 fn apply(disk: &mut Disk, changes: &[Change]) {
