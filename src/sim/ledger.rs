@@ -61,7 +61,9 @@ impl Ledger {
         }
         let value = state.siblings.iter().find(|s| s.dot == dot).and_then(|s| s.value.clone());
         let of_key = self.keys.entry(key.to_owned()).or_default();
-        for other in of_key.iter().copied().filter(|other| clock.contains(*other) && !state.has(*other)) {
+        // What those have replaced that this write replaces may never have been here itself.
+        let is_known = |other: &Dot| clock.contains(*other) || state.context.contains(*other);
+        for other in of_key.iter().copied().filter(|other| is_known(other) && !state.has(*other)) {
             let Some(record) = self.records.get_mut(&other) else {
                 continue;
             };
@@ -109,7 +111,14 @@ impl Ledger {
                 && !record.maybe_by.iter().any(|by| clock.contains(*by))
                 && !is_excused(record);
             if is_lost {
-                wrong.push(format!("{dot:?} of {} counts as known and is not there", record.key));
+                wrong.push(format!(
+                    "{dot:?} of {}, made at {:?} on n{}, counts as known and is not there, nor is what has replaced \
+                     it: {:?}",
+                    record.key,
+                    record.at,
+                    record.machine + 1,
+                    record.maybe_by
+                ));
             }
         }
         wrong
