@@ -232,6 +232,7 @@ impl World {
     /// Kills a machine's process; its disk stays, with what was committed.
     pub fn crash(&mut self, machine: usize) {
         if self.machines[machine].process.is_some() {
+            self.disturb(machine);
             self.report.crashes.push((self.now, self.machines[machine].node.clone()));
             self.end_process(machine, Ended::Crashed(self.now));
         }

@@ -80,3 +80,13 @@ fn old_disks_in_a_storm_lose_nothing_that_others_have() {
 fn a_node_that_hears_of_its_roster_after_it_has_compared_with_everybody_is_not_joining_for_ever() {
     storms(3, 1051..1052, true);
 }
+
+/// A node had seen what replaced writes that nobody else had told of yet, and the holder of the lease took them for
+/// lost with a disk: it closed their numbers, and they were never taken in.
+#[test]
+fn a_write_that_is_on_its_way_is_not_taken_for_one_that_nobody_has() {
+    for seed in [364, 549] {
+        let rested = storm(4, seed, seconds(180), false);
+        assert!(rested.is_ok(), "seed {seed}: {rested:#?}");
+    }
+}

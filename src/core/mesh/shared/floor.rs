@@ -4,7 +4,9 @@
 //! nobody has forgotten anything that a member which has not heard of it could need.
 //!
 //! Dots that no member has, of an actor that mints no more, are gone with the disk that held them. Such gaps are
-//! closed for good, or they would hold up the floor for ever.
+//! closed for good, or they would hold up the floor for ever. What members have told may be older than what somebody
+//! else has seen of such a dot: so the dots are named first, then every member is asked again, and only what nobody
+//! has even then is closed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -20,6 +22,8 @@ use crate::core::wire::{Control, Seen};
 
 /// How often members tell, and the holder computes.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// A dot that seems to be gone is missed for so long at least before it is closed: longer than anything is under way.
+const MISSED_FOR: Duration = Duration::from_secs(3);
 /// Keys that are looked at in one step for what need not be kept.
 const COLLECTED_AT_ONCE: usize = 2_000;
 
@@ -30,6 +34,18 @@ struct Ack {
     unfilled: Clock,
     epoch: Epoch,
     actor: Option<Actor>,
+    /// The last floor that it was told of before it had all of this.
+    answers: u64,
+}
+
+/// Dots that seem to be gone, until every member has been asked again.
+#[derive(Debug)]
+struct Missed {
+    dots: Clock,
+    /// The number of the floor with which the members were asked.
+    number: u64,
+    since: Instant,
+    asked: Instant,
 }
 
 /// The floors that this node knows of.
@@ -43,6 +59,11 @@ pub(super) struct Floors {
     /// The number of the floor that was collected.
     collected: u64,
     told: Option<(u64, Clock, Epoch)>,
+    missed: Option<Missed>,
+    /// The last floor that this node was told of, and what it had seen then.
+    heard: Option<(u64, Clock)>,
+    /// The last such floor since which everything that it had seen is on its disk.
+    answers: u64,
     /// Whom this node has told what it has on its disk, and what that was.
     acked: Option<(NodeId, Clock)>,
     /// Where the collection goes on.
@@ -69,6 +90,7 @@ impl Floors {
         self.acks.clear();
         self.acked = None;
         self.told = None;
+        self.missed = None;
     }
 
     /// Somebody could not read what this node has told: all of it is told again.
@@ -101,24 +123,35 @@ impl Mesh {
         let mut unfilled = self.shared.state.unfilled();
         unfilled.keep_at_most(limits::CLOCK_ACTORS_MAX, limits::CLOCK_RANGES_MAX);
         let actor = self.shared.state.actor();
-        self.send_control(key, Control::StateAck { clock, unfilled, epoch, actor });
+        let answers = self.answers();
+        self.send_control(key, Control::StateAck { clock, unfilled, epoch, actor, answers });
+    }
+
+    /// The last floor that this node was told of and since which everything that it had seen then is on its disk.
+    fn answers(&mut self) -> u64 {
+        let durable = self.shared.state.durable();
+        if let Some((number, _)) = self.shared.floors.heard.take_if(|(_, seen)| durable.covers(seen)) {
+            self.shared.floors.answers = number;
+        }
+        self.shared.floors.answers
     }
 
     pub(super) fn on_state_ack(
         &mut self,
         key: &NodeKey,
         from: &NodeId,
-        clock: Seen,
-        unfilled: Clock,
+        (clock, unfilled): (Seen, Clock),
         epoch: Epoch,
         actor: Option<Actor>,
+        answers: u64,
     ) {
         let Some(clock) = self.read_seen(key, clock) else {
             return;
         };
         let is_member = self.shared.register.roster().is_some_and(|roster| roster.members.contains_key(from));
         if is_member {
-            self.shared.floors.acks.insert(from.clone(), Ack { clock, unfilled, epoch, actor });
+            let ack = Ack { clock, unfilled, epoch, actor, answers };
+            self.shared.floors.acks.insert(from.clone(), ack);
             self.note_confirmations();
         }
     }
@@ -153,7 +186,8 @@ impl Mesh {
             return;
         };
         let (unfilled, actor) = (self.shared.state.unfilled(), self.shared.state.actor());
-        let own = Ack { clock, unfilled, epoch: roster.epoch, actor };
+        let answers = self.answers();
+        let own = Ack { clock, unfilled, epoch: roster.epoch, actor, answers };
         self.shared.floors.acks.insert(self.own.clone(), own);
         let acks = &self.shared.floors.acks;
         let all: Option<Vec<_>> = roster
@@ -165,25 +199,27 @@ impl Mesh {
         let Some(all) = all.filter(|all| !all.is_empty()) else {
             return;
         };
-        let voids = voids(&collected, &all);
+        let gone = gone(&collected, &all);
+        let answers = all.iter().map(|open| open.ack.answers).min().unwrap_or(0);
         let floor = met(&collected, &all);
+        let number = self.shared.floors.adopted + 1;
+        let (voids, asks) = self.shared.floors.note_missed(gone, answers, number, self.now);
         // A floor is collected when the next one is told: the last of a kind is told twice.
         let told = self.shared.floors.told.as_ref();
         let same = told.is_some_and(|(_, last, epoch)| *last == floor && *epoch == roster.epoch);
         let again =
             self.shared.floors.last.as_ref().is_some_and(|last| !self.shared.state.floor().covers(last));
-        if same && voids.is_empty() && !again {
+        if same && voids.is_empty() && !again && !asks {
             return;
         }
-        let number = self.shared.floors.adopted + 1;
         self.shared.floors.told = Some((number, floor.clone(), roster.epoch));
         let own = self.own.clone();
         let seen = self.seen(&floor);
         for node in roster.members.keys().filter(|node| **node != own) {
             let (floor, voids, epoch) = (seen.clone(), voids.clone(), roster.epoch);
-            self.tell_member_soon(&node.key(), Control::StateFloor { epoch, number, floor, voids });
+            self.tell_member_soon(&node.key(), Control::StateFloor { epoch, number, floor, voids, asks });
         }
-        self.on_floor(self.key, roster.epoch, number, seen, &voids);
+        self.on_floor(self.key, roster.epoch, number, seen, &voids, false);
     }
 
     pub(super) fn on_floor(
@@ -193,7 +229,14 @@ impl Mesh {
         number: u64,
         floor: Seen,
         voids: &[DotRange],
+        asks: bool,
     ) {
+        if self.shared.register.epoch() == Some(epoch) {
+            self.shared.floors.heard = Some((number, self.shared.state.clock().clone()));
+            if asks {
+                self.ack_when_stored(from);
+            }
+        }
         // A node that is behind the newest roster does not collect, and no floor of an older one counts.
         if self.shared.register.epoch() != Some(epoch) || number <= self.shared.floors.adopted {
             return;
@@ -221,6 +264,16 @@ impl Mesh {
         self.shared.floors.adopted = number;
     }
 
+    /// Tells a node what is on this one's disk as soon as everything is that this one has seen.
+    pub(super) fn ack_when_stored(&mut self, key: NodeKey) {
+        self.shared.acks_due.insert(key);
+        self.flush_soon(Duration::ZERO);
+        if !self.shared.state.needs_flush() && !self.shared.flushing {
+            self.shared.acks_due.remove(&key);
+            self.send_ack(&key);
+        }
+    }
+
     fn collect_some(&mut self) {
         let Some(after) = self.shared.floors.collecting.take() else {
             return;
@@ -229,6 +282,34 @@ impl Mesh {
             self.shared.floors.collecting = Some(Some(next));
         }
         self.flush_later();
+    }
+}
+
+impl Floors {
+    /// Takes in which dots seem to be gone, as the members have told who have answered the floor `answers`. Returns
+    /// those that are, and whether the members are to be asked again, with the floor `number`.
+    fn note_missed(&mut self, gone: Clock, answers: u64, number: u64, now: Instant) -> (Vec<DotRange>, bool) {
+        let Some(missed) = &mut self.missed else {
+            let asks = !gone.is_empty();
+            self.missed = asks.then_some(Missed { dots: gone, number, since: now, asked: now });
+            return (vec![], asks);
+        };
+        missed.dots = missed.dots.less(&missed.dots.less(&gone));
+        if missed.dots.is_empty() {
+            self.missed = None;
+            return (vec![], false);
+        }
+        if answers >= missed.number && now.since(missed.since) >= MISSED_FOR {
+            let mut voids = missed.dots.beyond(&Clock::default());
+            voids.truncate(limits::STATE_RANGES_PER_FRAME_MAX);
+            self.missed = None;
+            return (voids, false);
+        }
+        let asks = now.since(missed.asked) >= MISSED_FOR;
+        if asks {
+            missed.asked = now;
+        }
+        (vec![], asks)
     }
 }
 
@@ -253,14 +334,14 @@ fn met(floor: &Clock, all: &[Open<'_>]) -> Clock {
 
 /// Dots that no member has and nobody will make any more: members agree on what they have of an actor, and it is
 /// nobody's present one.
-fn voids(floor: &Clock, all: &[Open<'_>]) -> Vec<DotRange> {
+fn gone(floor: &Clock, all: &[Open<'_>]) -> Clock {
     let minting: BTreeSet<_> = all.iter().filter_map(|open| open.ack.actor).collect();
     let mut named = Clock::default();
     for open in all {
         named.join(&open.beyond);
         named.join(&open.ack.unfilled);
     }
-    let mut voids = Vec::new();
+    let mut gone = Clock::default();
     for (actor, span) in named.iter().filter(|(actor, _)| !minting.contains(actor)) {
         let first = span_of(floor, &all[0].beyond, actor);
         if all.iter().any(|open| span_of(floor, &open.beyond, actor) != first) {
@@ -270,8 +351,7 @@ fn voids(floor: &Clock, all: &[Open<'_>]) -> Vec<DotRange> {
         let (mut whole, mut has) = (Clock::default(), Clock::default());
         whole.add_range(DotRange { actor: *actor, from: 1, upto });
         has.set(*actor, first);
-        voids.extend(whole.beyond(&has));
+        gone.join(&whole.less(&has));
     }
-    voids.truncate(limits::STATE_RANGES_PER_FRAME_MAX);
-    voids
+    gone
 }

@@ -245,11 +245,11 @@ impl Mesh {
             }
             Control::StatePart(part) => self.on_part(key, from, *part),
             Control::StateBusy { question } => self.on_busy(key, question),
-            Control::StateAck { clock, unfilled, epoch, actor } => {
-                self.on_state_ack(&key, from, clock, unfilled, epoch, actor);
+            Control::StateAck { clock, unfilled, epoch, actor, answers } => {
+                self.on_state_ack(&key, from, (clock, unfilled), epoch, actor, answers);
             }
-            Control::StateFloor { epoch, number, floor, voids } => {
-                self.on_floor(key, epoch, number, floor, &voids);
+            Control::StateFloor { epoch, number, floor, voids, asks } => {
+                self.on_floor(key, epoch, number, floor, &voids, asks);
             }
             Control::StateBaseAsk { base } => self.on_base_ask(key, base),
             Control::StateBase { base, part, is_last } => self.on_base(key, base, &part, is_last),

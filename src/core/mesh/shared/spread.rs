@@ -1,6 +1,5 @@
 //! Writes on their way: this node's to the others, and theirs to this one.
 
-use std::time::Duration;
 
 use super::super::Mesh;
 use super::agreement::RELAY_FANOUT;
@@ -48,12 +47,7 @@ impl Mesh {
                 let is_new = applied.is_new;
                 self.on_applied(applied);
                 if delta.ack {
-                    self.shared.acks_due.insert(key);
-                    self.flush_soon(Duration::ZERO);
-                    if !self.shared.state.needs_flush() && !self.shared.flushing {
-                        self.shared.acks_due.remove(&key);
-                        self.send_ack(&key);
-                    }
+                    self.ack_when_stored(key);
                 }
                 if let (true, Some(hops)) = (is_new, delta.hops.checked_sub(1)) {
                     self.spread_delta(StateDelta { hops, ..delta }, Some(key));
