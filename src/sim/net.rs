@@ -352,7 +352,9 @@ impl World {
             return;
         };
         let [sender, receiver] = [&connection.ends[from], &connection.ends[1 - from]];
-        if attempt > 0 && matches!(sender.state, EndState::Closed(Some(_))) {
+        // Nobody sends again what a process that is gone had to say.
+        let is_gone = !self.machines[sender.machine].is_running(sender.run) && matches!(item, Item::Frame(_));
+        if attempt > 0 && (is_gone || matches!(sender.state, EndState::Closed(Some(_)))) {
             return;
         }
         let size = match &item {
