@@ -156,6 +156,7 @@ impl<F: Fn(PersistNo, Result<(), String>)> Writer<F> {
         match written {
             Ok(written) => {
                 CrashPoint::PostCommit.reached();
+                settle_mesh(database, group);
                 metrics::histogram!("shoal_store_commit_seconds").record(began.elapsed().as_secs_f64());
                 Ok(written)
             }
@@ -204,6 +205,20 @@ impl<F: Fn(PersistNo, Result<(), String>)> Writer<F> {
             State::Sound(database) | State::InDoubt(database) => State::InDoubt(database),
             State::Closed => State::Closed,
         };
+    }
+}
+
+/// Which mesh a node belongs to does not stay in the log alone: one whose log was removed by mistake would take itself
+/// for new, and begin another mesh where it is told to begin one.
+fn settle_mesh(database: &Database, group: &VecDeque<Entry>) {
+    let is_told = |entry: &Entry| match entry {
+        Entry::Commit(_, changes) => changes.iter().any(|change| matches!(change, Change::MeshId(_))),
+        Entry::Refused { .. } => false,
+    };
+    if group.iter().any(is_told)
+        && let Err(error) = database.empty_log()
+    {
+        tracing::debug!(%error, "the mesh's id is in the log alone until that is emptied");
     }
 }
 

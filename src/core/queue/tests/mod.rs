@@ -314,8 +314,8 @@ fn fault_66_of_a_million_writes_the_queue_takes_as_many_as_it_may_and_replays_th
             bench.finish(&replay.ticket, Outcome::Applied, None);
             made.push(replay.ticket);
         }
-        let most = now.as_nanos() as f64 / 1e9 * f64::from(limits::REPLAYED_PER_SECOND);
-        assert!(made.len() as f64 <= most + limits::REPLAY_BATCH_MAX as f64, "{} by {now:?}", made.len());
+        let most = now.as_nanos() * u64::from(limits::REPLAYED_PER_SECOND) / 1_000_000_000;
+        assert!(made.len() as u64 <= most + limits::REPLAY_BATCH_MAX as u64, "{} by {now:?}", made.len());
     }
     assert!(made == tickets, "each once, in order");
 }
