@@ -95,14 +95,15 @@ fn fault_32_a_log_that_nobody_takes_is_counted_and_the_node_goes_on() {
     command.arg(&volume).arg(node.get_program()).args(node.get_args());
     let child = command.stdin(Stdio::null()).spawn().expect("`unshare` is installed and this is root");
     let seen = PathBuf::from(format!("/proc/{}/root{}", child.id(), volume.display()));
+    let mut node = Running::adopted(child, place.data_dir("n1"));
     let lines = || fs::read_to_string(seen.join("log")).unwrap_or_default();
-    let told = until(|| {
+    let port = until(|| {
         let text = lines();
         let line = text.lines().find(|line| line.contains("\"message\":\"api\""))?;
         let told: Value = serde_json::from_str(line).ok()?;
         told["address"].as_str()?.rsplit(':').next()?.parse::<u16>().ok()
     });
-    let node = Running::adopted(child, told, place.data_dir("n1"));
+    node.api.set_port(port);
     healthy(&node);
     assert!(metric(&node, "shoal_log_lines_lost_total") < 0.5);
 

@@ -139,9 +139,9 @@ impl Running {
         node
     }
 
-    /// A node that runs already, and whose log is elsewhere.
-    pub(crate) fn adopted(child: Child, api_port: u16, data_dir: PathBuf) -> Self {
-        let api = SocketAddr::from(([127, 0, 0, 1], api_port));
+    /// A node whose log, and with it the port of its API, is to be found elsewhere.
+    pub(crate) fn adopted(child: Child, data_dir: PathBuf) -> Self {
+        let api = SocketAddr::from(([127, 0, 0, 1], 0));
         Self { api, data_dir, child, log: channel().1 }
     }
 
