@@ -2,8 +2,14 @@
 
 #![allow(clippy::print_stdout, reason = "a storm tells its speed, and a failed one its seed")]
 
+#[path = "state_simulation/clocks.rs"]
+mod clocks;
+#[path = "state_simulation/crashes.rs"]
+mod crashes;
 #[path = "state_simulation/disks.rs"]
 mod disks;
+#[path = "state_simulation/loads.rs"]
+mod loads;
 #[path = "state_simulation/storms.rs"]
 mod storms;
 
@@ -11,7 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use shoal::core::ids::{NodeId, RequestId};
-use shoal::core::model::{Mode, Outcome, PartitionConfig, Strategy, Ticket, TicketState};
+use shoal::core::model::{MemberStatus, Mode, Outcome, PartitionConfig, Strategy, Ticket, TicketState};
 use shoal::core::wire::{Ack, RequestBody, ResponseBody, StateAnswer, StateRequest, StateStatus};
 use shoal::sim::{Config, Fault, World};
 
@@ -407,38 +413,6 @@ mod rosters {
             assert_eq!(get(&mut world, machine, "b").as_deref(), Some("of the majority"));
             assert_eq!(members(&world, machine), 5);
         }
-    }
-}
-
-mod clocks {
-    use super::*;
-
-    const HOUR_MS: i64 = 3_600_000;
-
-    #[test]
-    fn fault_33_a_clock_that_is_set_back_an_hour_changes_no_order() {
-        let mut world = healthy_mesh(3, 18);
-        written(&mut world, 0, "a", "one");
-        world.run_for(seconds(1));
-        world.apply(&Fault::ClockStep { machine: 1, by_ms: -HOUR_MS });
-        world.run_for(seconds(10));
-        written(&mut world, 1, "a", "two");
-        rests(&mut world);
-        assert_eq!(siblings(&mut world, 0, "a"), ["two"]);
-    }
-
-    #[test]
-    fn fault_34_a_clock_that_is_set_forward_a_day_expires_no_queued_write() {
-        let mut world = healthy_mesh(3, 19);
-        world.cut(&[0, 1], &[2]);
-        world.run_for(seconds(4));
-        let ticket = queued(&mut world, 2, "a", "one");
-        world.apply(&Fault::ClockStep { machine: 2, by_ms: 25 * HOUR_MS });
-        world.run_for(seconds(3));
-        heal(&mut world);
-        rests(&mut world);
-        assert_eq!(outcome(&mut world, 2, &ticket), Outcome::Applied);
-        assert_eq!(get(&mut world, 0, "a").as_deref(), Some("one"));
     }
 }
 

@@ -189,7 +189,7 @@ fn every_acknowledged_change_and_the_start_number_survive_kill_9() {
 }
 
 #[test]
-fn a_data_directory_in_use_is_refused_with_the_holder_s_process_id() {
+fn fault_27_a_data_directory_in_use_is_refused_with_the_holder_s_process_id() {
     let directory = tempfile::tempdir().unwrap();
     let node = Node::open(directory.path());
     let here = refusal(directory.path()).to_string();

@@ -308,7 +308,7 @@ fn fault_21_whatever_bit_is_flipped_no_row_is_read_that_was_not_written() {
 // --- Processes that end at a chosen point ---
 
 #[test]
-fn whatever_the_point_a_process_ends_at_acknowledged_rows_are_there_and_none_is_half_there() {
+fn fault_02_whatever_the_point_a_process_ends_at_acknowledged_rows_are_there_and_none_is_half_there() {
     for (point, commits) in [
         ("pre_begin:40", 39),
         ("in_transaction:40", 39),
@@ -335,7 +335,23 @@ fn whatever_the_point_a_process_ends_at_acknowledged_rows_are_there_and_none_is_
 }
 
 #[test]
-fn a_process_that_ends_during_a_migration_has_not_migrated() {
+fn fault_08_a_process_that_ends_during_a_checkpoint_leaves_a_whole_database() {
+    // Two checkpoints of the empty log at the start, then those of the end: each with the database half way.
+    for point in ["checkpoint:1", "checkpoint:2", "checkpoint:3", "checkpoint:4"] {
+        let directory = tempfile::tempdir().unwrap();
+        let acknowledged = crash(directory.path(), "child_commits_sixty_times", point);
+        let shell = Connection::open(directory.path().join("shoal.db")).unwrap();
+        let found: String = shell.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+        assert_eq!(found, "ok", "{point}");
+        drop(shell);
+        let node = Node::open(directory.path());
+        assert!(!node.remembered.rebuilt, "{point}");
+        assert_eq!(check_side(&node.remembered, "left", acknowledged, point), acknowledged, "{point}");
+    }
+}
+
+#[test]
+fn fault_08_a_process_that_ends_during_a_migration_has_not_migrated() {
     for point in ["migration:1", "migration:2"] {
         let directory = tempfile::tempdir().unwrap();
         edit(
@@ -347,6 +363,10 @@ fn a_process_that_ends_during_a_migration_has_not_migrated() {
              INSERT INTO meta VALUES ('start', 41);",
         );
         crash(directory.path(), "child_commits_sixty_times", point);
+        let shell = Connection::open(directory.path().join("shoal.db")).unwrap();
+        let version: i64 = shell.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+        assert_eq!(version, 1, "{point}");
+        drop(shell);
         let node = Node::open(directory.path());
         assert_eq!((node.remembered.start, node.remembered.rebuilt), (42, false), "{point}");
     }

@@ -174,6 +174,11 @@ pub enum Input {
     },
     /// The node is asked to stop (a signal).
     Stop,
+    /// What the node remembers is gone from the disk: nothing that it promises from now on would outlive it.
+    StoreGone {
+        /// What the store said.
+        reason: String,
+    },
     /// A persist is durable.
     Committed(PersistNo),
     /// A persist failed; nothing of it is durable.

@@ -386,6 +386,12 @@ pub const LEASE_RANK_STEP: Duration = Duration::from_millis(100);
 pub const PERMIT: Duration = Duration::from_secs(1);
 /// How far two clocks may part: a holder counts so many thousandths less, a voter so many more.
 pub const CLOCK_DRIFT_MILLI: u32 = 10;
+/// A node whose wall clock is further ahead of those of most voters than this doubts itself.
+pub const CLOCK_AHEAD_MAX: Duration = Duration::from_secs(60);
+/// It does so until its clock is no further ahead than this.
+pub const CLOCK_AHEAD_OVER: Duration = Duration::from_secs(55);
+/// A disk that has not confirmed a change for so long counts as one that fails, until it has.
+pub const DISK_SILENCE_MAX: Duration = Duration::from_secs(5);
 /// How long a change of the roster is tried before it is given up.
 pub const PROPOSAL_DEADLINE: Duration = Duration::from_secs(10);
 /// How often a voter that has lost its store asks the others for what it may have promised.
@@ -487,6 +493,10 @@ pub const STORE_QUEUE_BYTES_MAX: usize = 64 << 20;
 pub const STORE_DAMAGED_MAX: usize = 8;
 /// So much a start number that was read from a damaged database is raised, because it may be an old one.
 pub const STORE_SALVAGED_START_MARGIN: u64 = 1000;
+/// How often an idle store looks whether its files are still in their place.
+pub const STORE_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Files of the store that are not in their place for so long are gone: the node ends.
+pub const STORE_GONE_AFTER: Duration = Duration::from_secs(2);
 /// Keys in one answer. More: the next page.
 pub const STATE_PAGE_MAX: usize = 1000;
 /// Bytes of keys and values in one answer. More: the next page.

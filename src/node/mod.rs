@@ -142,6 +142,11 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
     let door = door(config)?;
     let (core, inputs) = mpsc::channel(limits::DRIVER_QUEUE_MAX);
     let Opened { store, remembered, keys } = open_store(config, core.clone()).await?;
+    let driver = core.clone();
+    store.when_gone(move |reason| {
+        // Called on the store's own thread, which may wait for the driver.
+        let _ = driver.blocking_send(Input::StoreGone { reason });
+    });
     check_mesh(config, &remembered)?;
     let (report, reports) = mpsc::unbounded_channel();
     let runtime =

@@ -1,5 +1,7 @@
 //! Logs and metrics of a process.
 
+use std::io;
+
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
@@ -38,6 +40,8 @@ const COUNTERS: &[(&str, &str)] = &[
         "shoal_crls_refused_total",
         "Revocation lists that were not taken in: malformed, badly signed, or older.",
     ),
+    ("shoal_history_dropped_total", "Entries of the history that the disk did not take, or not in time."),
+    ("shoal_log_lines_lost_total", "Lines of the log that stderr did not take."),
     ("shoal_loop_late_total", "Times that the node was held up for over a second."),
 ];
 
@@ -66,7 +70,7 @@ pub fn write_logs(config: &LogConfig) -> Result<(), TelemetryError> {
         .map_err(|e| TelemetryError::Level { level: config.level.clone(), reason: e.to_string() })?;
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| Lossy(std::io::stderr()))
         .with_span_events(FmtSpan::NONE)
         // With stderr gone there is nowhere to say so, and saying it there would panic.
         .log_internal_errors(false);
@@ -78,6 +82,24 @@ pub fn write_logs(config: &LogConfig) -> Result<(), TelemetryError> {
         LogFormat::Json => logs.json().flatten_event(true).try_init(),
     };
     set.map_err(|e| TelemetryError::Twice(e.to_string()))
+}
+
+/// A way out that takes everything: what is behind it may be full or gone, and nothing waits for it. What it does not
+/// take is lost and counted.
+struct Lossy<W>(W);
+
+impl<W: io::Write> io::Write for Lossy<W> {
+    /// A whole line of the log.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.0.write_all(line).is_err() {
+            metrics::counter!("shoal_log_lines_lost_total").increment(1);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Collects this process's metrics from now on.

@@ -357,6 +357,11 @@ impl World {
         if attempt > 0 && (is_gone || matches!(sender.state, EndState::Closed(Some(_)))) {
             return;
         }
+        // Who is dead says nothing again.
+        let lives = self.machines[sender.machine].is_running(sender.run);
+        if attempt > 0 && !lives && matches!(item, Item::Frame(_)) {
+            return;
+        }
         let size = match &item {
             Item::Frame(bytes) => bytes.len(),
             Item::Close => 1,

@@ -224,7 +224,8 @@ impl World {
 
     /// The term in which a machine holds the lease. One whose clock stood still is not asked: the lease is only safe
     /// with clocks that run.
-    fn lease_of(&self, machine: usize) -> Option<u64> {
+    #[must_use]
+    pub fn lease_of(&self, machine: usize) -> Option<u64> {
         let host = &self.machines[machine];
         let process = host.process.as_ref().filter(|_| host.behind.is_zero() && host.suspended.is_none())?;
         process.mesh.lease_term(self.now)
@@ -308,7 +309,9 @@ impl World {
         checks.floor.join(view.floor);
         let members = view.roster.map(|roster| &roster.members);
         for (other, host) in self.machines.iter().enumerate() {
-            let is_member = members.is_some_and(|members| members.contains_key(&host.node));
+            // Of two machines with one name the mesh knows one, which may be either.
+            let is_odd = self.machines.iter().any(|machine| machine.is_odd && machine.node == host.node);
+            let is_member = !is_odd && members.is_some_and(|members| members.contains_key(&host.node));
             let theirs =
                 checks.seen.get(&other).filter(|_| is_member && !checks.restored.contains_key(&other));
             let Some(theirs) = theirs else {

@@ -139,6 +139,12 @@ impl Running {
         node
     }
 
+    /// A node whose log, and with it the port of its API, is to be found elsewhere.
+    pub(crate) fn adopted(child: Child, data_dir: PathBuf) -> Self {
+        let api = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self { api, data_dir, child, log: channel().1 }
+    }
+
     /// The next line of the log with that message.
     pub(crate) fn wait_for_log(&self, message: &str) -> Value {
         loop {
@@ -230,7 +236,14 @@ impl Running {
 
     /// Waits for the end of the process.
     pub(crate) fn code(&mut self) -> Option<i32> {
-        self.child.wait().expect("a child").code()
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                return status.code();
+            }
+            assert!(begun.elapsed() < LONG, "{} does not end", self.name());
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 

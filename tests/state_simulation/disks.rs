@@ -155,3 +155,26 @@ fn two_thousand_queued_writes_are_replayed_in_order_and_in_less_than_a_minute() 
         assert_eq!(siblings(&mut world, 0, &format!("k{}", n % 100)), [n.to_string()]);
     }
 }
+
+#[test]
+fn fault_19_a_disk_that_says_nothing_degrades_its_node_until_it_answers_and_loses_nothing() {
+    let mut world = healthy_mesh(3, 51);
+    world.apply(&Fault::SlowDisk { machine: 2, commit_max: Some(seconds(15)) });
+    let (key, value) = ("a".to_owned(), Some(Bytes::from_static(b"one")));
+    let id = ask(&mut world, 2, StateRequest::Put { key, value, context: None, ack: Ack::Local });
+    world.run_for(seconds(8));
+    assert!(!world.report().replies.contains_key(&(2, id)), "nothing is answered before it is on the disk");
+    assert_eq!(mode(&world, 2), Mode::Degraded);
+    let told = status(&mut world, 2).reason;
+    assert!(told.contains("has not confirmed a change for 5s"), "{told}");
+    written(&mut world, 0, "b", "of the others");
+    assert_eq!(get(&mut world, 2, "b"), Some("of the others".to_owned()), "it goes on taking in and reading");
+    world.apply(&Fault::SlowDisk { machine: 2, commit_max: None });
+    let end = world.now() + seconds(60);
+    let answered = world.run_until(end, |world| world.report().replies.contains_key(&(2, id)));
+    assert!(answered.is_some(), "{:?}", world.broken());
+    rests(&mut world);
+    assert_eq!(get(&mut world, 0, "a").as_deref(), Some("one"));
+    let failed = world.report().changes.iter().filter(|change| change.status == MemberStatus::Failed);
+    assert_eq!(failed.count(), 0, "nobody held it for failed");
+}

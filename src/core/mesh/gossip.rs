@@ -265,7 +265,7 @@ impl Mesh {
 
     /// The mesh remembers a later start of this node than its store: continue above that one.
     fn on_outdated_self(&mut self, later: Incarnation) {
-        if self.pending.values().any(|p| matches!(p, Pending::RestartAs(_))) {
+        if self.pending.values().any(|(_, then)| matches!(then, Pending::RestartAs(_))) {
             return;
         }
         let start = later.start() + 1;

@@ -292,7 +292,7 @@ impl Mesh {
             | Pending::LeaveMesh { .. }
             | Pending::RestartAs(_) => None,
         };
-        self.mesh_id.or_else(|| self.pending.values().find_map(decided))
+        self.mesh_id.or_else(|| self.pending.values().map(|(_, then)| then).find_map(decided))
     }
 
     /// The peer has accepted this node: it said something over a link that this node holds for proven.

@@ -99,7 +99,8 @@ pub struct Mesh {
     timers: Timers,
     outputs: VecDeque<Effect>,
     persists: u64,
-    pending: BTreeMap<PersistNo, Pending>,
+    /// With when they were given to the disk.
+    pending: BTreeMap<PersistNo, (Instant, Pending)>,
     membership: Membership,
     links: Links,
     registry: Registry,
@@ -251,6 +252,7 @@ impl Mesh {
                 self.on_certificates_changed(&trusted, renewed)
             }
             Input::Stop => self.become_stopping(false, STOP_DRAIN, vec![]),
+            Input::StoreGone { reason } => self.output(Output::Fatal { reason }),
             Input::Committed(no) => self.on_committed(no),
             Input::CommitFailed { no, reason } => self.on_commit_failed(no, &reason),
         }
@@ -355,13 +357,13 @@ impl Mesh {
     fn persist(&mut self, changes: Vec<Change>, then: Pending) -> PersistNo {
         self.persists += 1;
         let no = PersistNo(self.persists);
-        self.pending.insert(no, then);
+        self.pending.insert(no, (self.now, then));
         self.output(Output::Persist { no, changes });
         no
     }
 
     fn on_committed(&mut self, no: PersistNo) {
-        match self.pending.remove(&no) {
+        match self.pending.remove(&no).map(|(_, then)| then) {
             None | Some(Pending::Nothing) => {}
             Some(Pending::Register(token)) => self.shared.on_register_stored(token, self.now),
             Some(Pending::Shared(durable)) => self.on_durable(durable),
@@ -380,7 +382,7 @@ impl Mesh {
     }
 
     fn on_commit_failed(&mut self, no: PersistNo, reason: &str) {
-        match self.pending.remove(&no) {
+        match self.pending.remove(&no).map(|(_, then)| then) {
             None | Some(Pending::Nothing | Pending::RestartAs(_)) => {}
             Some(Pending::Register(token)) => {
                 self.shared.on_register_not_stored(token, self.now);

@@ -264,6 +264,9 @@ pub struct Beat {
     pub leads: bool,
     /// How many more times it may be passed on.
     pub hops: u8,
+    /// What its wall clock shows, in milliseconds since 1970; absent: it does not say.
+    #[serde(default)]
+    pub unix_ms: Option<u64>,
 }
 
 /// A clock as it travels: what it has beyond a floor that the receiver most likely knows too. What every member has

@@ -57,6 +57,33 @@ fn a_field_that_a_later_version_adds_to_a_control_frame_is_skipped() {
     assert_eq!(decode::<Control>(&bytes).expect("decodes"), Control::Check { nonce: 5 });
 }
 
+#[test]
+fn fault_72_a_frame_of_the_state_from_another_version_is_understood_without_what_only_one_of_them_has() {
+    #[derive(Serialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Other {
+        Beat(OtherBeat),
+    }
+    #[derive(Serialize)]
+    struct OtherBeat {
+        voter: NodeId,
+        start: u64,
+        number: u64,
+        leads: bool,
+        hops: u8,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        mood: Option<&'static str>,
+    }
+    let voter = NodeId::new("node-1").expect("valid");
+    for mood in [None, Some("fine")] {
+        let beat = OtherBeat { voter: voter.clone(), start: 1, number: 2, leads: true, hops: 3, mood };
+        let bytes = rmp_serde::to_vec_named(&Other::Beat(beat)).expect("encodes");
+        let expected =
+            Beat { voter: voter.clone(), start: 1, number: 2, leads: true, hops: 3, unix_ms: None };
+        assert_eq!(decode::<Control>(&bytes).expect("decodes"), Control::Beat(expected));
+    }
+}
+
 proptest::proptest! {
     #[test]
     fn no_bytes_make_the_decoder_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {

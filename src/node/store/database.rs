@@ -143,7 +143,10 @@ impl Database {
     }
 
     /// A commit to a file that has no name any more would be acknowledged and lost.
-    fn check_in_place(&self) -> Result<(), StoreError> {
+    ///
+    /// # Errors
+    /// [`StoreError::Replaced`].
+    pub(super) fn check_in_place(&self) -> Result<(), StoreError> {
         for (path, identity) in &self.identities {
             if identify(path).ok().as_ref() != Some(identity) {
                 return Err(StoreError::Replaced { file: path.clone() });

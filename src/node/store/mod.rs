@@ -129,6 +129,13 @@ impl Store {
         History::new(Arc::clone(&self.queue), self.file.clone())
     }
 
+    /// `tell` is called once, on the writer thread and with the reason, when the database or its log was removed or
+    /// replaced while it was open, and is not back within
+    /// [`STORE_GONE_AFTER`](crate::core::limits::STORE_GONE_AFTER). Commits fail from the moment in which it is gone.
+    pub fn when_gone(&self, tell: impl FnOnce(String) + Send + 'static) {
+        self.queue.when_gone(Box::new(tell));
+    }
+
     /// Queues changes to be committed together, all or none. Never waits: the outcome comes through the
     /// callback given to [`Store::open`]. With more than
     /// [`STORE_QUEUE_CHANGES_MAX`](crate::core::limits::STORE_QUEUE_CHANGES_MAX) changes waiting that

@@ -8,6 +8,7 @@
 //! gather for [`limits::HISTORY_DELAY_MAX`] unless there is a commit to follow or a reader waits.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -41,13 +42,23 @@ impl Entry {
     }
 }
 
+/// Who is told that the files are gone.
+type OnGone = Box<dyn FnOnce(String) + Send>;
+
 /// A bounded queue with one consumer.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Queue {
     waiting: Mutex<Waiting>,
     changed: Condvar,
     /// Entries of the history were written, or given up.
     kept: Condvar,
+    on_gone: Mutex<Option<OnGone>>,
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue").field("waiting", &self.waiting).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -143,8 +154,10 @@ impl Queue {
         true
     }
 
-    /// Waits for something to do and takes all of it; `None` once the queue is closed and empty.
-    pub(super) fn take(&self) -> Option<Taken> {
+    /// Waits for something to do, for `patience` at most, and takes all of it; `None` once the queue is closed and
+    /// empty.
+    pub(super) fn take(&self, patience: Duration) -> Option<Taken> {
+        let begun = Instant::now();
         let mut waiting = self.lock();
         loop {
             let due = waiting.history_due();
@@ -154,12 +167,12 @@ impl Queue {
             if waiting.closed {
                 return None;
             }
-            waiting = match due {
-                Err(Some(left)) => {
-                    self.changed.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0
-                }
-                Ok(()) | Err(None) => self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner),
-            };
+            let left = patience.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                return Some(Taken::default());
+            }
+            let left = due.err().flatten().map_or(left, |due| left.min(due));
+            waiting = self.changed.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         waiting.changes = 0;
         waiting.bytes = 0;
@@ -191,6 +204,19 @@ impl Queue {
         self.changed.notify_one();
         let is_behind = |w: &mut Waiting| w.history_out < upto;
         drop(self.kept.wait_timeout_while(waiting, patience, is_behind));
+    }
+
+    /// Whom to tell when the consumer finds its files gone.
+    pub(super) fn when_gone(&self, tell: OnGone) {
+        *self.on_gone.lock().unwrap_or_else(PoisonError::into_inner) = Some(tell);
+    }
+
+    /// The consumer's files are gone: it is told once.
+    pub(super) fn tell_gone(&self, reason: &str) {
+        let tell = self.on_gone.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(tell) = tell {
+            tell(reason.to_owned());
+        }
     }
 
     /// Changes that wait to be committed.
@@ -236,6 +262,8 @@ fn row_bytes(change: &Change) -> usize {
 mod tests {
     use super::*;
 
+    const LONG: Duration = Duration::from_secs(60);
+
     #[test]
     fn what_finds_the_queue_full_is_refused_in_its_turn_and_costs_no_more_space() {
         let queue = Queue::default();
@@ -243,12 +271,12 @@ mod tests {
         for no in 0..max + 1000 {
             queue.push(PersistNo(no), Vec::new());
         }
-        let taken = queue.take().expect("something waits").entries;
+        let taken = queue.take(LONG).expect("something waits").entries;
         assert_eq!(taken.len() as u64, max + 1);
         assert_eq!(taken.back(), Some(&Entry::Refused { numbers: max..=max + 999, touches_table: false }));
         queue.push(PersistNo(7), Vec::new());
         assert_eq!(
-            queue.take().expect("room again").entries.pop_back(),
+            queue.take(LONG).expect("room again").entries.pop_back(),
             Some(Entry::Commit(PersistNo(7), Vec::new()))
         );
     }
@@ -258,8 +286,8 @@ mod tests {
         let queue = Queue::default();
         queue.push(PersistNo(1), Vec::new());
         queue.close();
-        assert!(queue.take().is_some());
-        assert!(queue.take().is_none());
+        assert!(queue.take(LONG).is_some());
+        assert!(queue.take(LONG).is_none());
     }
 
     fn row() -> Row {
@@ -277,7 +305,7 @@ mod tests {
         for no in 0..limits::STORE_QUEUE_CHANGES_MAX as u64 {
             queue.push(PersistNo(no), Vec::new());
         }
-        let taken = queue.take().expect("something waits");
+        let taken = queue.take(LONG).expect("something waits");
         assert_eq!(taken.entries.len(), limits::STORE_QUEUE_CHANGES_MAX);
         assert!(taken.entries.iter().all(|entry| matches!(entry, Entry::Commit(..))));
         assert_eq!(taken.history.len(), limits::HISTORY_QUEUE_MAX, "it goes with the commits at once");
@@ -288,14 +316,14 @@ mod tests {
         let queue = std::sync::Arc::new(Queue::default());
         queue.record(row());
         let begun = Instant::now();
-        assert_eq!(queue.take().expect("it is due in the end").history.len(), 1);
+        assert_eq!(queue.take(LONG).expect("it is due in the end").history.len(), 1);
         assert!(begun.elapsed() >= limits::HISTORY_DELAY_MAX);
         queue.history_done(1, false);
 
         queue.record(row());
         let writer = std::sync::Arc::clone(&queue);
         let writer = std::thread::spawn(move || {
-            let taken = writer.take().expect("something waits");
+            let taken = writer.take(LONG).expect("something waits");
             writer.history_done(taken.history.len(), false);
         });
         let begun = Instant::now();

@@ -10,6 +10,9 @@
 //!
 //! It never repeats a failed commit by itself: whoever asked hears of it and decides.
 //!
+//! Between the groups it looks now and then whether the database and its log are still in their place. When they are
+//! not for [`limits::STORE_GONE_AFTER`], it says so once: what is in a file without a name ends with the process.
+//!
 //! # What is built on what
 //!
 //! Batches that touch the core's own tables are ordered: one may be built on any before it, whose outcome its maker did
@@ -37,6 +40,9 @@ use crate::node::crash_point::CrashPoint;
 pub(super) struct Writer<F> {
     file: PathBuf,
     state: State,
+    looked: Instant,
+    /// Since when the files are not in their place.
+    missing_since: Option<Instant>,
     /// A batch that touches the core's tables has failed, and none has begun afresh since.
     has_failed: bool,
     on_outcome: F,
@@ -54,14 +60,20 @@ enum State {
 
 impl<F: Fn(PersistNo, Result<(), String>)> Writer<F> {
     pub(super) fn new(file: PathBuf, database: Database, on_outcome: F) -> Self {
-        Self { file, state: State::Sound(database), has_failed: false, on_outcome }
+        let state = State::Sound(database);
+        Self { file, state, looked: Instant::now(), missing_since: None, has_failed: false, on_outcome }
     }
 
     /// Works until the queue is closed and empty, then closes the database.
     pub(super) fn run(mut self, queue: &Queue) {
-        while let Some(Taken { entries, history }) = queue.take() {
+        while let Some(Taken { entries, history }) = queue.take(limits::STORE_LOOK_INTERVAL) {
+            if self.looked.elapsed() >= limits::STORE_LOOK_INTERVAL {
+                self.look(queue);
+            }
             // Commits first: nobody waits for history.
-            self.commit_group(entries);
+            if !entries.is_empty() {
+                self.commit_group(entries);
+            }
             if !history.is_empty() {
                 let lost = !self.keep_history(&history);
                 queue.history_done(history.len(), lost);
@@ -70,6 +82,24 @@ impl<F: Fn(PersistNo, Result<(), String>)> Writer<F> {
         match self.state {
             State::Sound(database) | State::InDoubt(database) => database.close(),
             State::Closed => {}
+        }
+    }
+
+    /// Looks whether the files are where they were, and says when they are gone.
+    fn look(&mut self, queue: &Queue) {
+        self.looked = Instant::now();
+        let in_place = match &self.state {
+            State::Sound(database) | State::InDoubt(database) => database.check_in_place(),
+            // It is looked for by its name when it is opened again.
+            State::Closed => Ok(()),
+        };
+        let Err(error) = in_place else {
+            self.missing_since = None;
+            return;
+        };
+        let since = *self.missing_since.get_or_insert(self.looked);
+        if self.looked - since >= limits::STORE_GONE_AFTER {
+            queue.tell_gone(&error.to_string());
         }
     }
 
@@ -126,6 +156,7 @@ impl<F: Fn(PersistNo, Result<(), String>)> Writer<F> {
         match written {
             Ok(written) => {
                 CrashPoint::PostCommit.reached();
+                settle_mesh(database, group);
                 metrics::histogram!("shoal_store_commit_seconds").record(began.elapsed().as_secs_f64());
                 Ok(written)
             }
@@ -149,6 +180,7 @@ impl<F: Fn(PersistNo, Result<(), String>)> Writer<F> {
         if error.leaves_the_disk_in_doubt() {
             self.doubt();
         }
+        metrics::counter!("shoal_history_dropped_total").increment(rows.len() as u64);
         tracing::warn!(%error, entries = rows.len(), "entries of the history are lost");
         false
     }
@@ -173,6 +205,20 @@ impl<F: Fn(PersistNo, Result<(), String>)> Writer<F> {
             State::Sound(database) | State::InDoubt(database) => State::InDoubt(database),
             State::Closed => State::Closed,
         };
+    }
+}
+
+/// Which mesh a node belongs to does not stay in the log alone: one whose log was removed by mistake would take itself
+/// for new, and begin another mesh where it is told to begin one.
+fn settle_mesh(database: &Database, group: &VecDeque<Entry>) {
+    let is_told = |entry: &Entry| match entry {
+        Entry::Commit(_, changes) => changes.iter().any(|change| matches!(change, Change::MeshId(_))),
+        Entry::Refused { .. } => false,
+    };
+    if group.iter().any(is_told)
+        && let Err(error) = database.empty_log()
+    {
+        tracing::debug!(%error, "the mesh's id is in the log alone until that is emptied");
     }
 }
 

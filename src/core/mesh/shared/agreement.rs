@@ -87,6 +87,7 @@ impl Mesh {
         self.shared.partition.set_roster(roster, self.now);
         self.shared.floors.forget_all_but(roster);
         self.shared.away_since.retain(|node, _| roster.members.contains_key(node));
+        self.shared.clocks.forget_all_but(roster);
         self.view_changed = true;
         if let Some(audit) = &roster.audit {
             tracing::warn!(epoch = ?roster.epoch, audit, "an operator has overruled a lost quorum");
@@ -248,6 +249,7 @@ impl Mesh {
                     number,
                     leads: self.leads(),
                     hops: BEAT_HOPS,
+                    unix_ms: Some(self.shared.unix_ms(self.now)),
                 };
                 self.pass_on_beat(beat, None);
             }
@@ -286,7 +288,11 @@ impl Mesh {
             return;
         }
         *last = (beat.start, beat.number);
+        if let Some(unix_ms) = beat.unix_ms {
+            self.shared.clocks.note(&beat.voter, unix_ms, self.now);
+        }
         self.shared.partition.handle_beat(&beat.voter, beat.start, beat.number, self.now);
+        self.judge_clock();
         if beat.leads {
             self.shared.leader = Some((beat.voter.clone(), self.now));
         }

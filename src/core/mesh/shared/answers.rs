@@ -156,7 +156,7 @@ impl Mesh {
         let state = &self.shared.state;
         StateStatus {
             partition: self.shared.partition.view(self.now),
-            reason: self.shared.reason.clone(),
+            reason: self.reason(),
             lease_holder: self.leader().cloned(),
             keys: state.key_count() as u64,
             bytes: state.bytes() as u64,
@@ -168,6 +168,12 @@ impl Mesh {
             writes: self.shared.writes_made,
             refused: self.shared.refused,
         }
+    }
+
+    /// Why the node is in its mode: what it doubts, or what has led there.
+    fn reason(&self) -> String {
+        let doubts: Vec<_> = self.shared.partition.doubts().map(ToString::to_string).collect();
+        if doubts.is_empty() { self.shared.reason.clone() } else { doubts.join("; ") }
     }
 
     fn set_policy(&mut self, requester: Requester, prefix: &str, policy: Option<&str>) {

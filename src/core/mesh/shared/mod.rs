@@ -7,6 +7,8 @@
 //! - `floor`: what every member has on its disk
 //! - `bases`: clocks in few bytes, told beyond a floor
 //! - `answers`: what clients are told
+//! - `clocks`: this node's wall clock beside those of the others
+//! - `disk`: what is done about a disk that fails, or says nothing
 //! - `view`: what those see who watch that all of it holds
 //!
 //! Nothing here is told to a node that does not belong to this mesh; links of such are not proven.
@@ -14,6 +16,8 @@
 mod agreement;
 mod answers;
 mod bases;
+mod clocks;
+mod disk;
 mod floor;
 mod repair;
 mod spread;
@@ -26,6 +30,8 @@ use std::time::Duration;
 use rand::RngExt;
 
 use self::bases::Bases;
+use self::clocks::Clocks;
+use self::disk::Disk;
 use self::floor::Floors;
 use self::repair::{Asked, Comparing, Serving};
 pub use self::view::SharedView;
@@ -73,9 +79,8 @@ pub(super) struct Shared {
     /// When what others wrote is given to the disk at the latest; `None`: nothing is there.
     flush_due: Option<Instant>,
     flushing: bool,
-    /// When the disk is tried again after it has failed.
-    repair_due: Option<Instant>,
-    disk_failed: bool,
+    disk: Disk,
+    clocks: Clocks,
     floors: Floors,
     bases: Bases,
     asked: BTreeMap<NodeKey, Asked>,
@@ -135,8 +140,8 @@ impl Shared {
             tokens: 0,
             flush_due: None,
             flushing: false,
-            repair_due: None,
-            disk_failed: false,
+            disk: Disk::default(),
+            clocks: Clocks::default(),
             floors: Floors::default(),
             bases: Bases::default(),
             asked: BTreeMap::new(),
@@ -328,6 +333,7 @@ impl Mesh {
         self.expire_queued();
         self.expire_confirming();
         self.retry_disk();
+        self.watch_disk();
         self.retry_asks();
         self.steward();
         self.tend_floor();
@@ -351,12 +357,12 @@ impl Mesh {
         let mut next = shared.partition.poll_timeout().min(shared.next_tick);
         let others = [
             shared.register.poll_timeout(),
-            shared.flush_due.filter(|_| !shared.flushing && !shared.disk_failed),
+            shared.flush_due.filter(|_| !shared.flushing && !shared.disk.has_failed()),
             shared.serving.values().map(|serving| serving.next).min(),
             shared
                 .queue
                 .next_batch_at(self.now)
-                .filter(|_| shared.mode() == Mode::Healthy && !shared.disk_failed),
+                .filter(|_| shared.mode() == Mode::Healthy && !shared.disk.has_failed()),
         ];
         for at in others.into_iter().flatten() {
             next = next.min(at);
@@ -376,23 +382,6 @@ impl Mesh {
     pub(super) fn on_old_store(&mut self) {
         self.shared.synchronised = false;
         self.shared.register.handle_old_store(self.now);
-    }
-
-    /// What the wall clock shows.
-    pub(super) fn on_wall_clock(&mut self, unix_ms: u64) {
-        let expected = self.shared.unix_ms(self.now);
-        let step = Duration::from_millis(expected.abs_diff(unix_ms));
-        let by = i128::from(unix_ms) - i128::from(expected);
-        self.shared.wall_offset_ms += by;
-        if step <= CLOCK_STEP_MAX {
-            self.shared.queue_offset_ms += by;
-        }
-        if step > Duration::from_secs(1) {
-            self.shared.register.drop_lease(self.now);
-        }
-        if step > CLOCK_STEP_MAX {
-            self.shared.partition.doubt(Doubt::ClockStep(step), self.now);
-        }
     }
 
     /// A node that knows writes of very many processes which not every member has makes no more of them.
@@ -420,9 +409,6 @@ impl Mesh {
         keys
     }
 }
-
-/// A wall clock that was set by more than this makes the node doubt itself.
-const CLOCK_STEP_MAX: Duration = Duration::from_secs(10);
 
 /// FNV-1a over the ranges of a clock.
 fn hash_of(clock: &crate::core::model::Clock) -> u64 {

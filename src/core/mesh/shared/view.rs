@@ -32,6 +32,8 @@ pub struct SharedView<'a> {
     pub roster: Option<&'a Roster>,
     /// What peers sent that it refused.
     pub refused: u64,
+    /// Peers whose comparison with it is being answered.
+    pub serving: usize,
 }
 
 impl Mesh {
@@ -51,6 +53,7 @@ impl Mesh {
             reason: &shared.reason,
             roster: shared.register.roster(),
             refused: shared.refused,
+            serving: shared.serving.len(),
         }
     }
 

@@ -15,8 +15,7 @@ use crate::core::error::Refusal;
 use crate::core::ids::{NodeId, NodeKey};
 use crate::core::limits;
 use crate::core::model::{
-    Actor, Clock, Dot, DotRange, Doubt, DoubtKind, Event, Hlc, Mode, Outcome, Ticket, TicketState, Writer,
-    Writes, check_key,
+    Actor, Clock, Dot, DotRange, Event, Hlc, Mode, Outcome, Ticket, TicketState, Writer, Writes, check_key,
 };
 use crate::core::queue::{QueuedWrite, Replay};
 use crate::core::state::WriteError;
@@ -25,8 +24,6 @@ use crate::core::wire::{Ack, ResponseBody, StateAnswer, StateDelta, decode_value
 
 /// How long other nodes' writes may wait in memory for company on their way to the disk.
 const FLUSH_DELAY: Duration = Duration::from_millis(20);
-/// How often a disk that has failed is tried again.
-const DISK_RETRY: Duration = Duration::from_secs(1);
 /// How long a write may wait for a quorum to confirm it.
 const QUORUM_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -448,41 +445,6 @@ impl Mesh {
             self.send_ack(&key);
         }
         self.flush_later();
-    }
-
-    pub(in crate::core::mesh) fn on_disk_failed(&mut self, reason: &str) {
-        if !self.shared.disk_failed {
-            self.shared.disk_failed = true;
-            self.shared.partition.doubt(Doubt::DiskFailed(reason.to_owned()), self.now);
-        }
-        if self.shared.repair_due.is_none() {
-            self.shared.repair_due = Some(self.now + DISK_RETRY);
-        }
-    }
-
-    /// Tries a disk that has failed again: whatever is in doubt there is written as it should be.
-    pub(super) fn retry_disk(&mut self) {
-        if self.shared.repair_due.is_none_or(|due| due > self.now) {
-            return;
-        }
-        self.shared.repair_due = None;
-        let token = self.shared.token();
-        let mut changes = vec![Change::Afresh];
-        if let Some(flushed) = self.shared.state.flush(token) {
-            changes.extend(flushed.changes);
-        }
-        self.persist(changes, Pending::Shared(Durable::Flush { token, is_repair: true }));
-    }
-
-    fn on_disk_well(&mut self) {
-        if self.shared.state.has_failed() {
-            // Something failed after this was under way.
-            self.shared.repair_due = Some(self.now);
-            return;
-        }
-        if std::mem::take(&mut self.shared.disk_failed) {
-            self.shared.partition.doubt_over(DoubtKind::DiskFailed, self.now);
-        }
     }
 }
 

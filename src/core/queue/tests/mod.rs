@@ -278,6 +278,49 @@ fn replay_keeps_its_pace() {
 }
 
 #[test]
+fn fault_66_of_a_million_writes_the_queue_takes_as_many_as_it_may_and_replays_them_at_its_pace() {
+    let mut bench = Bench::new(QueueBounds::default());
+    let mut tickets = Vec::new();
+    let mut refused = 0;
+    for n in 0..1_000_000 {
+        match bench.queue.enqueue(write(&format!("k{n}"), "v")) {
+            Ok((ticket, changes)) => {
+                bench.store.commit(&changes);
+                bench.queue.handle_stored(&ticket);
+                tickets.push(ticket);
+            }
+            Err(full) => {
+                assert_eq!(full, QueueFull::Writes(limits::QUEUED_WRITES_MAX));
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!((tickets.len(), refused), (limits::QUEUED_WRITES_MAX, 1_000_000 - limits::QUEUED_WRITES_MAX));
+    assert!(bench.queue.bytes() <= limits::QUEUED_BYTES_MAX);
+    // Large ones meet the bound of bytes long before.
+    let mut large = Bench::new(QueueBounds::default());
+    let value = "v".repeat(limits::STATE_VALUE_BYTES_MAX);
+    let full = (0..).find_map(|n| large.queue.enqueue(write(&format!("k{n}"), &value)).err());
+    assert_eq!(full, Some(QueueFull::Bytes(limits::QUEUED_BYTES_MAX)));
+    assert!(large.queue.len() < limits::QUEUED_WRITES_MAX && large.queue.bytes() <= limits::QUEUED_BYTES_MAX);
+
+    bench.restart(2);
+    let (mut now, mut made) = (Instant::ZERO, Vec::new());
+    while !bench.queue.is_empty() {
+        now = bench.queue.next_batch_at(now).expect("they wait").max(now);
+        let batch = bench.queue.next_batch(now, 2_000);
+        assert!(batch.len() <= limits::REPLAY_BATCH_MAX);
+        for replay in batch {
+            bench.finish(&replay.ticket, Outcome::Applied, None);
+            made.push(replay.ticket);
+        }
+        let most = now.as_nanos() * u64::from(limits::REPLAYED_PER_SECOND) / 1_000_000_000;
+        assert!(made.len() as u64 <= most + limits::REPLAY_BATCH_MAX as u64, "{} by {now:?}", made.len());
+    }
+    assert!(made == tickets, "each once, in order");
+}
+
+#[test]
 fn only_the_last_outcomes_are_kept_and_a_failed_persist_forgets_none() {
     let mut bench = Bench::new(QueueBounds { outcomes: 3, ..QueueBounds::default() });
     let tickets: Vec<_> = (0..6).map(|n| bench.add(write(&format!("k{n}"), "1"))).collect();

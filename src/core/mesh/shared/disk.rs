@@ -1,0 +1,87 @@
+//! What is done about a disk that fails, or says nothing: the node doubts itself until the disk works again.
+//!
+//! A disk that has failed is tried again until it takes what must be durable. One that does not answer is only waited
+//! for: what was given to it is under way, and would be given twice.
+
+use std::time::Duration;
+
+use super::super::{Mesh, Pending};
+use super::Durable;
+use crate::core::contract::Change;
+use crate::core::limits;
+use crate::core::model::{Doubt, DoubtKind};
+use crate::core::time::Instant;
+
+/// How often a disk that has failed is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How the disk does.
+#[derive(Debug, Default)]
+pub(super) struct Disk {
+    has_failed: bool,
+    is_silent: bool,
+    /// When it is tried again after it has failed.
+    repair_due: Option<Instant>,
+}
+
+impl Disk {
+    /// It has not taken something, and nothing since.
+    pub(super) fn has_failed(&self) -> bool {
+        self.has_failed
+    }
+}
+
+impl Mesh {
+    /// The disk has not taken something.
+    pub(in crate::core::mesh) fn on_disk_failed(&mut self, reason: &str) {
+        if !std::mem::replace(&mut self.shared.disk.has_failed, true) {
+            self.shared.partition.doubt(Doubt::DiskFailed(reason.to_owned()), self.now);
+        }
+        self.shared.disk.repair_due.get_or_insert(self.now + RETRY);
+    }
+
+    /// Tries a disk that has failed again: whatever is in doubt there is written as it should be.
+    pub(super) fn retry_disk(&mut self) {
+        if self.shared.disk.repair_due.is_none_or(|due| due > self.now) {
+            return;
+        }
+        self.shared.disk.repair_due = None;
+        let token = self.shared.token();
+        let mut changes = vec![Change::Afresh];
+        if let Some(flushed) = self.shared.state.flush(token) {
+            changes.extend(flushed.changes);
+        }
+        self.persist(changes, Pending::Shared(Durable::Flush { token, is_repair: true }));
+    }
+
+    /// What was in doubt on the disk is as it should be.
+    pub(super) fn on_disk_well(&mut self) {
+        if self.shared.state.has_failed() {
+            // Something failed after this was under way.
+            self.shared.disk.repair_due = Some(self.now);
+            return;
+        }
+        self.shared.disk.has_failed = false;
+        self.trust_disk();
+    }
+
+    /// A disk that does not confirm what it was given is as good as one that fails.
+    pub(super) fn watch_disk(&mut self) {
+        let oldest = self.pending.first_key_value().map(|(_, (since, _))| self.now.since(*since));
+        let is_silent = oldest.is_some_and(|waited| waited >= limits::DISK_SILENCE_MAX);
+        if std::mem::replace(&mut self.shared.disk.is_silent, is_silent) == is_silent {
+            return;
+        }
+        if is_silent && !self.shared.disk.has_failed {
+            let reason = format!("it has not confirmed a change for {:?}", limits::DISK_SILENCE_MAX);
+            self.shared.partition.doubt(Doubt::DiskFailed(reason), self.now);
+        }
+        self.trust_disk();
+    }
+
+    fn trust_disk(&mut self) {
+        if !self.shared.disk.has_failed && !self.shared.disk.is_silent {
+            self.shared.partition.doubt_over(DoubtKind::DiskFailed, self.now);
+        }
+    }
+}
