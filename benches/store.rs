@@ -19,7 +19,7 @@ use shoal::core::contract::{Change, Table};
 use shoal::core::ids::{NodeId, PersistNo};
 use shoal::core::model::NodeCard;
 use shoal::core::wire;
-use shoal::node::store::{NodeKeys, Store};
+use shoal::node::store::{NodeKeys, Outcome, Store};
 
 /// Commits that are given at once.
 const BATCHES: [usize; 3] = [1, 16, 256];
@@ -103,7 +103,7 @@ impl Bare {
 /// The store, with one commit per change.
 struct Shoal {
     store: Store,
-    outcomes: Receiver<Result<(), String>>,
+    outcomes: Receiver<Vec<Outcome>>,
     next: u64,
 }
 
@@ -112,7 +112,7 @@ impl Shoal {
         let (reports, outcomes) = channel();
         let keys = || NodeKeys { reset_key: [1; 64], connection_id_key: [1; 8] };
         // After the last batch nobody listens.
-        let opened = Store::open(directory, keys, move |_, outcome| drop(reports.send(outcome)));
+        let opened = Store::open(directory, keys, move |outcomes| drop(reports.send(outcomes)));
         Self { store: opened.expect("a store").store, outcomes, next: 1 }
     }
 
@@ -121,8 +121,12 @@ impl Shoal {
             self.store.commit(PersistNo(self.next), vec![Change::Peer(card.clone())]);
             self.next += 1;
         }
-        for _ in cards {
-            self.outcomes.recv().expect("the writer lives").expect("the disk takes it");
+        let mut left = cards.len();
+        while left > 0 {
+            for (_, outcome) in self.outcomes.recv().expect("the writer lives") {
+                outcome.expect("the disk takes it");
+                left -= 1;
+            }
         }
     }
 }
@@ -203,8 +207,9 @@ impl BareRows {
         for time in 0..WRITES_EACH {
             let transaction =
                 self.0.transaction_with_behavior(TransactionBehavior::Immediate).expect("begins");
-            for writer in 0..WRITERS {
-                let (key, row) = row(writer, round * WRITES_EACH as u64 + time as u64);
+            for writer in 0..WRITERS as u64 {
+                // Keys as far apart as those of writers who do not know of each other.
+                let (key, row) = row((round * WRITES_EACH as u64 + time as u64) * WRITERS as u64 + writer);
                 let mut replace =
                     transaction.prepare_cached("REPLACE INTO state VALUES (?1, ?2)").expect("valid SQL");
                 replace.execute(params![&key[..], &row[..]]).expect("a row");
@@ -218,10 +223,10 @@ impl BareRows {
 /// given by one thread, as a node's driver does.
 struct ConcurrentRows {
     store: Store,
-    outcomes: Receiver<(u64, Instant, bool)>,
+    outcomes: Receiver<(Instant, Vec<Outcome>)>,
     next: u64,
     times: Vec<Duration>,
-    /// Transactions, as far as they can be told apart by the pauses between outcomes, and rows in them.
+    /// Transactions, and rows in them.
     groups: u64,
     written: u64,
 }
@@ -230,9 +235,7 @@ impl ConcurrentRows {
     fn open(directory: &Path) -> Self {
         let (reports, outcomes) = channel();
         let keys = || NodeKeys { reset_key: [1; 64], connection_id_key: [1; 8] };
-        let report = move |no: PersistNo, outcome: Result<(), String>| {
-            let _ = reports.send((no.0, Instant::now(), outcome.is_ok()));
-        };
+        let report = move |outcomes: Vec<Outcome>| drop(reports.send((Instant::now(), outcomes)));
         let opened = Store::open(directory, keys, report);
         let store = opened.expect("a store").store;
         Self { store, outcomes, next: 0, times: Vec::new(), groups: 0, written: 0 }
@@ -246,33 +249,32 @@ impl ConcurrentRows {
             left -= 1;
         }
         while !under_way.is_empty() {
-            let mut outcome = Some(self.outcomes.recv().expect("the writer lives"));
+            let (at, outcomes) = self.outcomes.recv().expect("the writer lives");
             self.groups += 1;
-            while let Some((no, at, is_ok)) = outcome {
-                assert!(is_ok, "the disk takes it");
-                let (writer, given) = under_way.remove(&no).expect("it was given");
+            for (no, outcome) in outcomes {
+                outcome.expect("the disk takes it");
+                let (writer, given) = under_way.remove(&no.0).expect("it was given");
                 self.times.push(at - given);
                 self.written += 1;
                 if left > 0 {
                     self.give(writer, &mut under_way);
                     left -= 1;
                 }
-                outcome = self.outcomes.try_recv().ok();
             }
         }
     }
 
     fn give(&mut self, writer: usize, under_way: &mut BTreeMap<u64, (usize, Instant)>) {
         self.next += 1;
-        let (key, row) = row(writer, self.next);
+        let (key, row) = row(self.next);
         under_way.insert(self.next, (writer, Instant::now()));
         self.store.commit(PersistNo(self.next), vec![Change::Put { table: Table::State, key, row }]);
     }
 }
 
 /// A row of one of ten thousand keys.
-fn row(writer: usize, number: u64) -> (Bytes, Bytes) {
-    let key = number.wrapping_mul(2_654_435_761).wrapping_add(writer as u64) % 10_000;
+fn row(number: u64) -> (Bytes, Bytes) {
+    let key = number.wrapping_mul(2_654_435_761) % 10_000;
     let mut row = vec![0; ROW_BYTES];
     row[..8].copy_from_slice(&number.to_le_bytes());
     (format!("orders/{key:05}").into(), row.into())
@@ -284,7 +286,7 @@ fn start_with_rows(criterion: &mut Criterion) {
     let directory = tempfile::tempdir().expect("a directory");
     let keys = || NodeKeys { reset_key: [1; 64], connection_id_key: [1; 8] };
     let (reports, outcomes) = channel();
-    let opened = Store::open(directory.path(), keys, move |_, outcome| drop(reports.send(outcome)));
+    let opened = Store::open(directory.path(), keys, move |outcomes| drop(reports.send(outcomes)));
     let store = opened.expect("a store").store;
     for (no, first) in (0..ROWS).step_by(1000).enumerate() {
         let rows = first..first + 1000;
@@ -294,11 +296,13 @@ fn start_with_rows(criterion: &mut Criterion) {
             row: vec![n as u8; ROW_BYTES].into(),
         };
         store.commit(PersistNo(no as u64), rows.map(put).collect());
-        outcomes.recv().expect("the writer lives").expect("the disk takes it");
+        for (_, outcome) in outcomes.recv().expect("the writer lives") {
+            outcome.expect("the disk takes it");
+        }
     }
     drop(store);
     let before = resident_mib();
-    let opened = Store::open(directory.path(), keys, |_, _| {}).expect("a store");
+    let opened = Store::open(directory.path(), keys, |_| {}).expect("a store");
     let rows = &opened.remembered.tables[&Table::State];
     let useful: usize = rows.iter().map(|(key, row)| key.len() + row.len()).sum();
     assert_eq!(rows.len(), ROWS);
@@ -313,7 +317,7 @@ fn start_with_rows(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("start_with_rows");
     group.sample_size(10).throughput(Throughput::Elements(ROWS as u64));
     group.bench_function("open/1000000", |b| {
-        b.iter(|| Store::open(directory.path(), keys, |_, _| {}).expect("a store"));
+        b.iter(|| Store::open(directory.path(), keys, |_| {}).expect("a store"));
     });
     group.finish();
 }

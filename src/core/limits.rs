@@ -152,6 +152,10 @@ pub const REQUEST_DEADLINE: Duration = Duration::from_secs(15);
 pub const DRIVER_QUEUE_MAX: usize = 8192;
 /// Changes that wait for the disk. Full: the commit fails with that reason.
 pub const STORE_QUEUE_CHANGES_MAX: usize = 4096;
+/// The writer waits for those who were in the last commit, or came meanwhile, for this part of what it took...
+pub const STORE_GATHER_DIVISOR: u32 = 4;
+/// ...and no longer than this, however slow the disk is. Over: it commits what is there.
+pub const STORE_GATHER_MAX: Duration = Duration::from_millis(2);
 /// How long the store waits for another program that reads or writes its database. Longer: the commit or the start fails.
 pub const STORE_BUSY_MAX: Duration = Duration::from_secs(5);
 /// Entries of a node's history that are kept, over all its processes. One more: the oldest is removed.

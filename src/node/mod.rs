@@ -42,7 +42,7 @@ use self::events::{Events, Subscription};
 use self::facts::{Lateness, Witness};
 use self::identity::{IdentityState, Keeper, KeeperHandle, Loaded, OfferError, Offered, Places};
 use self::runtime::{Runtime, RuntimeConfig};
-use self::store::{NodeKeys, Opened, Store, StoreError};
+use self::store::{NodeKeys, Opened, Outcome, Store, StoreError};
 use self::transport::join::Door;
 use self::transport::tls::{NodeIdentity, TlsError};
 use self::transport::{Congestion, Peer, PeerCertificate, Transport, TransportConfig, TransportError};
@@ -141,7 +141,8 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
     }
     let door = door(config)?;
     let (core, inputs) = mpsc::channel(limits::DRIVER_QUEUE_MAX);
-    let Opened { store, remembered, keys } = open_store(config, core.clone()).await?;
+    let (told, outcomes) = mpsc::unbounded_channel();
+    let Opened { store, remembered, keys } = open_store(config, told).await?;
     check_mesh(config, &remembered)?;
     let (report, reports) = mpsc::unbounded_channel();
     let runtime =
@@ -203,6 +204,7 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
         clock,
         inputs,
         reports,
+        outcomes,
         store,
         witness,
         transport: transport.clone(),
@@ -245,19 +247,13 @@ fn check_mesh(config: &Config, remembered: &Remembered) -> Result<(), StartError
     }
 }
 
-async fn open_store(config: &Config, core: mpsc::Sender<Input>) -> Result<Opened, StoreError> {
+async fn open_store(config: &Config, report: mpsc::UnboundedSender<Vec<Outcome>>) -> Result<Opened, StoreError> {
     let data_dir = config.node.data_dir.clone();
     let fresh_keys =
         || NodeKeys { reset_key: clock::random_bytes(), connection_id_key: clock::random_bytes() };
-    let on_outcome = move |no, result: Result<(), String>| {
-        let input = match result {
-            Ok(()) => Input::Committed(no),
-            Err(reason) => Input::CommitFailed { no, reason },
-        };
-        // Called on the store's own thread, which may wait for the driver.
-        let _ = core.blocking_send(input);
-    };
-    let opening = tokio::task::spawn_blocking(move || Store::open(&data_dir, fresh_keys, on_outcome));
+    // A driver that is gone wants to know no more.
+    let on_outcomes = move |outcomes| drop(report.send(outcomes));
+    let opening = tokio::task::spawn_blocking(move || Store::open(&data_dir, fresh_keys, on_outcomes));
     opening.await.expect("opening the store does not panic")
 }
 
