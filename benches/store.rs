@@ -12,7 +12,6 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rusqlite::{Connection, TransactionBehavior, params};
 use shoal::core::contract::{Change, Table};
@@ -143,142 +142,8 @@ fn card(number: usize, round: u64) -> NodeCard {
     }
 }
 
-/// Clients that each wait for one durable write before they make the next.
-const WRITERS: usize = 64;
 /// Bytes of a row.
 const ROW_BYTES: usize = 128;
-
-/// Rows of the core's tables from many writers at once, beside bare SQLite that commits as many rows in each
-/// transaction as there are writers: what one gets who could arrange for all of them to come together.
-fn concurrent_rows(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("concurrent_rows");
-    group.sample_size(20).measurement_time(Duration::from_secs(8));
-    group.throughput(Throughput::Elements((WRITERS * WRITES_EACH) as u64));
-    let directory = tempfile::tempdir().expect("a directory");
-    let mut bare = BareRows::open(directory.path());
-    let mut shoal = ConcurrentRows::open(&directory.path().join("node"));
-    let mut rounds = 0;
-    let mut alternate = |n: u64, is_ours: bool| {
-        let mut total = Duration::ZERO;
-        // A run of rounds at a time, so that the writers reach their pace.
-        for _ in 0..n {
-            rounds += 1;
-            let began = Instant::now();
-            bare.write(rounds);
-            let theirs = began.elapsed();
-            let began = Instant::now();
-            shoal.write();
-            total += if is_ours { began.elapsed() } else { theirs };
-        }
-        total
-    };
-    group.bench_function(format!("sqlite/{WRITERS}"), |b| b.iter_custom(|n| alternate(n, false)));
-    group.bench_function(format!("shoal/{WRITERS}"), |b| b.iter_custom(|n| alternate(n, true)));
-    group.finish();
-    let mut times = std::mem::take(&mut shoal.times);
-    times.sort_unstable();
-    println!(
-        "one write of {WRITERS} writers: p50 {:?}, p99 {:?}, {} rows a transaction on average",
-        times[times.len() / 2],
-        times[times.len() * 99 / 100],
-        shoal.written / shoal.groups.max(1),
-    );
-}
-
-/// How often each writer writes in a round.
-const WRITES_EACH: usize = 16;
-
-/// SQLite alone, with a table like the store's.
-struct BareRows(Connection);
-
-impl BareRows {
-    fn open(directory: &Path) -> Self {
-        let connection = Connection::open(directory.join("bare.db")).expect("a database");
-        connection
-            .execute_batch(
-                "PRAGMA journal_mode = wal; PRAGMA synchronous = FULL;
-                 CREATE TABLE state (key BLOB PRIMARY KEY, row BLOB NOT NULL) STRICT, WITHOUT ROWID;",
-            )
-            .expect("a schema");
-        Self(connection)
-    }
-
-    fn write(&mut self, round: u64) {
-        for time in 0..WRITES_EACH {
-            let transaction =
-                self.0.transaction_with_behavior(TransactionBehavior::Immediate).expect("begins");
-            for writer in 0..WRITERS as u64 {
-                // Keys as far apart as those of writers who do not know of each other.
-                let (key, row) = row((round * WRITES_EACH as u64 + time as u64) * WRITERS as u64 + writer);
-                let mut replace =
-                    transaction.prepare_cached("REPLACE INTO state VALUES (?1, ?2)").expect("valid SQL");
-                replace.execute(params![&key[..], &row[..]]).expect("a row");
-            }
-            transaction.commit().expect("the disk takes it");
-        }
-    }
-}
-
-/// The store with [`WRITERS`] that each give their next change when the outcome of the last one has come. The changes are
-/// given by one thread, as a node's driver does.
-struct ConcurrentRows {
-    store: Store,
-    outcomes: Receiver<(Instant, Vec<Outcome>)>,
-    next: u64,
-    times: Vec<Duration>,
-    /// Transactions, and rows in them.
-    groups: u64,
-    written: u64,
-}
-
-impl ConcurrentRows {
-    fn open(directory: &Path) -> Self {
-        let (reports, outcomes) = channel();
-        let keys = || NodeKeys { reset_key: [1; 64], connection_id_key: [1; 8] };
-        let report = move |outcomes: Vec<Outcome>| drop(reports.send((Instant::now(), outcomes)));
-        let opened = Store::open(directory, keys, report);
-        let store = opened.expect("a store").store;
-        Self { store, outcomes, next: 0, times: Vec::new(), groups: 0, written: 0 }
-    }
-
-    fn write(&mut self) {
-        let mut under_way = BTreeMap::new();
-        let mut left = WRITERS * WRITES_EACH;
-        for writer in 0..WRITERS {
-            self.give(writer, &mut under_way);
-            left -= 1;
-        }
-        while !under_way.is_empty() {
-            let (at, outcomes) = self.outcomes.recv().expect("the writer lives");
-            self.groups += 1;
-            for (no, outcome) in outcomes {
-                outcome.expect("the disk takes it");
-                let (writer, given) = under_way.remove(&no.0).expect("it was given");
-                self.times.push(at - given);
-                self.written += 1;
-                if left > 0 {
-                    self.give(writer, &mut under_way);
-                    left -= 1;
-                }
-            }
-        }
-    }
-
-    fn give(&mut self, writer: usize, under_way: &mut BTreeMap<u64, (usize, Instant)>) {
-        self.next += 1;
-        let (key, row) = row(self.next);
-        under_way.insert(self.next, (writer, Instant::now()));
-        self.store.commit(PersistNo(self.next), vec![Change::Put { table: Table::State, key, row }]);
-    }
-}
-
-/// A row of one of ten thousand keys.
-fn row(number: u64) -> (Bytes, Bytes) {
-    let key = number.wrapping_mul(2_654_435_761) % 10_000;
-    let mut row = vec![0; ROW_BYTES];
-    row[..8].copy_from_slice(&number.to_le_bytes());
-    (format!("orders/{key:05}").into(), row.into())
-}
 
 /// How long a start takes with many rows, and what memory it needs beside them.
 fn start_with_rows(criterion: &mut Criterion) {
@@ -332,5 +197,5 @@ fn resident_mib() -> (u64, u64) {
     (of("VmRSS:"), of("VmHWM:"))
 }
 
-criterion_group!(benches, durable_changes, concurrent_rows, start_with_rows);
+criterion_group!(benches, durable_changes, start_with_rows);
 criterion_main!(benches);

@@ -470,8 +470,14 @@ pub const QUEUED_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 pub const TICKET_OUTCOMES_MAX: usize = 10_000;
 /// Characters of the reason why a queued write was rejected; the rest is cut off.
 pub const TICKET_REASON_CHARS_MAX: usize = 200;
-/// Queued writes that are replayed in a second.
-pub const REPLAYED_PER_SECOND: u32 = 500;
+/// Queued writes that are being replayed and are not durable yet. One more waits until one of them is.
+pub const REPLAYS_UNDER_WAY_MAX: usize = 128;
+/// Bytes of queued writes that are replayed in a second. More: later.
+pub const REPLAYED_BYTES_PER_SECOND: u32 = 8 << 20;
+/// Bytes of them that are replayed at once after a pause. More: at the pace of the second.
+pub const REPLAYED_BYTES_AT_ONCE: u32 = 1 << 20;
+/// When a queued write cannot be made, it and those after it are tried again after this.
+pub const REPLAY_RETRY: Duration = Duration::from_millis(100);
 /// Queued writes that are replayed, or found expired, at once.
 pub const REPLAY_BATCH_MAX: usize = 64;
 /// Rows of one of the core's own tables in the store. One more: the commit that adds it is refused.
