@@ -98,7 +98,10 @@ async fn until_standing(node: &Handle, is_so: impl Fn(&StateStatus) -> bool) -> 
     }
 }
 
-/// Waits until the first `count` nodes are in the roster, among a majority and see each other.
+/// Nodes that vote in a large mesh.
+const VOTERS: usize = 7;
+
+/// Waits until the first `count` nodes see each other, are among a majority and in the roster, with all voters.
 async fn all_healthy(mesh: &TestMesh, count: usize) {
     mesh.all_alive().await;
     for n in 1..=count {
@@ -107,7 +110,10 @@ async fn all_healthy(mesh: &TestMesh, count: usize) {
     }
     loop {
         let roster = clients::state(mesh.node(1).handle(), StateRequest::Roster).await;
-        if matches!(roster, StateAnswer::Roster(Some(roster)) if roster.members.len() == count) {
+        if let StateAnswer::Roster(Some(roster)) = roster
+            && roster.members.len() == count
+            && roster.voters().count() == count.min(VOTERS)
+        {
             return;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

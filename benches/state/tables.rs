@@ -16,7 +16,7 @@ use crate::raw::{key, value};
 pub(crate) struct Tables {
     store: Store,
     outcomes: Receiver<(Instant, Vec<Outcome>)>,
-    /// Transactions, and rows in them.
+    /// Transactions of several writers, and rows in them.
     pub(crate) transactions: u64,
     pub(crate) rows: u64,
 }
@@ -41,8 +41,10 @@ impl Tables {
         }
         while !under_way.is_empty() {
             let (at, outcomes) = self.outcomes.recv().expect("the writer lives");
-            self.transactions += 1;
-            self.rows += outcomes.len() as u64;
+            if writers > 1 {
+                self.transactions += 1;
+                self.rows += outcomes.len() as u64;
+            }
             for (no, outcome) in outcomes {
                 outcome.expect("the disk takes it");
                 let given = under_way.remove(&no).expect("it was given");
