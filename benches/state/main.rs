@@ -57,12 +57,15 @@ fn main() {
     let size = if arguments.iter().any(|a| a == "--full") { Size::Full } else { Size::Short };
     let only = arguments.iter().find_map(|a| a.strip_prefix("--only="));
     let runtime = Builder::new_multi_thread().enable_all().build().expect("an executor");
-    for (name, title, measure) in PARTS.into_iter().filter(|(name, ..)| only.is_none_or(|only| only == *name)) {
+    for (name, title, measure) in PARTS.into_iter().filter(|(name, ..)| only.is_none_or(|only| only == *name))
+    {
         let measured = measure(&runtime, size);
         let part = format!("state --only={name}");
         let command = if size == Size::Full { format!("{part} --full") } else { part.clone() };
         let machine = results::machine();
-        let text = format!("## {title} (`cargo bench --bench state -- --only={name}`)\n\n{machine}. `{command}`.\n\n{measured}");
+        let text = format!(
+            "## {title} (`cargo bench --bench state -- --only={name}`)\n\n{machine}. `{command}`.\n\n{measured}"
+        );
         println!("\n{text}");
         results::write_part(&part, &text).expect("benches/RESULTS.md can be written");
     }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use shoal::core::model::{Mode, MemberStatus};
+use shoal::core::model::{MemberStatus, Mode};
 use shoal::core::wire::{StateAnswer, StateRequest};
 use shoal::node::Handle;
 use tokio::runtime::Runtime;
@@ -61,11 +61,8 @@ pub(crate) fn measure(runtime: &Runtime, size: Size) -> String {
 async fn two_nodes() -> TestMesh {
     let mesh = TestMesh::start(2).await;
     all_healthy(&mesh, 2).await;
-    let change = StateRequest::SetRoster {
-        key: "quorum_size".to_owned(),
-        value: "1".to_owned(),
-        split_writes: true,
-    };
+    let change =
+        StateRequest::SetRoster { key: "quorum_size".to_owned(), value: "1".to_owned(), split_writes: true };
     match state(mesh.node(1).handle(), change).await {
         StateAnswer::Roster(Some(roster)) => assert_eq!(roster.quorum(), 1),
         other => panic!("a change of the roster was answered with {other:?}"),

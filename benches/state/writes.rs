@@ -74,7 +74,13 @@ pub(crate) fn measure(runtime: &Runtime, size: Size) -> String {
         Ok(etcd) => runtime.block_on(connect(etcd.address(), crate::etcd::put)),
         Err(_) => Vec::new(),
     };
-    let names = ["raw SQLite, 64 rows a transaction", "the store's tables", "a node, in process", "a node, HTTP", "etcd, HTTP"];
+    let names = [
+        "raw SQLite, 64 rows a transaction",
+        "the store's tables",
+        "a node, in process",
+        "a node, HTTP",
+        "etcd, HTTP",
+    ];
     let [mut w_raw, mut w_tables, mut w_local, mut w_http, mut w_etcd] = names.map(Way::new);
     let mut first = 1;
     for _ in 0..rounds {

@@ -52,6 +52,7 @@ use crate::core::ids::{LinkId, MeshId, MeshName, NodeId, ProcessId};
 use crate::core::limits;
 use crate::core::mesh::Mesh;
 use crate::core::model::{Answer, Message, NodeCard, Overrides};
+use crate::core::state::State;
 use crate::core::wire::{RequestBody, ResponseBody, StateChange};
 
 /// Why a node did not start. Nothing was changed on disk beyond what the text says.
@@ -142,7 +143,7 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
     let door = door(config)?;
     let (core, inputs) = mpsc::channel(limits::DRIVER_QUEUE_MAX);
     let (told, outcomes) = mpsc::unbounded_channel();
-    let Opened { store, remembered, keys } = open_store(config, told).await?;
+    let (Opened { store, remembered, keys }, state) = open_store(config, told).await?;
     check_mesh(config, &remembered)?;
     let (report, reports) = mpsc::unbounded_channel();
     let runtime =
@@ -159,7 +160,6 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
         card: card(config, addresses),
         mesh_name: mesh_name.clone(),
         process_id: ProcessId(clock::random_id()),
-        // Moved: it may hold a million rows.
         remembered,
         start: start_mode(&config.cluster.start),
         profile: config.cluster.profile,
@@ -175,7 +175,7 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
     let socket = transport::bind(config.cluster.bind_addr)?;
     let port = socket.local_addr().map_or(config.cluster.bind_addr.port(), |a| a.port());
     let advertised = addresses(config, port);
-    let mut mesh = Mesh::new(boot(advertised.clone()), clock.now());
+    let mut mesh = Mesh::with_state(boot(advertised.clone()), state, clock.now());
     let outputs: Vec<_> = std::iter::from_fn(|| mesh.poll_output()).collect();
     let shared = Arc::new(Shared::new(mesh.view()));
     let discovery = start_discovery(config, mesh_name.clone(), advertised, &core, &shared)?;
@@ -247,13 +247,22 @@ fn check_mesh(config: &Config, remembered: &Remembered) -> Result<(), StartError
     }
 }
 
-async fn open_store(config: &Config, report: mpsc::UnboundedSender<Vec<Outcome>>) -> Result<Opened, StoreError> {
+/// The store, and what its rows say of the shared state. Both are made on one thread: the allocator keeps memory by
+/// thread, and what a million rows took is used again for what they say.
+async fn open_store(
+    config: &Config,
+    report: mpsc::UnboundedSender<Vec<Outcome>>,
+) -> Result<(Opened, State), StoreError> {
     let data_dir = config.node.data_dir.clone();
     let fresh_keys =
         || NodeKeys { reset_key: clock::random_bytes(), connection_id_key: clock::random_bytes() };
     // A driver that is gone wants to know no more.
     let on_outcomes = move |outcomes| drop(report.send(outcomes));
-    let opening = tokio::task::spawn_blocking(move || Store::open(&data_dir, fresh_keys, on_outcomes));
+    let opening = tokio::task::spawn_blocking(move || {
+        let mut opened = Store::open(&data_dir, fresh_keys, on_outcomes)?;
+        let state = State::load(&mut opened.remembered.tables);
+        Ok((opened, state))
+    });
     opening.await.expect("opening the store does not panic")
 }
 

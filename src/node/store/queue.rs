@@ -196,7 +196,8 @@ impl Queue {
             let expected = company.until.saturating_duration_since(Instant::now());
             // While company is expected, each of it does not wake the writer.
             waiting.wanted = if expected.is_zero() { 1 } else { company.commits };
-            let left = if expected.is_zero() { left } else { Some(left.map_or(expected, |l| l.min(expected))) };
+            let left =
+                if expected.is_zero() { left } else { Some(left.map_or(expected, |l| l.min(expected))) };
             waiting = match left {
                 Some(left) => {
                     self.changed.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0

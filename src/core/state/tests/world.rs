@@ -318,7 +318,7 @@ impl World {
         for ((table, key), row) in &self.nodes[at].disk {
             tables.entry(*table).or_default().push((key.clone(), row.clone()));
         }
-        self.nodes[at].state = State::load(&tables);
+        self.nodes[at].state = State::load(&mut tables);
         self.nodes[at].highest = Clock::default();
     }
 
