@@ -12,14 +12,13 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rusqlite::{Connection, TransactionBehavior, params};
 use shoal::core::contract::{Change, Table};
 use shoal::core::ids::{NodeId, PersistNo};
 use shoal::core::model::NodeCard;
 use shoal::core::wire;
-use shoal::node::store::{NodeKeys, Store};
+use shoal::node::store::{NodeKeys, Outcome, Store};
 
 /// Commits that are given at once.
 const BATCHES: [usize; 3] = [1, 16, 256];
@@ -103,7 +102,7 @@ impl Bare {
 /// The store, with one commit per change.
 struct Shoal {
     store: Store,
-    outcomes: Receiver<Result<(), String>>,
+    outcomes: Receiver<Vec<Outcome>>,
     next: u64,
 }
 
@@ -112,7 +111,7 @@ impl Shoal {
         let (reports, outcomes) = channel();
         let keys = || NodeKeys { reset_key: [1; 64], connection_id_key: [1; 8] };
         // After the last batch nobody listens.
-        let opened = Store::open(directory, keys, move |_, outcome| drop(reports.send(outcome)));
+        let opened = Store::open(directory, keys, move |outcomes| drop(reports.send(outcomes)));
         Self { store: opened.expect("a store").store, outcomes, next: 1 }
     }
 
@@ -121,8 +120,12 @@ impl Shoal {
             self.store.commit(PersistNo(self.next), vec![Change::Peer(card.clone())]);
             self.next += 1;
         }
-        for _ in cards {
-            self.outcomes.recv().expect("the writer lives").expect("the disk takes it");
+        let mut left = cards.len();
+        while left > 0 {
+            for (_, outcome) in self.outcomes.recv().expect("the writer lives") {
+                outcome.expect("the disk takes it");
+                left -= 1;
+            }
         }
     }
 }
@@ -139,144 +142,8 @@ fn card(number: usize, round: u64) -> NodeCard {
     }
 }
 
-/// Clients that each wait for one durable write before they make the next.
-const WRITERS: usize = 64;
 /// Bytes of a row.
 const ROW_BYTES: usize = 128;
-
-/// Rows of the core's tables from many writers at once, beside bare SQLite that commits as many rows in each
-/// transaction as there are writers: what one gets who could arrange for all of them to come together.
-fn concurrent_rows(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("concurrent_rows");
-    group.sample_size(20).measurement_time(Duration::from_secs(8));
-    group.throughput(Throughput::Elements((WRITERS * WRITES_EACH) as u64));
-    let directory = tempfile::tempdir().expect("a directory");
-    let mut bare = BareRows::open(directory.path());
-    let mut shoal = ConcurrentRows::open(&directory.path().join("node"));
-    let mut rounds = 0;
-    let mut alternate = |n: u64, is_ours: bool| {
-        let mut total = Duration::ZERO;
-        // A run of rounds at a time, so that the writers reach their pace.
-        for _ in 0..n {
-            rounds += 1;
-            let began = Instant::now();
-            bare.write(rounds);
-            let theirs = began.elapsed();
-            let began = Instant::now();
-            shoal.write();
-            total += if is_ours { began.elapsed() } else { theirs };
-        }
-        total
-    };
-    group.bench_function(format!("sqlite/{WRITERS}"), |b| b.iter_custom(|n| alternate(n, false)));
-    group.bench_function(format!("shoal/{WRITERS}"), |b| b.iter_custom(|n| alternate(n, true)));
-    group.finish();
-    let mut times = std::mem::take(&mut shoal.times);
-    times.sort_unstable();
-    println!(
-        "one write of {WRITERS} writers: p50 {:?}, p99 {:?}, {} rows a transaction on average",
-        times[times.len() / 2],
-        times[times.len() * 99 / 100],
-        shoal.written / shoal.groups.max(1),
-    );
-}
-
-/// How often each writer writes in a round.
-const WRITES_EACH: usize = 16;
-
-/// SQLite alone, with a table like the store's.
-struct BareRows(Connection);
-
-impl BareRows {
-    fn open(directory: &Path) -> Self {
-        let connection = Connection::open(directory.join("bare.db")).expect("a database");
-        connection
-            .execute_batch(
-                "PRAGMA journal_mode = wal; PRAGMA synchronous = FULL;
-                 CREATE TABLE state (key BLOB PRIMARY KEY, row BLOB NOT NULL) STRICT, WITHOUT ROWID;",
-            )
-            .expect("a schema");
-        Self(connection)
-    }
-
-    fn write(&mut self, round: u64) {
-        for time in 0..WRITES_EACH {
-            let transaction =
-                self.0.transaction_with_behavior(TransactionBehavior::Immediate).expect("begins");
-            for writer in 0..WRITERS {
-                let (key, row) = row(writer, round * WRITES_EACH as u64 + time as u64);
-                let mut replace =
-                    transaction.prepare_cached("REPLACE INTO state VALUES (?1, ?2)").expect("valid SQL");
-                replace.execute(params![&key[..], &row[..]]).expect("a row");
-            }
-            transaction.commit().expect("the disk takes it");
-        }
-    }
-}
-
-/// The store with [`WRITERS`] that each give their next change when the outcome of the last one has come. The changes are
-/// given by one thread, as a node's driver does.
-struct ConcurrentRows {
-    store: Store,
-    outcomes: Receiver<(u64, Instant, bool)>,
-    next: u64,
-    times: Vec<Duration>,
-    /// Transactions, as far as they can be told apart by the pauses between outcomes, and rows in them.
-    groups: u64,
-    written: u64,
-}
-
-impl ConcurrentRows {
-    fn open(directory: &Path) -> Self {
-        let (reports, outcomes) = channel();
-        let keys = || NodeKeys { reset_key: [1; 64], connection_id_key: [1; 8] };
-        let report = move |no: PersistNo, outcome: Result<(), String>| {
-            let _ = reports.send((no.0, Instant::now(), outcome.is_ok()));
-        };
-        let opened = Store::open(directory, keys, report);
-        let store = opened.expect("a store").store;
-        Self { store, outcomes, next: 0, times: Vec::new(), groups: 0, written: 0 }
-    }
-
-    fn write(&mut self) {
-        let mut under_way = BTreeMap::new();
-        let mut left = WRITERS * WRITES_EACH;
-        for writer in 0..WRITERS {
-            self.give(writer, &mut under_way);
-            left -= 1;
-        }
-        while !under_way.is_empty() {
-            let mut outcome = Some(self.outcomes.recv().expect("the writer lives"));
-            self.groups += 1;
-            while let Some((no, at, is_ok)) = outcome {
-                assert!(is_ok, "the disk takes it");
-                let (writer, given) = under_way.remove(&no).expect("it was given");
-                self.times.push(at - given);
-                self.written += 1;
-                if left > 0 {
-                    self.give(writer, &mut under_way);
-                    left -= 1;
-                }
-                outcome = self.outcomes.try_recv().ok();
-            }
-        }
-    }
-
-    fn give(&mut self, writer: usize, under_way: &mut BTreeMap<u64, (usize, Instant)>) {
-        self.next += 1;
-        let (key, row) = row(writer, self.next);
-        under_way.insert(self.next, (writer, Instant::now()));
-        self.store.commit(PersistNo(self.next), vec![Change::Put { table: Table::State, key, row }]);
-    }
-}
-
-/// A row of one of ten thousand keys.
-fn row(writer: usize, number: u64) -> (Bytes, Bytes) {
-    let key = number.wrapping_mul(2_654_435_761).wrapping_add(writer as u64) % 10_000;
-    let mut row = vec![0; ROW_BYTES];
-    row[..8].copy_from_slice(&number.to_le_bytes());
-    (format!("orders/{key:05}").into(), row.into())
-}
 
 /// How long a start takes with many rows, and what memory it needs beside them.
 fn start_with_rows(criterion: &mut Criterion) {
@@ -284,7 +151,7 @@ fn start_with_rows(criterion: &mut Criterion) {
     let directory = tempfile::tempdir().expect("a directory");
     let keys = || NodeKeys { reset_key: [1; 64], connection_id_key: [1; 8] };
     let (reports, outcomes) = channel();
-    let opened = Store::open(directory.path(), keys, move |_, outcome| drop(reports.send(outcome)));
+    let opened = Store::open(directory.path(), keys, move |outcomes| drop(reports.send(outcomes)));
     let store = opened.expect("a store").store;
     for (no, first) in (0..ROWS).step_by(1000).enumerate() {
         let rows = first..first + 1000;
@@ -294,11 +161,13 @@ fn start_with_rows(criterion: &mut Criterion) {
             row: vec![n as u8; ROW_BYTES].into(),
         };
         store.commit(PersistNo(no as u64), rows.map(put).collect());
-        outcomes.recv().expect("the writer lives").expect("the disk takes it");
+        for (_, outcome) in outcomes.recv().expect("the writer lives") {
+            outcome.expect("the disk takes it");
+        }
     }
     drop(store);
     let before = resident_mib();
-    let opened = Store::open(directory.path(), keys, |_, _| {}).expect("a store");
+    let opened = Store::open(directory.path(), keys, |_| {}).expect("a store");
     let rows = &opened.remembered.tables[&Table::State];
     let useful: usize = rows.iter().map(|(key, row)| key.len() + row.len()).sum();
     assert_eq!(rows.len(), ROWS);
@@ -313,7 +182,7 @@ fn start_with_rows(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("start_with_rows");
     group.sample_size(10).throughput(Throughput::Elements(ROWS as u64));
     group.bench_function("open/1000000", |b| {
-        b.iter(|| Store::open(directory.path(), keys, |_, _| {}).expect("a store"));
+        b.iter(|| Store::open(directory.path(), keys, |_| {}).expect("a store"));
     });
     group.finish();
 }
@@ -328,5 +197,5 @@ fn resident_mib() -> (u64, u64) {
     (of("VmRSS:"), of("VmHWM:"))
 }
 
-criterion_group!(benches, durable_changes, concurrent_rows, start_with_rows);
+criterion_group!(benches, durable_changes, start_with_rows);
 criterion_main!(benches);

@@ -111,7 +111,7 @@ fn the_store_keeps_a_bounded_history_that_a_new_process_finds() {
     let directory = tempfile::tempdir().expect("a directory");
     let open = || {
         let keys = || NodeKeys { reset_key: [0; 64], connection_id_key: [0; 8] };
-        let Opened { store, .. } = Store::open(directory.path(), keys, |_, _| {}).expect("opens");
+        let Opened { store, .. } = Store::open(directory.path(), keys, |_| {}).expect("opens");
         store
     };
     let event = |n: usize| Recorded::Event(Event::Refused { peer: n.to_string(), reason: "no".to_owned() });

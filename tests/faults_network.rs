@@ -125,7 +125,8 @@ fn after_a_cut_of_minutes_with_changed_addresses_and_a_dead_seed_the_mesh_is_one
     }
     let failed = |n: usize, of: usize| net.status(n, of).as_deref() == Some("failed");
     // A node that hears nobody doubts itself first: it gives its verdicts late, and the mesh must heal from either.
-    let is_lost = |n: usize, of: usize| of == n || !matches!(net.status(n, of).as_deref(), Some("alive") | None);
+    let is_lost =
+        |n: usize, of: usize| of == n || !matches!(net.status(n, of).as_deref(), Some("alive") | None);
     until("everybody has lost all others", || (2..=4).all(|n| (1..=4).all(|of| is_lost(n, of))));
     std::thread::sleep(A_LONG_CUT.saturating_sub(cut.elapsed()));
     for n in 2..=4 {

@@ -15,7 +15,7 @@ use shoal::core::contract::{Change, Remembered};
 use shoal::core::ids::{AgentName, MeshId, NodeId, PersistNo};
 use shoal::core::limits;
 use shoal::core::model::{AgentSource, AgentSpec, NodeCard};
-use shoal::node::store::{NodeKeys, Opened, Store, StoreError};
+use shoal::node::store::{NodeKeys, Opened, Outcome, Store, StoreError};
 
 /// The data directory that a test gives to a process of its own.
 const CHILD_DIRECTORY: &str = "SHOAL_TEST_STORE_DIRECTORY";
@@ -95,7 +95,7 @@ fn the_keys_of_the_first_start_are_those_of_every_start() {
     let first = Node::open(directory.path());
     assert_eq!(first.keys, keys(1));
     drop(first);
-    let again = Store::open(directory.path(), || panic!("the keys are stored"), |_, _| {}).unwrap();
+    let again = Store::open(directory.path(), || panic!("the keys are stored"), |_| {}).unwrap();
     assert_eq!(again.keys, keys(1));
     assert_eq!(format!("{:?}", again.keys), "NodeKeys(secret)");
 }
@@ -472,8 +472,10 @@ impl Node {
     fn open(directory: &Path) -> Self {
         let (reports, outcomes) = channel();
         // A test that drops its receiver is not interested any more.
-        let on_outcome = move |no: PersistNo, outcome| drop(reports.send((no.0, outcome)));
-        let Opened { store, remembered, keys } = Store::open(directory, || keys(1), on_outcome).unwrap();
+        let on_outcomes = move |outcomes: Vec<Outcome>| {
+            outcomes.into_iter().for_each(|(no, outcome)| drop(reports.send((no.0, outcome))));
+        };
+        let Opened { store, remembered, keys } = Store::open(directory, || keys(1), on_outcomes).unwrap();
         Self { store, remembered, keys, outcomes }
     }
 
@@ -511,7 +513,7 @@ impl std::io::Write for Log {
 }
 
 fn refusal(directory: &Path) -> StoreError {
-    Store::open(directory, || keys(1), |_, _| {}).expect_err("it is refused")
+    Store::open(directory, || keys(1), |_| {}).expect_err("it is refused")
 }
 
 /// Opens, expects a refusal, and compares the files with what they were.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use shoal::core::contract::{Change, Remembered, Table};
 use shoal::core::ids::{AgentName, PersistNo};
 use shoal::core::model::{AgentSource, AgentSpec};
-use shoal::node::store::{NodeKeys, Store, StoreError};
+use shoal::node::store::{NodeKeys, Outcome, Store, StoreError};
 
 #[test]
 fn nothing_is_reported_before_the_disk_has_confirmed_it() {
@@ -230,8 +230,10 @@ impl Node {
     fn open(directory: &Path) -> Result<Self, StoreError> {
         let (reports, outcomes) = channel();
         let keys = || NodeKeys { reset_key: [1; 64], connection_id_key: [1; 8] };
-        let on_outcome = move |no: PersistNo, outcome| drop(reports.send((no.0, outcome)));
-        let opened = Store::open(directory, keys, on_outcome)?;
+        let on_outcomes = move |outcomes: Vec<Outcome>| {
+            outcomes.into_iter().for_each(|(no, outcome)| drop(reports.send((no.0, outcome))));
+        };
+        let opened = Store::open(directory, keys, on_outcomes)?;
         Ok(Self { store: opened.store, remembered: opened.remembered, outcomes })
     }
 

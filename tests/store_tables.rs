@@ -16,7 +16,7 @@ use shoal::core::contract::{Change, Remembered, Table};
 use shoal::core::ids::{AgentName, MeshId, NodeId, PersistNo};
 use shoal::core::limits;
 use shoal::core::model::{AgentSource, AgentSpec, NodeCard};
-use shoal::node::store::{NodeKeys, Opened, Store, StoreError};
+use shoal::node::store::{NodeKeys, Opened, Outcome, Store, StoreError};
 
 /// The data directory that a test gives to a process of its own.
 const CHILD_DIRECTORY: &str = "SHOAL_TEST_STORE_DIRECTORY";
@@ -171,7 +171,7 @@ fn a_damaged_database_is_put_aside_whole_and_what_can_be_read_goes_on() {
         text.contains("WARN") && text.contains(aside[0].file_name().unwrap().to_str().unwrap()),
         "{text}"
     );
-    let keys = Store::open(&directory.path().join("other"), || keys(9), |_, _| {}).unwrap().keys;
+    let keys = Store::open(&directory.path().join("other"), || keys(9), |_| {}).unwrap().keys;
     assert_ne!(node.keys, keys);
     assert_eq!(node.keys, self::keys(1), "the keys of the damaged one");
 }
@@ -210,7 +210,7 @@ fn a_start_with_as_many_damaged_files_as_may_be_is_refused_and_removes_none() {
     }
     let letter = "one more ".repeat(100);
     fs::write(directory.path().join("shoal.db"), &letter).unwrap();
-    let error = Store::open(directory.path(), || keys(1), |_, _| {}).expect_err("refused");
+    let error = Store::open(directory.path(), || keys(1), |_| {}).expect_err("refused");
     assert!(matches!(error, StoreError::TooManyDamaged { .. }), "{error}");
     assert!(error.to_string().contains("move those named shoal.db.damaged-* away"), "{error}");
     assert_eq!(fs::read_to_string(directory.path().join("shoal.db")).unwrap(), letter);
@@ -277,7 +277,7 @@ fn fault_21_whatever_bit_is_flipped_no_row_is_read_that_was_not_written() {
         let at = random.random_range(0..bytes.len());
         bytes[at] ^= 1 << (random.next_u32() % 8);
         fs::write(&path, bytes).unwrap();
-        let opened = Store::open(damaged.path(), || keys(1), |_, _| {});
+        let opened = Store::open(damaged.path(), || keys(1), |_| {});
         let opened = match opened {
             Ok(opened) => opened,
             // The bits that say whose database this is, and of which version.
@@ -493,8 +493,10 @@ struct Node {
 impl Node {
     fn open(directory: &Path) -> Self {
         let (reports, outcomes) = channel();
-        let on_outcome = move |no: PersistNo, outcome| drop(reports.send((no.0, outcome)));
-        let Opened { store, remembered, keys } = Store::open(directory, || keys(1), on_outcome).unwrap();
+        let on_outcomes = move |outcomes: Vec<Outcome>| {
+            outcomes.into_iter().for_each(|(no, outcome)| drop(reports.send((no.0, outcome))));
+        };
+        let Opened { store, remembered, keys } = Store::open(directory, || keys(1), on_outcomes).unwrap();
         Self { store, remembered, keys, outcomes }
     }
 

@@ -152,6 +152,10 @@ pub const REQUEST_DEADLINE: Duration = Duration::from_secs(15);
 pub const DRIVER_QUEUE_MAX: usize = 8192;
 /// Changes that wait for the disk. Full: the commit fails with that reason.
 pub const STORE_QUEUE_CHANGES_MAX: usize = 4096;
+/// The writer waits for those who were in the last commit, or came meanwhile, for this part of what it took...
+pub const STORE_GATHER_DIVISOR: u32 = 4;
+/// ...and no longer than this, however slow the disk is. Over: it commits what is there.
+pub const STORE_GATHER_MAX: Duration = Duration::from_millis(2);
 /// How long the store waits for another program that reads or writes its database. Longer: the commit or the start fails.
 pub const STORE_BUSY_MAX: Duration = Duration::from_secs(5);
 /// Entries of a node's history that are kept, over all its processes. One more: the oldest is removed.
@@ -475,8 +479,14 @@ pub const QUEUED_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 pub const TICKET_OUTCOMES_MAX: usize = 10_000;
 /// Characters of the reason why a queued write was rejected; the rest is cut off.
 pub const TICKET_REASON_CHARS_MAX: usize = 200;
-/// Queued writes that are replayed in a second.
-pub const REPLAYED_PER_SECOND: u32 = 500;
+/// Queued writes that are being replayed and are not durable yet. One more waits until one of them is.
+pub const REPLAYS_UNDER_WAY_MAX: usize = 128;
+/// Bytes of queued writes that are replayed in a second. More: later.
+pub const REPLAYED_BYTES_PER_SECOND: u32 = 8 << 20;
+/// Bytes of them that are replayed at once after a pause. More: at the pace of the second.
+pub const REPLAYED_BYTES_AT_ONCE: u32 = 1 << 20;
+/// When a queued write cannot be made, it and those after it are tried again after this.
+pub const REPLAY_RETRY: Duration = Duration::from_millis(100);
 /// Queued writes that are replayed, or found expired, at once.
 pub const REPLAY_BATCH_MAX: usize = 64;
 /// Rows of one of the core's own tables in the store. One more: the commit that adds it is refused.

@@ -20,7 +20,7 @@ use super::events::Events;
 use super::facts::Witness;
 use super::identity::KeeperHandle;
 use super::runtime::Runtime;
-use super::store::Store;
+use super::store::{Outcome, Store};
 use super::transport::Transport;
 use crate::core::contract::{Effect, Input, Output, RuntimeAnswer, RuntimeQuery, View};
 use crate::core::error::Refusal;
@@ -102,6 +102,8 @@ pub(super) struct Driver {
     pub(super) inputs: mpsc::Receiver<Input>,
     /// What the runtime reports; unbounded, because there are only so many agents and each says little.
     pub(super) reports: mpsc::UnboundedReceiver<Input>,
+    /// What the store reports, a transaction at a time; unbounded, because each answers what the core has asked for.
+    pub(super) outcomes: mpsc::UnboundedReceiver<Vec<Outcome>>,
     pub(super) store: Store,
     pub(super) witness: Witness,
     pub(super) transport: Transport,
@@ -136,6 +138,7 @@ impl Driver {
             tokio::select! {
                 biased;
                 Some(report) = self.reports.recv() => batch.push(report),
+                Some(outcomes) = self.outcomes.recv() => batch.extend(outcomes.into_iter().map(committed)),
                 _ = self.inputs.recv_many(&mut batch, BATCH) => {}
                 () = sleep_until(wake) => {}
             }
@@ -232,8 +235,8 @@ impl Driver {
             }
             Output::AskNode { question, query } => self.witness.answer(question, query),
             Output::Reply { request, result } => {
-                // Whoever is told that an agent runs may ask it at once.
-                if self.dirty {
+                // Whoever is told that an agent runs may ask it at once. What is asked of the state is not in the view.
+                if self.dirty && !matches!(result, Ok(ResponseBody::State(_))) {
                     self.publish();
                 }
                 if let Some(reply) = self.shared.replies().remove(&request) {
@@ -308,7 +311,6 @@ impl Driver {
         self.publish();
         tokio::join!(self.transport.shut_down(Refused::Stopping), self.discovery.stop());
         let end = self.end.take().unwrap_or(End::Stopped);
-        // The store's thread reports through `inputs`; closed, it cannot wait for this task.
         self.inputs.close();
         // Nobody answers those who still wait: they hear that the node has stopped.
         self.shared.replies().clear();
@@ -316,6 +318,13 @@ impl Driver {
             tracing::error!(%error, "the store did not close cleanly");
         }
         end
+    }
+}
+
+fn committed((no, outcome): Outcome) -> Input {
+    match outcome {
+        Ok(()) => Input::Committed(no),
+        Err(reason) => Input::CommitFailed { no, reason },
     }
 }
 

@@ -42,7 +42,7 @@ use self::events::{Events, Subscription};
 use self::facts::{Lateness, Witness};
 use self::identity::{IdentityState, Keeper, KeeperHandle, Loaded, OfferError, Offered, Places};
 use self::runtime::{Runtime, RuntimeConfig};
-use self::store::{NodeKeys, Opened, Store, StoreError};
+use self::store::{NodeKeys, Opened, Outcome, Store, StoreError};
 use self::transport::join::Door;
 use self::transport::tls::{NodeIdentity, TlsError};
 use self::transport::{Congestion, Peer, PeerCertificate, Transport, TransportConfig, TransportError};
@@ -52,6 +52,7 @@ use crate::core::ids::{LinkId, MeshId, MeshName, NodeId, ProcessId};
 use crate::core::limits;
 use crate::core::mesh::Mesh;
 use crate::core::model::{Answer, Message, NodeCard, Overrides};
+use crate::core::state::State;
 use crate::core::wire::{RequestBody, ResponseBody, StateChange};
 
 /// Why a node did not start. Nothing was changed on disk beyond what the text says.
@@ -141,7 +142,8 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
     }
     let door = door(config)?;
     let (core, inputs) = mpsc::channel(limits::DRIVER_QUEUE_MAX);
-    let Opened { store, remembered, keys } = open_store(config, core.clone()).await?;
+    let (told, outcomes) = mpsc::unbounded_channel();
+    let (Opened { store, remembered, keys }, state) = open_store(config, told).await?;
     let driver = core.clone();
     store.when_gone(move |reason| {
         // Called on the store's own thread, which may wait for the driver.
@@ -163,7 +165,6 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
         card: card(config, addresses),
         mesh_name: mesh_name.clone(),
         process_id: ProcessId(clock::random_id()),
-        // Moved: it may hold a million rows.
         remembered,
         start: start_mode(&config.cluster.start),
         profile: config.cluster.profile,
@@ -179,7 +180,7 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
     let socket = transport::bind(config.cluster.bind_addr)?;
     let port = socket.local_addr().map_or(config.cluster.bind_addr.port(), |a| a.port());
     let advertised = addresses(config, port);
-    let mut mesh = Mesh::new(boot(advertised.clone()), clock.now());
+    let mut mesh = Mesh::with_state(boot(advertised.clone()), state, clock.now());
     let outputs: Vec<_> = std::iter::from_fn(|| mesh.poll_output()).collect();
     let shared = Arc::new(Shared::new(mesh.view()));
     let discovery = start_discovery(config, mesh_name.clone(), advertised, &core, &shared)?;
@@ -208,6 +209,7 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
         clock,
         inputs,
         reports,
+        outcomes,
         store,
         witness,
         transport: transport.clone(),
@@ -250,19 +252,22 @@ fn check_mesh(config: &Config, remembered: &Remembered) -> Result<(), StartError
     }
 }
 
-async fn open_store(config: &Config, core: mpsc::Sender<Input>) -> Result<Opened, StoreError> {
+/// The store, and what its rows say of the shared state. Both are made on one thread: the allocator keeps memory by
+/// thread, and what a million rows took is used again for what they say.
+async fn open_store(
+    config: &Config,
+    report: mpsc::UnboundedSender<Vec<Outcome>>,
+) -> Result<(Opened, State), StoreError> {
     let data_dir = config.node.data_dir.clone();
     let fresh_keys =
         || NodeKeys { reset_key: clock::random_bytes(), connection_id_key: clock::random_bytes() };
-    let on_outcome = move |no, result: Result<(), String>| {
-        let input = match result {
-            Ok(()) => Input::Committed(no),
-            Err(reason) => Input::CommitFailed { no, reason },
-        };
-        // Called on the store's own thread, which may wait for the driver.
-        let _ = core.blocking_send(input);
-    };
-    let opening = tokio::task::spawn_blocking(move || Store::open(&data_dir, fresh_keys, on_outcome));
+    // A driver that is gone wants to know no more.
+    let on_outcomes = move |outcomes| drop(report.send(outcomes));
+    let opening = tokio::task::spawn_blocking(move || {
+        let mut opened = Store::open(&data_dir, fresh_keys, on_outcomes)?;
+        let state = State::load(&mut opened.remembered.tables);
+        Ok((opened, state))
+    });
     opening.await.expect("opening the store does not panic")
 }
 

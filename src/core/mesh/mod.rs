@@ -43,6 +43,7 @@ use super::links::Links;
 use super::membership::Membership;
 use super::model::{AgentSpec, CrossRegion, Event, Finding, Found, Hello, NodeCard};
 use super::registry::Registry;
+use super::state::State;
 use super::supervision::Supervision;
 use super::time::Instant;
 use super::trust::Trust;
@@ -136,9 +137,17 @@ pub struct Mesh {
 impl Mesh {
     /// Makes the mesh of a node whose process start is durable. Its first outputs are ready at once.
     #[must_use]
-    pub fn new(boot: Boot, now: Instant) -> Self {
+    pub fn new(mut boot: Boot, now: Instant) -> Self {
+        let state = State::load(&mut boot.remembered.tables);
+        Self::with_state(boot, state, now)
+    }
+
+    /// The same with what [`State::load`] has made of the remembered tables: of a million rows that takes seconds, which are
+    /// not to count as time in which the node stood still.
+    #[must_use]
+    pub fn with_state(boot: Boot, state: State, now: Instant) -> Self {
         let mut rng = ChaCha8Rng::from_seed(boot.seed);
-        let (shared, leftovers) = Shared::new(&boot, rng.random(), now);
+        let (shared, leftovers) = Shared::new(&boot, state, rng.random(), now);
         let Boot { card, mesh_name, process_id, remembered, start, .. } = boot;
         let Boot { profile, overrides, cross_region, .. } = boot;
         let own = card.node_id.clone();

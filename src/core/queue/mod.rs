@@ -5,7 +5,8 @@
 //! with its one outcome, never with both or neither. Nothing here is forgotten or told before the store has
 //! confirmed it; a persist that failed takes its write one state back.
 //!
-//! Writes are offered in the order of their tickets, at a bounded pace. Of one key only the first is offered, and
+//! Writes are offered in the order of their tickets, a bounded number of them until they are durable, and at a bounded
+//! pace. Of one key only the first is offered, and
 //! the next after its outcome is durable: it must be told which dots its predecessors became, so that it covers them
 //! instead of standing beside them. Many writes to one key therefore take one commit each.
 //!
@@ -139,6 +140,7 @@ pub struct Queue {
     ready: BTreeSet<No>,
     deadlines: BTreeSet<(u64, No)>,
     bytes: usize,
+    offered: usize,
     resolving: usize,
     outcomes: BTreeMap<No, DoneRow>,
     /// The same by age.
@@ -193,12 +195,13 @@ impl Queue {
             ready: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             bytes: 0,
+            offered: 0,
             resolving: 0,
             outcomes: BTreeMap::new(),
             outcomes_by_age: BTreeMap::new(),
             leaving: BTreeSet::new(),
             last_outcome: 0,
-            pace: Pace::new(limits::REPLAYED_PER_SECOND, limits::REPLAY_BATCH_MAX),
+            pace: Pace::new(limits::REPLAYED_BYTES_PER_SECOND, limits::REPLAYED_BYTES_AT_ONCE),
         };
         let mut unreadable = 0;
         for (key, row) in rows {
@@ -299,36 +302,47 @@ impl Queue {
         }
     }
 
-    /// The next writes to be made, in order, as many as the pace allows at `now`; none whose time is over at
-    /// `now_ms`, those are [`expired`](Self::expired).
+    /// The next writes to be made, in order, as many as the pace and those under way allow at `now`; none whose time is
+    /// over at `now_ms`, those are [`expired`](Self::expired).
     pub fn next_batch(&mut self, now: Instant, now_ms: u64) -> Vec<Replay> {
         let in_time = |no: &No| self.waiting[no].row.deadline_ms > now_ms;
-        let ready = self.ready.iter().copied().filter(in_time).take(limits::REPLAY_BATCH_MAX);
-        let turn: Vec<No> = ready.collect();
+        let ready = self.ready.iter().copied().filter(in_time);
+        let turn: Vec<No> = ready.take(self.room().min(limits::REPLAY_BATCH_MAX)).collect();
         let mut batch = Vec::new();
         for no in turn {
-            if !self.pace.take(now) {
+            let waiting = self.waiting.get_mut(&no).expect("what is ready waits");
+            if !self.pace.take(now, waiting.row.bytes()) {
                 break;
             }
-            let ticket = self.ticket_of(no);
-            self.ready.remove(&no);
-            let waiting = self.waiting.get_mut(&no).expect("what is ready waits");
             waiting.stage = Stage::Offered;
+            self.offered += 1;
+            self.ready.remove(&no);
+            let ticket = self.ticket_of(no);
+            let waiting = &self.waiting[&no];
             let became = self.keys.get(&waiting.row.key).and_then(|on_key| on_key.became.clone());
             batch.push(Replay { ticket, write: waiting.row.write(), became });
         }
         batch
     }
 
-    /// When [`next_batch`](Self::next_batch) has something again; `None` while nothing is ready.
+    /// When [`next_batch`](Self::next_batch) has something again; `None` while nothing is ready, or as many as may be
+    /// are under way.
     #[must_use]
     pub fn next_batch_at(&self, now: Instant) -> Option<Instant> {
-        (!self.ready.is_empty()).then(|| self.pace.next_at(now))
+        (!self.ready.is_empty() && self.room() > 0).then(|| self.pace.next_at(now))
     }
 
-    /// A write that was offered cannot be made now: it waits on, at its place.
-    pub fn put_back(&mut self, ticket: &Ticket) {
-        self.move_on(ticket, |stage| matches!(stage, Stage::Offered), Stage::Waiting);
+    /// How many more writes may be under way.
+    fn room(&self) -> usize {
+        limits::REPLAYS_UNDER_WAY_MAX.saturating_sub(self.offered + self.resolving)
+    }
+
+    /// A write that was offered cannot be made now: it waits on, at its place, and with it all others for a while.
+    pub fn put_back(&mut self, ticket: &Ticket, now: Instant) {
+        if self.move_on(ticket, |stage| matches!(stage, Stage::Offered), Stage::Waiting) {
+            self.offered -= 1;
+            self.pace.pause(now + limits::REPLAY_RETRY);
+        }
     }
 
     /// Waiting writes whose time is over at `now_ms`, at most [`limits::REPLAY_BATCH_MAX`]: each is to be resolved.
@@ -378,6 +392,7 @@ impl Queue {
         changes.extend(forgets.iter().map(|no| rows::delete_outcome(*no)));
         self.leaving.extend(&forgets);
         self.ready.remove(&no);
+        self.offered -= usize::from(matches!(waiting.stage, Stage::Offered));
         self.resolving += 1;
         let known = self.known_became(&key).is_some();
         let given = became.clone();
@@ -504,16 +519,18 @@ impl Queue {
             .collect()
     }
 
-    fn move_on(&mut self, ticket: &Ticket, from: impl Fn(&Stage) -> bool, to: Stage) {
+    /// Whether it was there.
+    fn move_on(&mut self, ticket: &Ticket, from: impl Fn(&Stage) -> bool, to: Stage) -> bool {
         let Some(no) = self.no_of(ticket) else {
-            return;
+            return false;
         };
         let Some(waiting) = self.waiting.get_mut(&no).filter(|waiting| from(&waiting.stage)) else {
-            return;
+            return false;
         };
         waiting.stage = to;
         let key = waiting.row.key.clone();
         self.refresh(&key);
+        true
     }
 
     /// Makes the first write of a key ready, if it waits; forgets a key on which nothing waits.

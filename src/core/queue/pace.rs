@@ -1,41 +1,47 @@
-//! The pace of the replay: a bucket of tokens, so that a full queue does not starve what is written meanwhile.
+//! The pace of the replay in bytes, so that a full queue does not fill the links to the other nodes. How many writes
+//! are under way at once is bounded by the disk, which has to take them before the next ones are made.
 
 use std::time::Duration;
 
 use crate::core::time::Instant;
 
+/// A bucket that leaks steadily ("generic cell rate algorithm", ITU-T I.371).
 #[derive(Debug)]
 pub(super) struct Pace {
-    /// The time in which one token comes.
+    /// The time that one byte takes.
     each: Duration,
-    full: Duration,
-    /// What is in the bucket, as the time that it took to come.
-    credit: Duration,
-    counted: Option<Instant>,
+    /// How far ahead of its time a write may be made.
+    ahead_max: Duration,
+    /// When everything that was made would have been due.
+    due: Instant,
+    /// Before this, nothing is made.
+    paused_until: Instant,
 }
 
 impl Pace {
-    pub(super) fn new(per_second: u32, burst: usize) -> Self {
-        let each = Duration::from_secs(1) / per_second;
-        let full = each * u32::try_from(burst).expect("a burst is a small number");
-        Self { each, full, credit: full, counted: None }
+    pub(super) fn new(bytes_per_second: u32, bytes_at_once: u32) -> Self {
+        let each = Duration::from_secs(1) / bytes_per_second;
+        Self { each, ahead_max: each * bytes_at_once, due: Instant::ZERO, paused_until: Instant::ZERO }
     }
 
-    /// Whether there is a token at `now`; it is taken.
-    pub(super) fn take(&mut self, now: Instant) -> bool {
-        let passed = self.counted.map_or(Duration::ZERO, |counted| now.since(counted));
-        self.credit = (self.credit + passed).min(self.full);
-        self.counted = self.counted.max(Some(now));
-        let Some(left) = self.credit.checked_sub(self.each) else {
+    /// Whether so many bytes may be made at `now`; they count then.
+    pub(super) fn take(&mut self, now: Instant, bytes: usize) -> bool {
+        if self.next_at(now) > now {
             return false;
-        };
-        self.credit = left;
+        }
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.due = self.due.max(now) + self.each * bytes;
         true
     }
 
-    /// When there is a token.
+    /// Nothing is made for a while.
+    pub(super) fn pause(&mut self, until: Instant) {
+        self.paused_until = self.paused_until.max(until);
+    }
+
+    /// When something may be made.
     pub(super) fn next_at(&self, now: Instant) -> Instant {
-        let counted = self.counted.unwrap_or(now);
-        now.max(counted + self.each.saturating_sub(self.credit))
+        let wait = self.due.since(now).saturating_sub(self.ahead_max);
+        (now + wait).max(self.paused_until)
     }
 }

@@ -239,17 +239,23 @@ impl State {
             self.note_policy(key, None);
             return;
         }
-        self.count(key, &state);
-        if !state.context.is_empty() || state.siblings.iter().any(|sibling| sibling.value.is_none()) {
-            self.unsettled.insert(key.clone());
+        for sibling in &state.siblings {
+            self.index.entry(sibling.dot.actor).or_default().insert(sibling.dot.n, key.clone());
         }
+        self.count(key, &state);
+        self.note_unsettled(key, &state);
         self.note_policy(key, Some(&state));
         self.keys.insert(key.clone(), state);
     }
 
+    fn note_unsettled(&mut self, key: &Key, state: &KeyState) {
+        if !state.context.is_empty() || state.siblings.iter().any(|sibling| sibling.value.is_none()) {
+            self.unsettled.insert(key.clone());
+        }
+    }
+
     fn count(&mut self, key: &Key, state: &KeyState) {
         for sibling in &state.siblings {
-            self.index.entry(sibling.dot.actor).or_default().insert(sibling.dot.n, key.clone());
             self.hash ^= digest(key, sibling);
             self.hlc = self.hlc.max(sibling.hlc);
         }

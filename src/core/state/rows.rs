@@ -40,21 +40,18 @@ pub struct Flushed {
 }
 
 impl State {
-    /// What a node's state was when its process ended.
+    /// What a node's state was when its process ended. Its rows are taken out of the tables: of a million, each goes as
+    /// it is understood, so that what it said does not stand in memory twice.
     #[must_use]
-    pub fn load(tables: &BTreeMap<Table, Vec<(Bytes, Bytes)>>) -> Self {
+    pub fn load(tables: &mut BTreeMap<Table, Vec<(Bytes, Bytes)>>) -> Self {
         let mut state = Self::default();
-        let rows = |table| tables.get(&table).map(Vec::as_slice).unwrap_or_default();
-        for (key, row) in rows(Table::Clock) {
-            state.load_clock(key, row);
+        for (key, row) in tables.remove(&Table::Clock).unwrap_or_default() {
+            state.load_clock(&key, &row);
         }
-        for (key, row) in rows(Table::State) {
-            state.load_key(key, row);
-        }
+        state.load_keys(tables.remove(&Table::State).unwrap_or_default());
         state.durable = state.clock.clone();
         let is_open = |actor: &&Actor| state.clock.max(actor) > state.floor.upto(actor);
         state.open = state.clock.iter().map(|(actor, _)| actor).filter(is_open).copied().collect();
-        state.dirty = Dirty::default();
         state
     }
 
@@ -73,17 +70,34 @@ impl State {
         }
     }
 
-    fn load_key(&mut self, key: &[u8], row: &[u8]) {
-        let name = std::str::from_utf8(key).ok().filter(|key| check_key(key).is_ok());
-        let state = rmp_serde::from_slice::<KeyState>(row).ok();
-        let (Some(key), Some(mut state)) = (name, state) else {
-            tracing::error!(key = ?key, "a stored row of the state is not understood and is left out");
-            return;
-        };
+    /// The maps are made of all keys at once: built key by key their nodes would be half empty.
+    fn load_keys(&mut self, rows: Vec<(Bytes, Bytes)>) {
+        let mut keys = Vec::with_capacity(rows.len());
+        let mut index: BTreeMap<Actor, Vec<(u64, Key)>> = BTreeMap::new();
+        for (key, row) in rows {
+            let Some((key, state)) = self.load_key(&key, &row) else {
+                tracing::error!(key = ?key, "a stored row of the state is not understood and is left out");
+                continue;
+            };
+            for sibling in &state.siblings {
+                index.entry(sibling.dot.actor).or_default().push((sibling.dot.n, key.clone()));
+            }
+            self.count(&key, &state);
+            self.note_unsettled(&key, &state);
+            self.note_policy(&key, Some(&state));
+            keys.push((key, state));
+        }
+        self.keys = keys.into_iter().collect();
+        self.index = index.into_iter().map(|(actor, dots)| (actor, dots.into_iter().collect())).collect();
+    }
+
+    fn load_key(&mut self, key: &[u8], row: &[u8]) -> Option<(Key, KeyState)> {
+        let key = std::str::from_utf8(key).ok().filter(|key| check_key(key).is_ok())?;
+        let mut state = rmp_serde::from_slice::<KeyState>(row).ok()?;
         for sibling in &mut state.siblings {
             sibling.writer = self.share_writer(&sibling.writer.clone());
         }
-        self.replace(&Key::from(key), state);
+        Some((Key::from(key), state))
     }
 
     /// Whether something of other nodes is not on its way to the disk.

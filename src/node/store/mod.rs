@@ -4,7 +4,7 @@
 //!
 //! [`Store::open`] takes the data directory for this process, opens or makes the database, counts this
 //! process start durably and reads what the node knows. [`Store::commit`] then queues changes; the
-//! writer thread commits all that wait in one transaction and calls back once per commit, in order.
+//! writer thread commits all that wait in one transaction and calls back with an outcome per commit, in order.
 //! Dropping the store finishes the queue, empties the write-ahead log and lets the directory go.
 //!
 //! # What it promises
@@ -31,6 +31,7 @@ mod log;
 mod quarantine;
 mod queue;
 mod records;
+mod rows;
 mod tables;
 mod writer;
 
@@ -65,6 +66,9 @@ impl fmt::Debug for NodeKeys {
     }
 }
 
+/// What became of a [`Store::commit`]: it is on the disk, or why it is not.
+pub type Outcome = (PersistNo, Result<(), String>);
+
 /// A store, and what it held when it was opened.
 #[derive(Debug)]
 pub struct Opened {
@@ -94,16 +98,16 @@ impl Store {
     ///
     /// A database that is damaged is put aside first, and `remembered.rebuilt` is set.
     ///
-    /// `fresh_keys` is called if no keys are stored. `on_outcome` is called on the writer thread, once for
-    /// every [`Store::commit`] and in their order. Commits wait while it runs; it must not panic, and must not wait
-    /// for the thread that drops the store.
+    /// `fresh_keys` is called if no keys are stored. `on_outcomes` is called on the writer thread with the outcomes of
+    /// one transaction, or some of them: one for every [`Store::commit`], in their order. Commits wait while it runs; it must not
+    /// panic, and must not wait for the thread that drops the store.
     ///
     /// # Errors
     /// [`StoreError`]; nothing that was stored is changed.
     pub fn open(
         data_dir: &Path,
         fresh_keys: impl Fn() -> NodeKeys,
-        on_outcome: impl Fn(PersistNo, Result<(), String>) + Send + 'static,
+        on_outcomes: impl Fn(Vec<Outcome>) + Send + 'static,
     ) -> Result<Opened, StoreError> {
         let data_dir = directory::prepare(data_dir)?;
         let lock = Lock::take(&data_dir)?;
@@ -113,7 +117,7 @@ impl Store {
         tracing::info!(file = %file.display(), start = remembered.start, peers = remembered.peers.len(),
             agents = remembered.agents.len(), rows, "the store is open");
         let queue = Arc::new(Queue::default());
-        let writer = Writer::new(file.clone(), database, on_outcome);
+        let writer = Writer::new(file.clone(), database, on_outcomes);
         let theirs = Arc::clone(&queue);
         let writer = std::thread::Builder::new()
             .name("shoal-store".to_owned())

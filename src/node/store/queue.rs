@@ -4,6 +4,10 @@
 //! turn and by the same thread as every other outcome. Marks of consecutive numbers are one entry, so
 //! they do not grow while the disk hangs.
 //!
+//! A commit costs about the same whether one batch is in it or a hundred. Clients that each wait for one write come
+//! back soon after their outcome, so the writer may wait for the [`Company`] that it had before, for a small
+//! share of what a commit takes. Whoever writes alone has no company, and does not wait.
+//!
 //! Entries of the history wait beside them with a bound of their own: they never take a commit's place, and
 //! gather for [`limits::HISTORY_DELAY_MAX`] unless there is a commit to follow or a reader waits.
 
@@ -61,9 +65,31 @@ impl fmt::Debug for Queue {
     }
 }
 
+/// How many commits are worth waiting for, and until when.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Company {
+    commits: usize,
+    until: Instant,
+}
+
+impl Company {
+    /// Whoever comes is taken.
+    pub(super) fn none() -> Self {
+        Self { commits: 1, until: Instant::now() }
+    }
+
+    /// As many as there were, for a share of the time that their commit took.
+    pub(super) fn as_before(commits: usize, commit_time: Duration) -> Self {
+        let patience = (commit_time / limits::STORE_GATHER_DIVISOR).min(limits::STORE_GATHER_MAX);
+        Self { commits: commits.max(1), until: Instant::now() + patience }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Waiting {
     entries: VecDeque<Entry>,
+    /// With how many of them the writer wants to be woken; 0 while it works.
+    wanted: usize,
     changes: usize,
     /// Of keys and rows for the core's own tables.
     bytes: usize,
@@ -90,6 +116,18 @@ impl Waiting {
             return;
         }
         self.entries.push_back(Entry::Refused { numbers: no.0..=no.0, touches_table: touches });
+    }
+
+    /// Whether there is something to do now, or for how long that may wait yet; `None`: until something comes.
+    fn due(&self, company: Company) -> Result<(), Option<Duration>> {
+        if self.entries.is_empty() {
+            return self.history_due();
+        }
+        if self.closed || self.history_wanted || self.entries.len() >= company.commits {
+            return Ok(());
+        }
+        let left = company.until.saturating_duration_since(Instant::now());
+        if left.is_zero() { Ok(()) } else { Err(Some(left)) }
     }
 
     /// Whether entries of the history have waited long enough, or for how long they may yet.
@@ -129,8 +167,11 @@ impl Queue {
         } else {
             waiting.refuse(no, changes.iter().any(Change::touches_table));
         }
+        let is_wanted = (1..=waiting.entries.len()).contains(&waiting.wanted);
         drop(waiting);
-        self.changed.notify_one();
+        if is_wanted {
+            self.changed.notify_one();
+        }
     }
 
     /// Adds an entry of the history; `false` if it was dropped because too many wait.
@@ -156,24 +197,28 @@ impl Queue {
 
     /// Waits for something to do, for `patience` at most, and takes all of it; `None` once the queue is closed and
     /// empty.
-    pub(super) fn take(&self, patience: Duration) -> Option<Taken> {
+    pub(super) fn take(&self, company: Company, patience: Duration) -> Option<Taken> {
         let begun = Instant::now();
         let mut waiting = self.lock();
         loop {
-            let due = waiting.history_due();
-            if !waiting.entries.is_empty() || due.is_ok() {
-                break;
-            }
-            if waiting.closed {
-                return None;
-            }
-            let left = patience.saturating_sub(begun.elapsed());
-            if left.is_zero() {
+            let left = match waiting.due(company) {
+                Ok(()) => break,
+                Err(None) if waiting.closed => return None,
+                Err(left) => left,
+            };
+            let rest = patience.saturating_sub(begun.elapsed());
+            if rest.is_zero() {
+                waiting.wanted = 0;
                 return Some(Taken::default());
             }
-            let left = due.err().flatten().map_or(left, |due| left.min(due));
+            let expected = company.until.saturating_duration_since(Instant::now());
+            // While company is expected, each of it does not wake the writer.
+            waiting.wanted = if expected.is_zero() { 1 } else { company.commits };
+            let expected = (!expected.is_zero()).then_some(expected);
+            let left = [left, expected].into_iter().flatten().fold(rest, Duration::min);
             waiting = self.changed.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+        waiting.wanted = 0;
         waiting.changes = 0;
         waiting.bytes = 0;
         waiting.history_since = None;
@@ -217,6 +262,11 @@ impl Queue {
         if let Some(tell) = tell {
             tell(reason.to_owned());
         }
+    }
+
+    /// Commits and marks that wait.
+    pub(super) fn waiting_entries(&self) -> usize {
+        self.lock().entries.len()
     }
 
     /// Changes that wait to be committed.
@@ -271,12 +321,12 @@ mod tests {
         for no in 0..max + 1000 {
             queue.push(PersistNo(no), Vec::new());
         }
-        let taken = queue.take(LONG).expect("something waits").entries;
+        let taken = queue.take(Company::none(), LONG).expect("something waits").entries;
         assert_eq!(taken.len() as u64, max + 1);
         assert_eq!(taken.back(), Some(&Entry::Refused { numbers: max..=max + 999, touches_table: false }));
         queue.push(PersistNo(7), Vec::new());
         assert_eq!(
-            queue.take(LONG).expect("room again").entries.pop_back(),
+            queue.take(Company::none(), LONG).expect("room again").entries.pop_back(),
             Some(Entry::Commit(PersistNo(7), Vec::new()))
         );
     }
@@ -286,8 +336,8 @@ mod tests {
         let queue = Queue::default();
         queue.push(PersistNo(1), Vec::new());
         queue.close();
-        assert!(queue.take(LONG).is_some());
-        assert!(queue.take(LONG).is_none());
+        assert!(queue.take(Company::none(), LONG).is_some());
+        assert!(queue.take(Company::none(), LONG).is_none());
     }
 
     fn row() -> Row {
@@ -305,7 +355,7 @@ mod tests {
         for no in 0..limits::STORE_QUEUE_CHANGES_MAX as u64 {
             queue.push(PersistNo(no), Vec::new());
         }
-        let taken = queue.take(LONG).expect("something waits");
+        let taken = queue.take(Company::none(), LONG).expect("something waits");
         assert_eq!(taken.entries.len(), limits::STORE_QUEUE_CHANGES_MAX);
         assert!(taken.entries.iter().all(|entry| matches!(entry, Entry::Commit(..))));
         assert_eq!(taken.history.len(), limits::HISTORY_QUEUE_MAX, "it goes with the commits at once");
@@ -316,19 +366,63 @@ mod tests {
         let queue = std::sync::Arc::new(Queue::default());
         queue.record(row());
         let begun = Instant::now();
-        assert_eq!(queue.take(LONG).expect("it is due in the end").history.len(), 1);
+        assert_eq!(queue.take(Company::none(), LONG).expect("it is due in the end").history.len(), 1);
         assert!(begun.elapsed() >= limits::HISTORY_DELAY_MAX);
         queue.history_done(1, false);
 
         queue.record(row());
         let writer = std::sync::Arc::clone(&queue);
         let writer = std::thread::spawn(move || {
-            let taken = writer.take(LONG).expect("something waits");
+            let taken = writer.take(Company::none(), LONG).expect("something waits");
             writer.history_done(taken.history.len(), false);
         });
         let begun = Instant::now();
         queue.flush_history(Duration::from_secs(10));
         assert!(begun.elapsed() < limits::HISTORY_DELAY_MAX, "{:?}", begun.elapsed());
         writer.join().expect("it ends");
+    }
+
+    fn push(queue: &Queue, numbers: std::ops::Range<u64>) {
+        numbers.for_each(|no| queue.push(PersistNo(no), Vec::new()));
+    }
+
+    #[test]
+    fn commits_that_come_back_soon_are_waited_for_and_taken_together() {
+        let queue = std::sync::Arc::new(Queue::default());
+        let giver = std::sync::Arc::clone(&queue);
+        push(&queue, 0..3);
+        // Longer than any commit: only that all are there ends the wait.
+        let company = Company { commits: 5, until: Instant::now() + Duration::from_secs(60) };
+        let giver = std::thread::spawn(move || push(&giver, 3..5));
+        assert_eq!(queue.take(company).expect("all are there").entries.len(), 5);
+        giver.join().expect("it ends");
+    }
+
+    #[test]
+    fn company_that_does_not_come_costs_a_share_of_a_commit_and_no_more() {
+        let commit = Duration::from_millis(4);
+        let queue = Queue::default();
+        push(&queue, 0..1);
+        let begun = Instant::now();
+        assert_eq!(queue.take(Company::as_before(64, commit)).expect("one came").entries.len(), 1);
+        let patience = begun.elapsed();
+        assert!(patience >= commit / limits::STORE_GATHER_DIVISOR, "{patience:?}");
+
+        push(&queue, 1..2);
+        let company = Company::as_before(64, Duration::from_secs(3600));
+        assert!(company.until <= Instant::now() + limits::STORE_GATHER_MAX, "whatever a commit took");
+        assert_eq!(queue.take(company).expect("one came").entries.len(), 1);
+    }
+
+    #[test]
+    fn whoever_writes_alone_and_whoever_closes_the_queue_waits_for_nobody() {
+        let queue = Queue::default();
+        let far = Instant::now() + Duration::from_secs(3600);
+        push(&queue, 0..1);
+        assert_eq!(queue.take(Company { commits: 1, until: far }).expect("it is there").entries.len(), 1);
+        push(&queue, 1..2);
+        queue.close();
+        assert!(queue.take(Company { commits: 2, until: far }).is_some());
+        assert!(queue.take(Company { commits: 2, until: far }).is_none());
     }
 }

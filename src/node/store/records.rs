@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::NodeKeys;
+use super::rows::Rows;
 use super::tables::{self, Tallies};
 use crate::core::contract::{self, Change, Remembered};
 use crate::core::ids::MeshId;
@@ -139,33 +140,68 @@ pub(super) fn forget_rebuilt(connection: &Connection) -> rusqlite::Result<()> {
     connection.prepare_cached(sql)?.execute([REBUILT, MESH_ID]).map(drop)
 }
 
-/// Writes one batch, all of it or nothing of it, inside the transaction, and keeps the tallies up to it.
-pub(super) fn write_batch(
+/// Writes one batch, all of it or nothing of it, inside the transaction; rows of the core's own tables when the group
+/// is complete.
+pub(super) fn write_batch<'a>(
     transaction: &mut Transaction<'_>,
-    tallies: &mut Tallies,
-    changes: &[Change],
+    rows: &mut Rows<'a>,
+    changes: &'a [Change],
 ) -> rusqlite::Result<Result<(), Refused>> {
-    // One change either writes or is refused: it needs no way back, and most batches are one change.
-    if let [change] = changes {
-        return write_change(transaction, tallies, change);
+    rows.begin_batch();
+    // Rows are taken back in memory, and one change alone either writes or is refused.
+    if let [_] = changes {
+        return write_changes(transaction, rows, changes);
     }
-    let before = *tallies;
+    if changes.iter().all(is_of_rows) {
+        let written = write_changes(transaction, rows, changes)?;
+        if written.is_err() {
+            rows.take_back();
+        }
+        return Ok(written);
+    }
     let mut savepoint = transaction.savepoint()?;
+    let written = write_changes(&savepoint, rows, changes)?;
+    if written.is_err() {
+        savepoint.rollback()?;
+        rows.take_back();
+    }
+    savepoint.commit()?;
+    Ok(written)
+}
+
+/// Whether it changes nothing but single rows of the core's own tables.
+fn is_of_rows(change: &Change) -> bool {
+    match change {
+        Change::Put { .. } | Change::Delete { .. } | Change::Afresh => true,
+        Change::Clear(_)
+        | Change::MeshId(_)
+        | Change::Peer(_)
+        | Change::ForgetPeer(_)
+        | Change::Agent(_)
+        | Change::RemoveAgent(_)
+        | Change::LeaveMesh
+        | Change::StartAtLeast(_) => false,
+    }
+}
+
+/// Until one is refused.
+fn write_changes<'a>(
+    connection: &Connection,
+    rows: &mut Rows<'a>,
+    changes: &'a [Change],
+) -> rusqlite::Result<Result<(), Refused>> {
     for change in changes {
-        if let Err(refused) = write_change(&savepoint, tallies, change)? {
-            savepoint.rollback()?;
-            *tallies = before;
+        if let Err(refused) = write_change(connection, rows, change)? {
             return Ok(Err(refused));
         }
     }
-    savepoint.commit()?;
     Ok(Ok(()))
 }
 
-fn write_change(
+fn write_change<'a>(
     connection: &Connection,
-    tallies: &mut Tallies,
-    change: &Change,
+    rows: &mut Rows<'a>,
+    change: &'a Change,
 ) -> rusqlite::Result<Result<(), Refused>> {
     match change {
         Change::MeshId(mesh_id) => put_meta(connection, MESH_ID, mesh_id.0.as_bytes())?,
@@ -182,9 +218,9 @@ fn write_change(
             connection.prepare_cached("DELETE FROM peers")?.execute([])?;
         }
         Change::StartAtLeast(least) => return raise_start(connection, *least),
-        Change::Put { table, key, row } => return tables::put(connection, tallies, *table, key, row),
-        Change::Delete { table, key } => tables::delete(connection, tallies, *table, key)?,
-        Change::Clear(table) => tables::clear(connection, tallies, *table)?,
+        Change::Put { table, key, row } => return rows.put(connection, *table, key, row),
+        Change::Delete { table, key } => rows.delete(connection, *table, key)?,
+        Change::Clear(table) => rows.clear(connection, *table)?,
         // It orders batches, which is the writer's business.
         Change::Afresh => {}
     }

@@ -8,8 +8,7 @@
 //! compares both: a row that changed is noticed by its own checksum, one that is missing, or that is there
 //! again as it once was, by the tally. The tally is also what the bounds are held against, without counting.
 //!
-//! The writer keeps the [`Tallies`] in memory; a batch that is refused and a transaction that fails put back the copy
-//! from before.
+//! What a group of batches makes of rows and [`Tallies`] is worked out in `rows`.
 //!
 //! # What it does not do
 //!
@@ -54,17 +53,31 @@ struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, bytes: u64, checksum: u64) {
+    fn add(&mut self, found: Found) {
         self.rows += 1;
-        self.bytes += bytes;
-        self.checksums = self.checksums.wrapping_add(checksum);
+        self.bytes += found.bytes;
+        self.checksums = self.checksums.wrapping_add(found.checksum);
     }
 
     /// Takes a row off. Numbers that do not allow for it come from a damaged file, and are found out at the next start.
-    fn remove(&mut self, bytes: u64, checksum: u64) {
+    fn remove(&mut self, found: Found) {
         self.rows = self.rows.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(bytes);
-        self.checksums = self.checksums.wrapping_sub(checksum);
+        self.bytes = self.bytes.saturating_sub(found.bytes);
+        self.checksums = self.checksums.wrapping_sub(found.checksum);
+    }
+}
+
+/// What counts of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Found {
+    /// Of its key and itself.
+    bytes: u64,
+    checksum: u64,
+}
+
+impl Found {
+    pub(super) fn of(table: Table, key: &[u8], row: &[u8]) -> Self {
+        Self { bytes: (key.len() + row.len()) as u64, checksum: checksum_of(table, key, row) }
     }
 }
 
@@ -99,60 +112,52 @@ impl Tallies {
         Ok(())
     }
 
+    /// Counts a row in the place of another. `false`: the table would be too large, and nothing has changed.
+    pub(super) fn exchange(&mut self, table: Table, before: Option<Found>, after: Option<Found>) -> bool {
+        let mut tally = *self.of(table);
+        if let Some(before) = before {
+            tally.remove(before);
+        }
+        if let Some(after) = after {
+            tally.add(after);
+            if tally.rows > limits::STORE_TABLE_ROWS_MAX || tally.bytes > limits::STORE_TABLE_BYTES_MAX {
+                return false;
+            }
+        }
+        *self.of(table) = tally;
+        true
+    }
+
+    /// The table has no rows any more.
+    pub(super) fn clear(&mut self, table: Table) {
+        *self.of(table) = Tally::default();
+    }
+
     fn of(&mut self, table: Table) -> &mut Tally {
         &mut self.0[index(table)]
     }
 }
 
-/// Adds or replaces a row, unless it or the table would be too large.
+/// Adds or replaces a row.
 pub(super) fn put(
     connection: &Connection,
-    tallies: &mut Tallies,
     table: Table,
     key: &[u8],
     row: &[u8],
-) -> rusqlite::Result<Result<(), Refused>> {
-    if key.len() > limits::STORE_KEY_BYTES_MAX || row.len() > limits::STORE_ROW_BYTES_MAX {
-        return Ok(Err(too_large(table, key, row)));
-    }
-    let mut tally = *tallies.of(table);
-    if let Some((bytes, checksum)) = find(connection, table, key)? {
-        tally.remove(bytes, checksum);
-    }
-    let checksum = checksum_of(table, key, row);
-    tally.add((key.len() + row.len()) as u64, checksum);
-    if tally.rows > limits::STORE_TABLE_ROWS_MAX || tally.bytes > limits::STORE_TABLE_BYTES_MAX {
-        return Ok(Err(full(table)));
-    }
-    connection.prepare_cached(Statements::of(table).put)?.execute(params![
-        key,
-        row,
-        checksum.cast_signed()
-    ])?;
-    *tallies.of(table) = tally;
-    Ok(Ok(()))
+    found: Found,
+) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(Statements::of(table).put)?;
+    statement.execute(params![key, row, found.checksum.cast_signed()]).map(drop)
 }
 
-/// Removes a row, if it is there.
-pub(super) fn delete(
-    connection: &Connection,
-    tallies: &mut Tallies,
-    table: Table,
-    key: &[u8],
-) -> rusqlite::Result<()> {
-    let Some((bytes, checksum)) = find(connection, table, key)? else {
-        return Ok(());
-    };
-    connection.prepare_cached(Statements::of(table).delete)?.execute([key])?;
-    tallies.of(table).remove(bytes, checksum);
-    Ok(())
+/// Removes a row.
+pub(super) fn delete(connection: &Connection, table: Table, key: &[u8]) -> rusqlite::Result<()> {
+    connection.prepare_cached(Statements::of(table).delete)?.execute([key]).map(drop)
 }
 
 /// Removes all rows.
-pub(super) fn clear(connection: &Connection, tallies: &mut Tallies, table: Table) -> rusqlite::Result<()> {
-    connection.prepare_cached(Statements::of(table).clear)?.execute([])?;
-    *tallies.of(table) = Tally::default();
-    Ok(())
+pub(super) fn clear(connection: &Connection, table: Table) -> rusqlite::Result<()> {
+    connection.prepare_cached(Statements::of(table).clear)?.execute([]).map(drop)
 }
 
 /// Reads a table in order of its keys and checks it.
@@ -176,10 +181,11 @@ pub(super) fn read(
     while let Some(row) = rows.next()? {
         let (key, value) = (row.get_ref(0)?.as_blob()?, row.get_ref(1)?.as_blob()?);
         let stored = row.get::<_, i64>(2)?.cast_unsigned();
-        if checksum_of(table, key, value) != stored {
+        let counted = Found::of(table, key, value);
+        if counted.checksum != stored {
             return Err(wrong(format!("a row of the table {} is not what was written", table.as_str())));
         }
-        found.add((key.len() + value.len()) as u64, stored);
+        found.add(counted);
         if found.rows > expected.rows {
             break;
         }
@@ -206,13 +212,13 @@ fn take_in(chunk: &mut BytesMut, bytes: &[u8]) -> Bytes {
     chunk.split().freeze()
 }
 
-/// Bytes and checksum of the row under a key.
-fn find(connection: &Connection, table: Table, key: &[u8]) -> rusqlite::Result<Option<(u64, u64)>> {
+/// What is stored under a key.
+pub(super) fn find(connection: &Connection, table: Table, key: &[u8]) -> rusqlite::Result<Option<Found>> {
     connection
         .prepare_cached(Statements::of(table).find)?
         .query_row([key], |found| {
             let bytes = key.len() as u64 + found.get::<_, i64>(0)?.cast_unsigned();
-            Ok((bytes, found.get::<_, i64>(1)?.cast_unsigned()))
+            Ok(Found { bytes, checksum: found.get::<_, i64>(1)?.cast_unsigned() })
         })
         .optional()
 }
@@ -238,7 +244,7 @@ fn wrong(detail: String) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(0, Type::Blob, detail.into())
 }
 
-fn too_large(table: Table, key: &[u8], row: &[u8]) -> Refused {
+pub(super) fn too_large(table: Table, key: &[u8], row: &[u8]) -> Refused {
     format!(
         "a row for the store's table {} has a key of {} bytes (at most {}) and {} bytes (at most {})",
         table.as_str(),
@@ -249,7 +255,7 @@ fn too_large(table: Table, key: &[u8], row: &[u8]) -> Refused {
     )
 }
 
-fn full(table: Table) -> Refused {
+pub(super) fn full(table: Table) -> Refused {
     format!(
         "the store's table {} is full ({} rows or {} bytes): remove something first",
         table.as_str(),

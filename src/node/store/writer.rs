@@ -1,5 +1,6 @@
 //! The writer thread: takes everything that waits, commits it in one transaction, and reports each
-//! batch in order. While one group is being synchronised to the disk the next one gathers.
+//! batch in order. While one group is being synchronised to the disk the next one gathers; when many were in it, the
+//! writer waits for their next ones for a small share of a commit (`queue`).
 //!
 //! # States of its connection
 //!
@@ -25,12 +26,13 @@ use std::time::Instant;
 
 use rusqlite::Transaction;
 
+use super::Outcome;
 use super::database::{Database, IfAbsent};
 use super::error::StoreError;
 use super::history::{self, Row};
-use super::queue::{Entry, Queue, Taken};
+use super::queue::{Company, Entry, Queue, Taken};
 use super::records::{self, Refused};
-use super::tables::Tallies;
+use super::rows::Rows;
 use crate::core::contract::Change;
 use crate::core::ids::PersistNo;
 use crate::core::limits;
@@ -45,7 +47,7 @@ pub(super) struct Writer<F> {
     missing_since: Option<Instant>,
     /// A batch that touches the core's tables has failed, and none has begun afresh since.
     has_failed: bool,
-    on_outcome: F,
+    on_outcomes: F,
 }
 
 /// What is known of the connection.
@@ -58,21 +60,30 @@ enum State {
     Closed,
 }
 
-impl<F: Fn(PersistNo, Result<(), String>)> Writer<F> {
-    pub(super) fn new(file: PathBuf, database: Database, on_outcome: F) -> Self {
+impl<F: Fn(Vec<Outcome>)> Writer<F> {
+    pub(super) fn new(file: PathBuf, database: Database, on_outcomes: F) -> Self {
         let state = State::Sound(database);
-        Self { file, state, looked: Instant::now(), missing_since: None, has_failed: false, on_outcome }
+        Self { file, state, looked: Instant::now(), missing_since: None, has_failed: false, on_outcomes }
     }
 
     /// Works until the queue is closed and empty, then closes the database.
     pub(super) fn run(mut self, queue: &Queue) {
-        while let Some(Taken { entries, history }) = queue.take(limits::STORE_LOOK_INTERVAL) {
+        let mut company = Company::none();
+        while let Some(Taken { entries, history }) = queue.take(company, limits::STORE_LOOK_INTERVAL) {
             if self.looked.elapsed() >= limits::STORE_LOOK_INTERVAL {
                 self.look(queue);
             }
+            company = Company::none();
             // Commits first: nobody waits for history.
             if !entries.is_empty() {
-                self.commit_group(entries);
+                let commits = entries.len();
+                let began = Instant::now();
+                let results = self.write_group(&entries);
+                let commit_time = began.elapsed();
+                // Who waits now, and who is about to be answered, may all come together next time.
+                let expected = commits + queue.waiting_entries();
+                self.report(entries, results);
+                company = Company::as_before(expected, commit_time);
             }
             if !history.is_empty() {
                 let lost = !self.keep_history(&history);
@@ -103,9 +114,9 @@ impl<F: Fn(PersistNo, Result<(), String>)> Writer<F> {
         }
     }
 
-    /// Commits a group in one transaction and reports every number in it, in order.
-    fn commit_group(&mut self, group: VecDeque<Entry>) {
-        let mut results = match self.write_group(&group) {
+    /// Reports every number of a group, in order.
+    fn report(&self, group: VecDeque<Entry>, results: Result<Vec<Result<(), Refused>>, StoreError>) {
+        let mut results = match results {
             Ok(results) => results.into_iter(),
             Err(error) => {
                 tracing::warn!(%error, "the store did not take a group of changes");
@@ -114,21 +125,29 @@ impl<F: Fn(PersistNo, Result<(), String>)> Writer<F> {
                 group.iter().filter_map(failed).collect::<Vec<_>>().into_iter()
             }
         };
+        // Together, so that whoever waits for them is woken once.
+        let mut outcomes = Vec::with_capacity(group.len());
         for entry in group {
             match entry {
                 Entry::Commit(no, _) => {
-                    (self.on_outcome)(no, results.next().expect("write_group gives one result per commit"));
+                    outcomes.push((no, results.next().expect("write_group gives one result per commit")));
                 }
                 Entry::Refused { numbers, .. } => {
                     for no in numbers {
-                        (self.on_outcome)(PersistNo(no), Err(queue_full()));
+                        outcomes.push((PersistNo(no), Err(queue_full())));
+                        if outcomes.len() >= limits::STORE_QUEUE_CHANGES_MAX {
+                            (self.on_outcomes)(std::mem::take(&mut outcomes));
+                        }
                     }
                 }
             }
         }
+        if !outcomes.is_empty() {
+            (self.on_outcomes)(outcomes);
+        }
     }
 
-    /// One result per commit in the group, or the error that all of them share.
+    /// Commits a group in one transaction: one result per commit in it, or the error that all of them share.
     fn write_group(&mut self, group: &VecDeque<Entry>) -> Result<Vec<Result<(), Refused>>, StoreError> {
         let result = self.try_group(group);
         match &result {
@@ -158,6 +177,7 @@ impl<F: Fn(PersistNo, Result<(), String>)> Writer<F> {
                 CrashPoint::PostCommit.reached();
                 settle_mesh(database, group);
                 metrics::histogram!("shoal_store_commit_seconds").record(began.elapsed().as_secs_f64());
+                metrics::histogram!("shoal_store_commit_batches").record(group.len() as f64);
                 Ok(written)
             }
             Err(error) => {
@@ -229,8 +249,7 @@ fn write_entries(
     group: &VecDeque<Entry>,
     mut has_failed: bool,
 ) -> rusqlite::Result<(Vec<Result<(), Refused>>, bool)> {
-    let before = Tallies::read(transaction)?;
-    let mut tallies = before;
+    let mut rows = Rows::new(transaction)?;
     let mut results = Vec::with_capacity(group.len());
     let mut has_rows = false;
     for entry in group {
@@ -246,7 +265,7 @@ fn write_entries(
             results.push(Err(built_on_failed()));
             continue;
         }
-        let result = records::write_batch(transaction, &mut tallies, changes)?;
+        let result = records::write_batch(transaction, &mut rows, changes)?;
         has_failed |= is_ordered && result.is_err();
         has_rows |= is_ordered && result.is_ok();
         results.push(result);
@@ -254,7 +273,7 @@ fn write_entries(
     if has_rows {
         records::forget_rebuilt(transaction)?;
     }
-    tallies.write(&before, transaction)?;
+    rows.write(transaction)?;
     Ok((results, has_failed))
 }
 
@@ -284,13 +303,25 @@ mod tests {
 
     type Outcomes = Rc<RefCell<Vec<(u64, Result<(), String>)>>>;
 
-    #[allow(clippy::type_complexity, reason = "the closure's type has no name")]
-    fn open(directory: &Path) -> (Writer<impl Fn(PersistNo, Result<(), String>) + use<>>, Outcomes) {
+    trait Report: Fn(Vec<Outcome>) {}
+    impl<F: Fn(Vec<Outcome>)> Report for F {}
+
+    fn open(directory: &Path) -> (Writer<impl Report + use<>>, Outcomes) {
         let file = directory.join("shoal.db");
         let database = Database::open(&file, IfAbsent::Create).expect("a new database");
         let outcomes = Outcomes::default();
         let theirs = Rc::clone(&outcomes);
-        (Writer::new(file, database, move |no, result| theirs.borrow_mut().push((no.0, result))), outcomes)
+        let report = move |outcomes: Vec<Outcome>| {
+            theirs.borrow_mut().extend(outcomes.into_iter().map(|(no, result)| (no.0, result)));
+        };
+        (Writer::new(file, database, report), outcomes)
+    }
+
+    impl<F: Report> Writer<F> {
+        fn commit_group(&mut self, group: VecDeque<Entry>) {
+            let results = self.write_group(&group);
+            self.report(group, results);
+        }
     }
 
     fn agent(name: &str, argument_bytes: usize) -> Change {
@@ -306,7 +337,7 @@ mod tests {
         batches.into_iter().map(|(no, changes)| Entry::Commit(PersistNo(no), changes)).collect()
     }
 
-    fn stored_agents(writer: &mut Writer<impl Fn(PersistNo, Result<(), String>)>) -> Vec<String> {
+    fn stored_agents(writer: &mut Writer<impl Report>) -> Vec<String> {
         let keys = || NodeKeys { reset_key: [0; 64], connection_id_key: [0; 8] };
         let started = writer.sound_database().expect("sound").write(|t| records::begin_start(t, keys));
         let (remembered, _) = started.expect("readable").expect("numbers are left");
@@ -380,7 +411,7 @@ mod tests {
         Change::Put { table: Table::State, key: key.to_owned().into(), row: "row".into() }
     }
 
-    fn stored_rows(writer: &mut Writer<impl Fn(PersistNo, Result<(), String>)>) -> Vec<String> {
+    fn stored_rows(writer: &mut Writer<impl Report>) -> Vec<String> {
         let keys = || NodeKeys { reset_key: [0; 64], connection_id_key: [0; 8] };
         let started = writer.sound_database().expect("sound").write(|t| records::begin_start(t, keys));
         let (mut remembered, _) = started.expect("readable").expect("numbers are left");

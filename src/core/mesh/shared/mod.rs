@@ -108,7 +108,12 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(boot: &Boot, life: u64, now: Instant) -> (Self, Vec<crate::core::contract::Change>) {
+    pub(super) fn new(
+        boot: &Boot,
+        state: State,
+        life: u64,
+        now: Instant,
+    ) -> (Self, Vec<crate::core::contract::Change>) {
         let remembered = &boot.remembered;
         let own = boot.card.node_id.clone();
         let rows = |table| remembered.tables.get(&table).map(Vec::as_slice).unwrap_or_default();
@@ -124,7 +129,7 @@ impl Shared {
         }
         let begins = matches!(boot.start, crate::core::contract::StartMode::Bootstrap { .. });
         let shared = Self {
-            state: State::load(&remembered.tables),
+            state,
             register: Register::new(own.clone(), rows(Table::Register), store, life, now),
             partition: Partition::new(own, boot.partition.clone(), now),
             config: boot.partition.clone(),

@@ -1,6 +1,5 @@
 //! Writes on their way: this node's to the others, and theirs to this one.
 
-
 use super::super::Mesh;
 use super::agreement::RELAY_FANOUT;
 use crate::core::contract::Output;

@@ -236,7 +236,7 @@ impl Mesh {
                 self.persist(changes, Pending::Shared(durable));
             }
             Err(WriteError::ContextAhead | WriteError::Disk | WriteError::Full(_)) => {
-                self.shared.queue.put_back(&ticket);
+                self.shared.queue.put_back(&ticket, self.now);
             }
             Err(error) => {
                 let outcome = Outcome::Rejected { reason: error.to_string() };

@@ -196,7 +196,7 @@ fn half_a_snapshot_is_still_half_of_one_after_a_restart() {
     }
     let mut tables: BTreeMap<Table, Vec<_>> = BTreeMap::new();
     disk.into_iter().for_each(|((table, key), row)| tables.entry(table).or_default().push((key, row)));
-    let mut receiver = State::load(&tables);
+    let mut receiver = State::load(&mut tables);
     assert!(receiver.is_behind(), "it has forgotten that it must have all of it");
     let applied = receiver.apply(&[update("x", Dot { actor: actor(3), n: 1 }, "v")], &[]);
     assert_eq!(applied.expect("nothing bad").keys.len(), 0, "nothing else is taken in meanwhile");

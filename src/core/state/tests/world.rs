@@ -509,7 +509,7 @@ fn load(disk: &Disk) -> State {
     for ((table, key), row) in disk {
         tables.entry(*table).or_default().push((key.clone(), row.clone()));
     }
-    State::load(&tables)
+    State::load(&mut tables)
 }
 
 fn apply(disk: &mut Disk, changes: &[Change]) {
