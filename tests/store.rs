@@ -122,10 +122,10 @@ fn outcomes_come_in_the_order_of_the_commits_and_a_full_queue_refuses_in_its_tur
     let opened = Store::open(
         directory.path(),
         || keys(1),
-        move |no, outcome| {
+        move |outcomes: Vec<Outcome>| {
             // Holds the writer at the first commit until the test lets it go; later this returns at once.
             let _ = wait.recv();
-            let _ = reports.send((no.0, outcome));
+            outcomes.into_iter().for_each(|(no, outcome)| drop(reports.send((no.0, outcome))));
         },
     );
     let store = opened.unwrap().store;

@@ -395,6 +395,7 @@ mod tests {
         let company = Company { commits: 5, until: Instant::now() + Duration::from_secs(60) };
         let giver = std::thread::spawn(move || push(&giver, 3..5));
         assert_eq!(queue.take(company).expect("all are there").entries.len(), 5);
+        assert!(Instant::now() < company.until, "the last of them ends the wait");
         giver.join().expect("it ends");
     }
 

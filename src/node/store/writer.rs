@@ -303,7 +303,7 @@ mod tests {
 
     type Outcomes = Rc<RefCell<Vec<(u64, Result<(), String>)>>>;
 
-    trait Report: Fn(Vec<Outcome>) {}
+    pub(in crate::node::store) trait Report: Fn(Vec<Outcome>) {}
     impl<F: Fn(Vec<Outcome>)> Report for F {}
 
     fn open(directory: &Path) -> (Writer<impl Report + use<>>, Outcomes) {
@@ -451,6 +451,44 @@ mod tests {
             (13, vec![row("k")]),
         ]));
         assert_eq!(outcomes_of(&outcomes), [(12, false), (13, false)], "a failed fresh beginning is none");
+    }
+
+    #[test]
+    fn a_refused_batch_of_rows_leaves_those_of_its_group_and_of_the_disk_as_they_were() {
+        let directory = tempfile::tempdir().expect("directory");
+        let (mut writer, outcomes) = open(directory.path());
+        let put = |key: &str, row: &str| Change::Put {
+            table: Table::State,
+            key: key.to_owned().into(),
+            row: row.to_owned().into(),
+        };
+        let delete = |key: &str| Change::Delete { table: Table::State, key: key.to_owned().into() };
+        let too_large = put(&"k".repeat(limits::STORE_KEY_BYTES_MAX + 1), "row");
+        writer.commit_group(group(vec![(1, vec![put("disk", "1"), put("gone", "1")])]));
+        writer.commit_group(group(vec![
+            (2, vec![put("group", "2"), delete("gone")]),
+            (
+                3,
+                vec![
+                    put("group", "3"),
+                    put("disk", "3"),
+                    put("gone", "3"),
+                    put("new", "3"),
+                    too_large.clone(),
+                ],
+            ),
+            (4, vec![Change::Afresh, Change::Clear(Table::State), put("group", "4"), too_large]),
+            (5, vec![Change::Afresh, put("last", "5")]),
+        ]));
+        let expected = [true, true, false, false, true];
+        assert_eq!(outcomes_of(&outcomes), (1..).zip(expected).collect::<Vec<_>>());
+        // Reading them compares the tallies.
+        assert_eq!(stored_rows(&mut writer), ["disk", "group", "last"]);
+        let rows = |row: &rusqlite::Row<'_>| row.get::<_, Vec<u8>>(0);
+        let connection = writer.sound_database().expect("sound").connection();
+        let mut statement = connection.prepare("SELECT row FROM state ORDER BY key").expect("valid");
+        let stored: Vec<_> = statement.query_map([], rows).expect("reads").map(Result::unwrap).collect();
+        assert_eq!(stored, [b"1", b"2", b"5"]);
     }
 
     #[test]
