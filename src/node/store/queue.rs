@@ -394,7 +394,7 @@ mod tests {
         // Longer than any commit: only that all are there ends the wait.
         let company = Company { commits: 5, until: Instant::now() + Duration::from_secs(60) };
         let giver = std::thread::spawn(move || push(&giver, 3..5));
-        assert_eq!(queue.take(company).expect("all are there").entries.len(), 5);
+        assert_eq!(queue.take(company, LONG).expect("all are there").entries.len(), 5);
         assert!(Instant::now() < company.until, "the last of them ends the wait");
         giver.join().expect("it ends");
     }
@@ -405,14 +405,14 @@ mod tests {
         let queue = Queue::default();
         push(&queue, 0..1);
         let begun = Instant::now();
-        assert_eq!(queue.take(Company::as_before(64, commit)).expect("one came").entries.len(), 1);
+        assert_eq!(queue.take(Company::as_before(64, commit), LONG).expect("one came").entries.len(), 1);
         let patience = begun.elapsed();
         assert!(patience >= commit / limits::STORE_GATHER_DIVISOR, "{patience:?}");
 
         push(&queue, 1..2);
         let company = Company::as_before(64, Duration::from_secs(3600));
         assert!(company.until <= Instant::now() + limits::STORE_GATHER_MAX, "whatever a commit took");
-        assert_eq!(queue.take(company).expect("one came").entries.len(), 1);
+        assert_eq!(queue.take(company, LONG).expect("one came").entries.len(), 1);
     }
 
     #[test]
@@ -420,10 +420,13 @@ mod tests {
         let queue = Queue::default();
         let far = Instant::now() + Duration::from_secs(3600);
         push(&queue, 0..1);
-        assert_eq!(queue.take(Company { commits: 1, until: far }).expect("it is there").entries.len(), 1);
+        assert_eq!(
+            queue.take(Company { commits: 1, until: far }, LONG).expect("it is there").entries.len(),
+            1
+        );
         push(&queue, 1..2);
         queue.close();
-        assert!(queue.take(Company { commits: 2, until: far }).is_some());
-        assert!(queue.take(Company { commits: 2, until: far }).is_none());
+        assert!(queue.take(Company { commits: 2, until: far }, LONG).is_some());
+        assert!(queue.take(Company { commits: 2, until: far }, LONG).is_none());
     }
 }
