@@ -20,7 +20,7 @@ use shoal::core::contract::{Change, Remembered, Table};
 use shoal::core::ids::{MeshId, PersistNo};
 use shoal::core::model::Event;
 use shoal::core::wire::Recorded;
-use shoal::node::store::{NodeKeys, Store};
+use shoal::node::store::{NodeKeys, Outcome, Store};
 
 // --- Writes that are cut short ---
 
@@ -357,8 +357,10 @@ impl Node {
     fn open(directory: &Path) -> Self {
         let (reports, outcomes) = channel();
         let keys = || NodeKeys { reset_key: [1; 64], connection_id_key: [1; 8] };
-        let on_outcome = move |no: PersistNo, outcome| drop(reports.send((no.0, outcome)));
-        let opened = Store::open(directory, keys, on_outcome).unwrap();
+        let on_outcomes = move |outcomes: Vec<Outcome>| {
+            outcomes.into_iter().for_each(|(no, outcome)| drop(reports.send((no.0, outcome))));
+        };
+        let opened = Store::open(directory, keys, on_outcomes).unwrap();
         Self { store: opened.store, remembered: opened.remembered, outcomes }
     }
 
