@@ -136,7 +136,7 @@ fn table(runs: &[Run]) -> String {
          | | median s | worst s | writes/s | beside raw |\n|---|---|---|---|---|\n",
         runs.len()
     );
-    let rows: [(&str, fn(&Run) -> f64); 5] = [
+    let rows: [(&str, Figure); 5] = [
         ("raw SQLite", |run| run.raw),
         ("writes to tickets", |run| run.queueing),
         ("start of the two to majority", |run| run.healthy),
@@ -157,6 +157,9 @@ fn table(runs: &[Run]) -> String {
     text
 }
 
-fn median(runs: &[Run], of: fn(&Run) -> f64) -> f64 {
+/// What is shown of a run.
+type Figure = fn(&Run) -> f64;
+
+fn median(runs: &[Run], of: Figure) -> f64 {
     percentile(&runs.iter().map(of).collect::<Vec<_>>(), 0.5).unwrap_or_default()
 }

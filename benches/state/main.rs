@@ -6,6 +6,7 @@
 //! one run, because disks and neighbours change from minute to minute: what counts are the ratios.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its tables")]
+#![allow(clippy::wildcard_enum_match_arm, reason = "any other answer ends the measurement")]
 
 mod clients;
 mod etcd;
@@ -18,7 +19,6 @@ mod raw;
 #[allow(dead_code, reason = "each benchmark uses a part")]
 mod results;
 #[path = "../../tests/running/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "it is the tests' too")]
 mod running;
 mod sync;
 mod tables;
