@@ -3,6 +3,7 @@
 mod running;
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
 use running::{Place, Running, Told, shoal};
@@ -112,6 +113,54 @@ fn values_written_with_one_context_are_siblings_and_the_policy_says_which_is_rea
     let context = state["context"].as_str().expect("a context");
     done(&node, &["state", "put", "votes/1", "resolved", "--context", context]);
     assert_eq!(node.get("/v1/state/votes/1").json()["siblings"], json!([]));
+}
+
+#[test]
+fn the_policy_custom_lets_a_command_choose_and_says_why_when_it_does_not() {
+    let place = Place::new();
+    let (script, config) = (place.path().join("choose"), place.path().join("config.yaml"));
+    let choose = |text: &str| {
+        // Written beside and moved: a file that is being run cannot be written.
+        let fresh = place.path().join("fresh");
+        std::fs::write(&fresh, format!("#!/bin/sh\n{text}\n")).expect("written");
+        std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o700)).expect("executable");
+        std::fs::rename(&fresh, &script).expect("moved");
+    };
+    let text =
+        format!("node: {{id: n1}}\ncoordination: {{state: {{custom_policy: {}}}}}\n", script.display());
+    std::fs::write(&config, text).expect("written");
+    let node = place.bootstrap("n1", &["--config", config.to_str().expect("text")]);
+    node.until("/health/ready", |answer| answer.status == 200);
+    done(&node, &["state", "policy", "set", "votes", "custom"]);
+    done(&node, &["state", "put", "votes/1", "first"]);
+    assert_eq!(done(&node, &["state", "get", "votes/1"]), "first", "one value needs no command");
+    let context = node.get("/v1/state/votes/1").json()["context"].as_str().expect("a context").to_owned();
+    for value in ["7", "12"] {
+        done(&node, &["state", "put", "votes/1", value, "--context", &context]);
+    }
+
+    choose(r#"echo "{\"value\": \"$(grep -o '"dot"' | wc -l) values\"}""#);
+    assert_eq!(done(&node, &["state", "get", "votes/1"]), "2 values");
+    let state = node.get("/v1/state/votes/1").json();
+    assert_eq!(
+        (&state["policy"], &state["writer"], &state["dot"]),
+        (&json!("custom"), &json!(null), &json!(null))
+    );
+    let second = state["siblings"][1].clone();
+    choose(&format!("echo '{{\"dot\": {}}}'", second["dot"]));
+    let page = node.get("/v1/state?prefix=votes/").json();
+    let listed = &page["entries"][0];
+    assert_eq!((&listed["value"], &listed["writer"]["node"]), (&second["value"], &json!("n1")));
+
+    for (text, why) in
+        [("exit 3", "failed"), ("echo 7", "what is none"), ("exec sleep 60", "took longer than 1s")]
+    {
+        choose(text);
+        let told = node.shoal(&["state", "get", "votes/1"]);
+        assert_eq!(told.code, Some(0), "{told:?}");
+        assert!(told.out.contains("7 ") && told.out.contains("12 "), "both are shown: {told:?}");
+        assert!(told.err.contains(why), "{text}: {told:?}");
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod certificates;
 mod cluster;
 mod context;
 mod counters;
+mod custom_policy;
 mod diagnosis;
 mod events;
 mod everywhere;

@@ -17,6 +17,7 @@ use serde::Deserialize;
 
 use super::Api;
 use super::context;
+use super::custom_policy;
 use super::everywhere::{ask_all, not_understood};
 use super::problem::Problem;
 use super::read::{Json, Query};
@@ -86,7 +87,12 @@ pub(super) async fn get(
     let StateAnswer::Value(value) = answer else {
         return Err(Problem::bad_answer(&node));
     };
-    if has_value(&value) { Ok(Body(described(node, value))) } else { Err(no_such_key(&node, &key)) }
+    if !has_value(&value) {
+        return Err(no_such_key(&node, &key));
+    }
+    let mut state = described(node, value);
+    custom_policy::choose(&api.node, &mut state).await;
+    Ok(Body(state))
 }
 
 fn has_value(value: &StateValue) -> bool {
@@ -138,7 +144,8 @@ pub(super) async fn list(
     check_text("prefix", &prefix)?;
     check_text("after", after.as_deref().unwrap_or_default())?;
     let (entries, more) = page(&api.node, &node, StateRequest::List { prefix, after, limit }).await?;
-    let entries = entries.into_iter().map(|value| described(node.clone(), value)).collect();
+    let mut entries: Vec<_> = entries.into_iter().map(|value| described(node.clone(), value)).collect();
+    custom_policy::choose_some(&api.node, &mut entries).await;
     Ok(Body(KeyPage { entries, more }).into_response())
 }
 
@@ -162,9 +169,9 @@ pub(super) async fn page(
     Ok((entries, more))
 }
 
-async fn everywhere(node: &Handle, key: String) -> KeyEverywhere {
+async fn everywhere(api_node: &Handle, key: String) -> KeyEverywhere {
     let mut answers =
-        std::pin::pin!(ask_all(node, RequestBody::State(StateRequest::Get { key: key.clone() })));
+        std::pin::pin!(ask_all(api_node, RequestBody::State(StateRequest::Get { key: key.clone() })));
     let mut bytes = 0;
     let mut nodes = Vec::new();
     while let Some((node, answer)) = answers.next().await {
@@ -177,7 +184,9 @@ async fn everywhere(node: &Handle, key: String) -> KeyEverywhere {
                         format!("what {node} has is left out, because all answers together are too large");
                     (None, Some(why + ": ask it alone"))
                 } else {
-                    (Some(described(node.clone(), value)), None)
+                    let mut state = described(node.clone(), value);
+                    custom_policy::choose(api_node, &mut state).await;
+                    (Some(state), None)
                 }
             }
             Ok(ResponseBody::State(StateAnswer::Value(_))) => (None, None),

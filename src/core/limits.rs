@@ -460,6 +460,12 @@ pub const FLAP_WINDOW: Duration = Duration::from_secs(300);
 pub const SYNCHRONISATION_PATIENCE: Duration = Duration::from_secs(30);
 /// How long the handler of partitions may take. Longer: read-only.
 pub const DECISION_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the command of the policy `custom` may take for one key. Longer: the values stay beside each other.
+pub const POLICY_DEADLINE: Duration = Duration::from_secs(1);
+/// How many such commands a node runs at once; further readers wait.
+pub const POLICIES_AT_ONCE_MAX: usize = 4;
+/// For how many keys of one page the command is asked; of the others all values are shown.
+pub const POLICIES_PER_PAGE_MAX: usize = 32;
 /// Decisions of one configuration. More: refused at start.
 pub const DECISIONS_MAX: usize = 32;
 /// Roles of one node; each is at most [`LABEL_BYTES_MAX`] long. More: refused at start.

@@ -3,12 +3,7 @@
 //! It is told the situation as one JSON object on its standard input, and answers with one word on its standard
 //! output: `read-only` or `local-only`. Whatever else it does counts as no decision.
 
-use std::process::Stdio;
-
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::Command;
-use tokio::time::timeout;
-
+use super::command;
 use crate::core::limits;
 use crate::core::model::{Action, PartitionView};
 
@@ -20,33 +15,8 @@ const ANSWER_BYTES_MAX: u64 = 256;
 /// # Errors
 /// Why there is no decision, in one sentence.
 pub(super) async fn ask(command: &str, view: &PartitionView) -> Result<Action, String> {
-    let told = timeout(limits::DECISION_DEADLINE, run(command, view)).await;
-    told.unwrap_or_else(|_| Err(format!("{command} took longer than {:?}", limits::DECISION_DEADLINE)))
-}
-
-async fn run(command: &str, view: &PartitionView) -> Result<Action, String> {
-    let failed = |what: &str, error: &std::io::Error| format!("{command} {what}: {error}");
     let question = serde_json::to_vec(view).map_err(|error| error.to_string())?;
-    let mut child = Command::new(command)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| failed("could not be started", &error))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A command that does not look at the situation may still decide.
-        let _ = stdin.write_all(&question).await;
-    }
-    let mut answer = String::new();
-    if let Some(stdout) = child.stdout.take() {
-        let mut bounded = stdout.take(ANSWER_BYTES_MAX);
-        bounded.read_to_string(&mut answer).await.map_err(|error| failed("could not be read", &error))?;
-    }
-    let status = child.wait().await.map_err(|error| failed("could not be waited for", &error))?;
-    if !status.success() {
-        return Err(format!("{command} failed: {status}"));
-    }
+    let answer = command::ask(command, &question, ANSWER_BYTES_MAX, limits::DECISION_DEADLINE).await?;
     answer.trim().parse().map_err(|error| format!("{command} decided nothing: {error}"))
 }
 

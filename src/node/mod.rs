@@ -6,6 +6,7 @@
 
 pub mod certs;
 pub mod clock;
+mod command;
 pub mod config;
 mod crash_point;
 mod decision;
@@ -28,7 +29,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -125,7 +126,15 @@ pub struct Handle {
     dispatcher: Dispatcher,
     transport: Transport,
     identity: KeeperHandle,
+    policy: Arc<PolicyCommand>,
     started: Instant,
+}
+
+/// The command of the policy `custom`.
+#[derive(Debug)]
+struct PolicyCommand {
+    command: Option<String>,
+    turns: Semaphore,
 }
 
 /// Starts a node. `keeper` is this program's binary, which process agents are started through.
@@ -232,7 +241,13 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
     let watched = Arc::clone(&shared);
     tokio::spawn(load::sample(core.clone(), transport.clone(), move || watched.view.load_full()));
     let own = config.node.id.clone();
-    let handle = Handle { own, core, shared, dispatcher, transport, identity, started: Instant::now() };
+    let policy = PolicyCommand {
+        command: config.custom_policy.clone(),
+        turns: Semaphore::new(limits::POLICIES_AT_ONCE_MAX),
+    };
+    let policy = Arc::new(policy);
+    let handle =
+        Handle { own, core, shared, dispatcher, transport, identity, policy, started: Instant::now() };
     Ok(Node { handle, driver: tokio::spawn(driver.run()) })
 }
 
@@ -428,6 +443,21 @@ impl Handle {
     #[must_use]
     pub fn own(&self) -> &NodeId {
         &self.own
+    }
+
+    /// Lets the configured command choose among the values of a key: `question` is its standard input, and its standard
+    /// output is returned.
+    ///
+    /// # Errors
+    /// Why there is no answer, in one sentence.
+    pub async fn ask_policy(&self, question: &[u8]) -> Result<String, String> {
+        let PolicyCommand { command, turns } = &*self.policy;
+        let Some(command) = command else {
+            return Err(format!("{} has no coordination.state.custom_policy", self.own));
+        };
+        let _turn = turns.acquire().await.map_err(|error| error.to_string())?;
+        let bytes_max = 4 * limits::STATE_VALUE_BYTES_MAX as u64;
+        command::ask(command, question, bytes_max, limits::POLICY_DEADLINE).await
     }
 
     /// How long the node has been running.

@@ -57,8 +57,11 @@ pub struct KeyState {
     pub written_unix_ms: Option<u64>,
     /// Names the write; null without a value.
     pub dot: Option<String>,
-    /// How concurrent values are resolved: `lww`, `max`, `min` or `manual`.
+    /// How concurrent values are resolved: `lww`, `max`, `min`, `manual` or `custom`.
     pub policy: String,
+    /// Why the command of the policy `custom` has chosen none of several values; absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_error: Option<String>,
     /// All values, when there are several.
     pub siblings: Vec<Sibling>,
     /// Names what was read: a write that is given it replaces exactly that.
@@ -287,6 +290,7 @@ impl KeyState {
             written_unix_ms,
             dot,
             policy: told.policy,
+            policy_error: None,
             siblings: told.siblings.into_iter().map(Sibling::from).collect(),
             context,
             mode: told.mode.to_string(),

@@ -136,6 +136,7 @@ mod tests {
             written_unix_ms: None,
             dot: None,
             policy: "lww".to_owned(),
+            policy_error: None,
             siblings: Vec::new(),
             context: String::new(),
             mode: "healthy".to_owned(),

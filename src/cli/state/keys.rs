@@ -76,6 +76,7 @@ pub(super) fn show(output: Output, state: &KeyState) -> Result<(), Failure> {
         Output::Table if state.value.is_none() => print::write_out(value::siblings(state).as_bytes())?,
         Output::Table => value::write_raw(state)?,
     }
+    value::warn_of_policy(state);
     value::warn_of_age(&state.node, &state.mode, state.age_seconds);
     Ok(())
 }

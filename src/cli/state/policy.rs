@@ -53,6 +53,8 @@ enum Policy {
     Min,
     /// None is chosen: the reader is shown all
     Manual,
+    /// The command of the node that is read from chooses (coordination.state.custom_policy)
+    Custom,
     /// Take a choice back
     None,
 }
@@ -64,6 +66,7 @@ impl Policy {
             Self::Max => Some("max"),
             Self::Min => Some("min"),
             Self::Manual => Some("manual"),
+            Self::Custom => Some("custom"),
             Self::None => None,
         }
     }

@@ -77,6 +77,14 @@ pub(super) fn writer(writer: &ValueWriter) -> String {
     }
 }
 
+/// Says on stderr why the command of the policy `custom` has chosen none of several values.
+pub(super) fn warn_of_policy(state: &KeyState) {
+    if let Some(error) = &state.policy_error {
+        // With stderr gone there is nowhere left to say it.
+        let _ = writeln!(std::io::stderr(), "shoal: {}", print::visible(error));
+    }
+}
+
 /// Says on stderr that what was read may be old.
 pub(super) fn warn_of_age(node: &NodeId, mode: &str, age_seconds: Option<f64>) {
     if let Some(warning) = age_warning(node, mode, age_seconds) {

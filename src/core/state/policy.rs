@@ -26,11 +26,13 @@ pub enum Policy {
     Min,
     /// None is chosen: the reader is shown all.
     Manual,
+    /// A command of the node that is read from chooses, outside the core, which shows it all.
+    Custom,
 }
 
 impl Policy {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Lww, Self::Max, Self::Min, Self::Manual];
+    pub const ALL: [Self; 5] = [Self::Lww, Self::Max, Self::Min, Self::Manual, Self::Custom];
 
     /// The word that users write.
     #[must_use]
@@ -40,6 +42,7 @@ impl Policy {
             Self::Max => "max",
             Self::Min => "min",
             Self::Manual => "manual",
+            Self::Custom => "custom",
         }
     }
 
@@ -49,7 +52,7 @@ impl Policy {
         Self::ALL.into_iter().find(|policy| policy.as_str() == text)
     }
 
-    /// The value that a reader is given; `None` without a value, and under [`Policy::Manual`] with several.
+    /// The value that a reader is given; `None` without a value, and under [`Policy::Manual`] and [`Policy::Custom`] with several.
     #[must_use]
     pub fn resolve(self, siblings: &[Sibling]) -> Option<&Sibling> {
         let standing = standing(siblings);
@@ -58,7 +61,7 @@ impl Policy {
             Self::Lww => standing.into_iter().max_by(last),
             Self::Max => standing.into_iter().max_by(|a, b| by_value(a, b).then_with(|| last(a, b))),
             Self::Min => standing.into_iter().min_by(|a, b| by_value(a, b).then_with(|| last(a, b))),
-            Self::Manual => {
+            Self::Manual | Self::Custom => {
                 let mut values = siblings.iter().filter(|sibling| sibling.value.is_some());
                 values.next().filter(|_| values.next().is_none())
             }

@@ -50,7 +50,7 @@ pub enum StateRequest {
     SetPolicy {
         /// The prefix.
         prefix: String,
-        /// `lww`, `max`, `min` or `manual`.
+        /// `lww`, `max`, `min`, `manual` or `custom`.
         policy: Option<String>,
     },
     /// The choices that were made.

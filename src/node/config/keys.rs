@@ -68,6 +68,8 @@ pub(super) const KEYS: &[(&str, Shape)] = &[
     ("coordination.partition.queue_writes", Shape::One),
     ("coordination.partition.custom_handler", Shape::OneOrNull),
     ("coordination.partition.decisions", Shape::Decisions),
+    ("coordination.state", Shape::Section),
+    ("coordination.state.custom_policy", Shape::OneOrNull),
     ("security", Shape::Section),
     ("security.cluster", Shape::Section),
     ("security.cluster.mtls", Shape::Section),

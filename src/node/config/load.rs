@@ -18,6 +18,8 @@ use super::{
 };
 use crate::core::limits;
 
+const CUSTOM_POLICY: &str = "coordination.state.custom_policy";
+
 impl Config {
     /// Reads the configuration from `flags`, the environment as `env` tells it, and the file that one of
     /// them names. It depends on nothing else but whether the process runs as root.
@@ -54,6 +56,7 @@ impl Config {
         let (node, unplaced) = node(&mut sources, flags, is_root);
         let cluster = cluster(&mut sources, flags, unplaced);
         let partition = partition::read(&mut sources);
+        let custom_policy = sources.in_file(CUSTOM_POLICY, partition::command).into_value();
         let tls = tls(&mut sources, flags);
         let enrolment = enrolment::read(&mut sources, flags, &cluster);
         let transport = transport(&mut sources);
@@ -68,7 +71,7 @@ impl Config {
         sources.problems.into_result()?;
         let node = node.expect("a node without an id or a data directory was reported");
         let tls = tls.under(&node.data_dir);
-        Ok(Self { node, cluster, partition, tls, enrolment, transport, api, log })
+        Ok(Self { node, cluster, partition, custom_policy, tls, enrolment, transport, api, log })
     }
 }
 

@@ -56,6 +56,9 @@ pub struct Config {
     pub cluster: ClusterConfig,
     /// What it does while it is not among a majority: `coordination.partition`, or `partition` at the top.
     pub partition: PartitionConfig,
+    /// The command that chooses among the values of a key whose policy is `custom`: `coordination.state.custom_policy`.
+    /// `None`: such values are shown beside each other.
+    pub custom_policy: Option<String>,
     /// How it proves who it is: `security.cluster.mtls`.
     pub tls: TlsPaths,
     /// How it gets its first certificate, and whether it gives others theirs: `security.cluster.enrolment`.

@@ -87,10 +87,7 @@ fn strategy(sources: &mut Sources<'_>) -> Strategy {
         ];
         values::choice(text, &choices)
     });
-    let handler = sources.in_file(HANDLER, |text| {
-        let path = values::path(text)?;
-        path.to_str().map(str::to_owned).ok_or_else(|| "the path is not UTF-8 text".to_owned())
-    });
+    let handler = sources.in_file(HANDLER, command);
     let decisions = decisions(sources);
     let is_bad = word == Setting::Bad || handler == Setting::Bad || decisions == Setting::Bad;
     let custom = matches!(word, Setting::Value(Word::Custom, _));
@@ -115,6 +112,12 @@ fn strategy(sources: &mut Sources<'_>) -> Strategy {
             Strategy::Consistency
         }
     }
+}
+
+/// The file of a command.
+pub(super) fn command(text: &str) -> Result<String, String> {
+    let path = values::path(text)?;
+    path.to_str().map(str::to_owned).ok_or_else(|| "the path is not UTF-8 text".to_owned())
 }
 
 fn decisions(sources: &mut Sources<'_>) -> Setting<Vec<Decision>> {

@@ -89,6 +89,7 @@ fn every_value_of_the_full_example_arrives() {
             roles: vec!["worker".into()],
         },
         partition: PartitionConfig::default(),
+        custom_policy: None,
         cluster: ClusterConfig {
             bind_addr: "0.0.0.0:7946".parse().expect("valid"),
             advertise_addrs: vec![address("node-1.example.com:7946")],

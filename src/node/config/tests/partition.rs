@@ -45,6 +45,15 @@ partition:
 }
 
 #[test]
+fn the_command_of_the_custom_policy_is_a_path() {
+    let load = |text: &str| load(text).expect("valid").custom_policy;
+    let file = "node: {id: n}\ncoordination: {state: {custom_policy: /opt/choose}}";
+    assert_eq!(load(file).as_deref(), Some("/opt/choose"));
+    assert_eq!(load("node: {id: n}\ncoordination: {state: {custom_policy: null}}"), None);
+    assert_eq!(load("node: {id: n}"), None);
+}
+
+#[test]
 fn roles_are_a_list_or_one_text_with_commas() {
     for roles in ["[worker, edge]", "'worker, edge'"] {
         let config = load(&format!("node: {{id: n, roles: {roles}}}")).expect("valid");
