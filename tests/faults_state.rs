@@ -80,6 +80,15 @@ fn heal(net: &Net) {
     }
 }
 
+/// The clients end with the test, also when it fails.
+struct Stopping<'a>(&'a AtomicBool);
+
+impl Drop for Stopping<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Clients that write keys of their own at every node, one after the other, until `stop`.
 fn write_everywhere(net: &Net, stop: &AtomicBool, history: &Mutex<Vec<Write>>) {
     std::thread::scope(|scope| {
@@ -155,6 +164,7 @@ fn two_of_five_that_are_cut_off_queue_what_is_written_and_every_ticket_has_its_o
     let _nodes = five(&net);
     let (stop, history) = (AtomicBool::new(false), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
+        let _stopping = Stopping(&stop);
         scope.spawn(|| write_everywhere(&net, &stop, &history));
         let wrote = |nodes: &[usize], is: fn(&Told) -> bool, since: usize| {
             let history = history.lock().expect("no client panics");
@@ -194,7 +204,6 @@ fn two_of_five_that_are_cut_off_queue_what_is_written_and_every_ticket_has_its_o
         until("everybody writes again", || {
             wrote(&[1, 2, 3, 4, 5], |told| matches!(told, Told::Written), after)
         });
-        stop.store(true, Ordering::Relaxed);
     });
     let history = history.into_inner().expect("no client panics");
     let count = |is: fn(&Told) -> bool| history.iter().filter(|write| is(&write.told)).count();
@@ -209,14 +218,21 @@ fn two_of_five_that_are_cut_off_queue_what_is_written_and_every_ticket_has_its_o
     nothing_is_lost(&net, &history);
 }
 
+/// For how long nodes are killed.
+const KILLING: Duration = Duration::from_secs(120);
+
 #[test]
 fn nodes_that_are_killed_one_after_the_other_while_everybody_writes_lose_nothing() {
     let net = Net::new(NODES);
     let mut nodes: Vec<_> = five(&net).into_iter().map(Some).collect();
+    let mut kills = 0;
     let (stop, history) = (AtomicBool::new(false), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
+        let _stopping = Stopping(&stop);
         scope.spawn(|| write_everywhere(&net, &stop, &history));
-        for n in [2, 4, 1, 5, 3, 2] {
+        let begun = Instant::now();
+        for n in [2, 4, 1, 5, 3].into_iter().cycle().take_while(|_| begun.elapsed() < KILLING) {
+            kills += 1;
             nodes[n - 1].take().expect("it runs").kill();
             until("the others go on", || {
                 let so_far = history.lock().expect("no client panics").len();
@@ -226,12 +242,12 @@ fn nodes_that_are_killed_one_after_the_other_while_everybody_writes_lose_nothing
             nodes[n - 1] = Some(net.start(n, &[]));
             until("it is back", || mode(&net, n).as_deref() == Some("healthy"));
         }
-        stop.store(true, Ordering::Relaxed);
     });
     let history = history.into_inner().expect("no client panics");
     until("nothing waits, and all show the same", || {
         let waits = |n: usize| net.json(n, &["cluster", "status"]).unwrap_or_default()["queued_writes"] != 0;
         !(1..=NODES).any(waits) && (2..=NODES).all(|n| all_of(&net, n) == all_of(&net, 1))
     });
+    println!("{kills} nodes were killed while {} writes were made", history.len());
     nothing_is_lost(&net, &history);
 }
