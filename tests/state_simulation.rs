@@ -2,6 +2,8 @@
 
 #![allow(clippy::print_stdout, reason = "a storm tells its speed, and a failed one its seed")]
 
+#[path = "state_simulation/absences.rs"]
+mod absences;
 #[path = "state_simulation/clocks.rs"]
 mod clocks;
 #[path = "state_simulation/crashes.rs"]
