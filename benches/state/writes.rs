@@ -8,7 +8,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use shoal::api;
 use tokio::runtime::Runtime;
 
-use crate::clients::{Http, Local, Round, millis, round, shoal_put};
+use crate::clients::{Client, Http, Local, Round, millis, round, shoal_put};
 use crate::etcd::Etcd;
 use crate::mesh::TestMesh;
 use crate::raw::Raw;
@@ -44,6 +44,21 @@ impl Way {
     fn note(&mut self, cpu_before: Duration, round: Round) {
         self.cpu += cpu_time() - cpu_before;
         self.many.push(round);
+    }
+
+    /// All clients at once, and then one of them alone; nothing if there are none.
+    async fn turn<C: Client>(&mut self, clients: &mut Vec<C>, each: u64, first: u64) {
+        let before = cpu_time();
+        if clients.is_empty() {
+            return;
+        }
+        let measured;
+        (measured, *clients) = round(std::mem::take(clients), each, first).await;
+        self.note(before, measured);
+        let one = clients.pop().expect("there are many");
+        let (alone, one) = round(vec![one], each, first + CLIENTS * each).await;
+        self.alone.extend(alone.waits);
+        clients.extend(one);
     }
 
     fn rate(&self) -> Option<f64> {
@@ -83,31 +98,25 @@ pub(crate) fn measure(runtime: &Runtime, size: Size) -> String {
     ];
     let [mut w_raw, mut w_tables, mut w_local, mut w_http, mut w_etcd] = names.map(Way::new);
     let mut first = 1;
-    for _ in 0..rounds {
+    for time in 0..rounds {
         let all = CLIENTS * each;
-        let before = cpu_time();
-        w_raw.note(before, raw_round(&mut raw, each, first));
-        w_raw.alone.extend((0..each).map(|n| millis(raw.commit(first + all + n, 1))));
-        let before = cpu_time();
-        w_tables.note(before, tables.round(CLIENTS, each, first));
-        w_tables.alone.extend((0..each).flat_map(|n| tables.round(1, 1, first + all + n).waits));
-        let before = cpu_time();
-        let measured;
-        (measured, local) = runtime.block_on(round(local, each, first));
-        w_local.note(before, measured);
-        w_local.alone.extend(runtime.block_on(round(vec![local[0].clone()], each, first + all)).0.waits);
-        for (way, clients) in [(&mut w_http, &mut http), (&mut w_etcd, &mut theirs)] {
-            if clients.is_empty() {
-                continue;
-            }
+        // Each begins a round as often as the others: what one leaves to the disk the next one pays for.
+        for turn in 0..names.len() {
             let before = cpu_time();
-            let measured;
-            (measured, *clients) = runtime.block_on(round(std::mem::take(clients), each, first));
-            way.note(before, measured);
-            let one = clients.pop().expect("there are many");
-            let (alone, one) = runtime.block_on(round(vec![one], each, first + all));
-            way.alone.extend(alone.waits);
-            clients.extend(one);
+            match (time + turn) % names.len() {
+                0 => {
+                    w_raw.note(before, raw_round(&mut raw, each, first));
+                    w_raw.alone.extend((0..each).map(|n| millis(raw.commit(first + all + n, 1))));
+                }
+                1 => {
+                    w_tables.note(before, tables.round(CLIENTS, each, first));
+                    let alone = (0..each).flat_map(|n| tables.round(1, 1, first + all + n).waits);
+                    w_tables.alone.extend(alone);
+                }
+                2 => runtime.block_on(w_local.turn(&mut local, each, first)),
+                3 => runtime.block_on(w_http.turn(&mut http, each, first)),
+                _ => runtime.block_on(w_etcd.turn(&mut theirs, each, first)),
+            }
         }
         first += all + each;
     }
