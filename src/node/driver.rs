@@ -119,7 +119,8 @@ pub(super) struct Driver {
     pub(super) cross_region: CrossRegion,
     /// Where answers that take a while come in.
     pub(super) core: mpsc::Sender<Input>,
-    pub(super) clock_told: Instant,
+    /// When the core was last told of the wall clock, and what that showed, in milliseconds since 1970.
+    pub(super) clock_told: (Instant, u64),
     /// Pairs of regions that the metrics have told of: a label, once told, stays.
     pub(super) region_pairs: BTreeSet<(String, String)>,
     pub(super) dirty: bool,
@@ -142,11 +143,13 @@ impl Driver {
                 _ = self.inputs.recv_many(&mut batch, BATCH) => {}
                 () = sleep_until(wake) => {}
             }
+            // Before all else: while a virtual machine was suspended, its own time stood still, and only the wall clock
+            // tells how much of it is gone.
+            self.tell_wall_clock();
             for input in batch.drain(..) {
                 self.step(input);
             }
             self.fire_timers();
-            self.tell_wall_clock();
             if self.dirty && self.published.elapsed() >= PUBLISH_INTERVAL {
                 self.publish();
             }
@@ -174,11 +177,16 @@ impl Driver {
         self.act();
     }
 
-    /// The core's timers fire several times a second, so a clock that is set is told within two seconds.
+    /// Now and then, and at once when it was set or has run on while this process's own time stood still.
     fn tell_wall_clock(&mut self) {
-        if self.clock_told.elapsed() >= CLOCK_INTERVAL {
-            self.clock_told = Instant::now();
-            self.step(Input::WallClock { unix_ms: clock::unix_ms() });
+        let (told, told_ms) = self.clock_told;
+        let since = told.elapsed();
+        let unix_ms = clock::unix_ms();
+        let expected_ms = told_ms.saturating_add(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+        let is_step = Duration::from_millis(unix_ms.abs_diff(expected_ms)) >= CLOCK_INTERVAL;
+        if is_step || since >= CLOCK_INTERVAL {
+            self.clock_told = (Instant::now(), unix_ms);
+            self.step(Input::WallClock { unix_ms });
         }
     }
 

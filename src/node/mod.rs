@@ -232,7 +232,7 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
         answers: VecDeque::new(),
         cross_region: config.cluster.cross_region,
         core: core.clone(),
-        clock_told: Instant::now(),
+        clock_told: (Instant::now(), clock::unix_ms()),
         region_pairs: std::collections::BTreeSet::new(),
         dirty: true,
         published: Instant::now(),

@@ -367,7 +367,13 @@ impl World {
         let host = &mut self.machines[machine];
         host.paused = false;
         host.disturbed = self.now;
-        host.behind += host.suspended.take().map_or(Duration::ZERO, |since| self.now.since(since));
+        let slept = host.suspended.take().map(|since| self.now.since(since));
+        host.behind += slept.unwrap_or(Duration::ZERO);
+        if slept.is_some() {
+            // As the driver does: first of all it tells what the wall clock shows.
+            let unix_ms = host.unix_ms(self.now);
+            self.input_soon(machine, Input::WallClock { unix_ms });
+        }
         let inbox = self.inboxes.remove(&machine).unwrap_or_default();
         let (timers, rest): (Vec<_>, Vec<_>) =
             inbox.into_iter().partition(|event| matches!(event, Event::Wake { .. }));

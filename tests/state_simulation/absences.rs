@@ -6,6 +6,7 @@ use super::*;
 fn fault_36_a_machine_that_slept_a_minute_makes_no_write_before_it_has_compared_with_the_others() {
     let mut world = healthy_mesh(3, 36);
     written(&mut world, 2, "a", "before");
+    // Its own time stands still meanwhile: only the wall clock tells.
     world.suspend(2, seconds(60));
     written(&mut world, 0, "a", "while it slept");
     world.run_for(seconds(60));
