@@ -227,7 +227,7 @@ pub enum Control {
         epoch: Epoch,
         /// Who mints its dots at present, if it has made any.
         actor: Option<Actor>,
-        /// The last floor that the sender was told of before all that it had seen was on its disk.
+        /// The last question that the sender was asked before all that it had seen by then was on its disk; 0: none.
         answers: u64,
     },
     /// What every member of a roster has on its disk.
@@ -240,8 +240,8 @@ pub enum Control {
         floor: Seen,
         /// Dots that nobody has and nobody will make any more: they are closed.
         voids: Vec<DotRange>,
-        /// The receiver is to tell again what it has on its disk, with all that it has seen.
-        asks: bool,
+        /// Names a question: the receiver is to tell again what it has on its disk, with all that it has seen by now.
+        asks: Option<u64>,
     },
     /// The sender does not know the floor beyond which a clock was told: it needs that first.
     StateBaseAsk {

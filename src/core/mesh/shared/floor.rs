@@ -11,6 +11,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use rand::RngExt;
+
 use super::super::Mesh;
 use super::bases::{Told, span_of};
 use crate::core::ids::{NodeId, NodeKey};
@@ -34,7 +36,7 @@ struct Ack {
     unfilled: Clock,
     epoch: Epoch,
     actor: Option<Actor>,
-    /// The last floor that it was told of before it had all of this.
+    /// The last question that it was asked before it had all of this.
     answers: u64,
 }
 
@@ -42,8 +44,8 @@ struct Ack {
 #[derive(Debug)]
 struct Missed {
     dots: Clock,
-    /// The number of the floor with which the members were asked.
-    number: u64,
+    /// Names the question that the members were asked.
+    question: u64,
     since: Instant,
     asked: Instant,
 }
@@ -60,9 +62,9 @@ pub(super) struct Floors {
     collected: u64,
     told: Option<(u64, Clock, Epoch)>,
     missed: Option<Missed>,
-    /// The last floor that this node was told of, and what it had seen then.
+    /// The last question that this node was asked, and what it had seen then.
     heard: Option<(u64, Clock)>,
-    /// The last such floor since which everything that it had seen is on its disk.
+    /// The last such question since which everything that it had seen is on its disk.
     answers: u64,
     /// Whom this node has told what it has on its disk, and what that was.
     acked: Option<(NodeId, Clock)>,
@@ -127,11 +129,11 @@ impl Mesh {
         self.send_control(key, Control::StateAck { clock, unfilled, epoch, actor, answers });
     }
 
-    /// The last floor that this node was told of and since which everything that it had seen then is on its disk.
+    /// The last question that this node was asked and since which everything that it had seen then is on its disk.
     fn answers(&mut self) -> u64 {
         let durable = self.shared.state.durable();
-        if let Some((number, _)) = self.shared.floors.heard.take_if(|(_, seen)| durable.covers(seen)) {
-            self.shared.floors.answers = number;
+        if let Some((question, _)) = self.shared.floors.heard.take_if(|(_, seen)| durable.covers(seen)) {
+            self.shared.floors.answers = question;
         }
         self.shared.floors.answers
     }
@@ -200,16 +202,17 @@ impl Mesh {
             return;
         };
         let gone = gone(&collected, &all);
-        let answers = all.iter().map(|open| open.ack.answers).min().unwrap_or(0);
+        let answered: BTreeSet<_> = all.iter().map(|open| open.ack.answers).collect();
         let floor = met(&collected, &all);
         let number = self.shared.floors.adopted + 1;
-        let (voids, asks) = self.shared.floors.note_missed(gone, answers, number, self.now);
+        let fresh = self.rng.random_range(1..=u64::MAX);
+        let (voids, asks) = self.shared.floors.note_missed(gone, &answered, fresh, self.now);
         // A floor is collected when the next one is told: the last of a kind is told twice.
         let told = self.shared.floors.told.as_ref();
         let same = told.is_some_and(|(_, last, epoch)| *last == floor && *epoch == roster.epoch);
         let again =
             self.shared.floors.last.as_ref().is_some_and(|last| !self.shared.state.floor().covers(last));
-        if same && voids.is_empty() && !again && !asks {
+        if same && voids.is_empty() && !again && asks.is_none() {
             return;
         }
         self.shared.floors.told = Some((number, floor.clone(), roster.epoch));
@@ -219,7 +222,7 @@ impl Mesh {
             let (floor, voids, epoch) = (seen.clone(), voids.clone(), roster.epoch);
             self.tell_member_soon(&node.key(), Control::StateFloor { epoch, number, floor, voids, asks });
         }
-        self.on_floor(self.key, roster.epoch, number, seen, &voids, false);
+        self.on_floor(self.key, roster.epoch, number, seen, &voids, asks);
     }
 
     pub(super) fn on_floor(
@@ -229,11 +232,13 @@ impl Mesh {
         number: u64,
         floor: Seen,
         voids: &[DotRange],
-        asks: bool,
+        asks: Option<u64>,
     ) {
-        if self.shared.register.epoch() == Some(epoch) {
-            self.shared.floors.heard = Some((number, self.shared.state.clock().clone()));
-            if asks {
+        if let Some(question) = asks {
+            self.shared.floors.heard = Some((question, self.shared.state.clock().clone()));
+            if from == self.key {
+                self.flush_soon(Duration::ZERO);
+            } else {
                 self.ack_when_stored(from);
             }
         }
@@ -286,27 +291,35 @@ impl Mesh {
 }
 
 impl Floors {
-    /// Takes in which dots seem to be gone, as the members have told who have answered the floor `answers`. Returns
-    /// those that are, and whether the members are to be asked again, with the floor `number`.
-    fn note_missed(&mut self, gone: Clock, answers: u64, number: u64, now: Instant) -> (Vec<DotRange>, bool) {
+    /// Takes in which dots seem to be gone, as the members have told; `answered` are the questions that they have
+    /// answered last. Returns those that are, and the question that the members are to be asked, a `fresh` one or that
+    /// under way.
+    fn note_missed(
+        &mut self,
+        gone: Clock,
+        answered: &BTreeSet<u64>,
+        fresh: u64,
+        now: Instant,
+    ) -> (Vec<DotRange>, Option<u64>) {
         let Some(missed) = &mut self.missed else {
-            let asks = !gone.is_empty();
-            self.missed = asks.then_some(Missed { dots: gone, number, since: now, asked: now });
+            let asks = (!gone.is_empty()).then_some(fresh);
+            self.missed = asks.map(|question| Missed { dots: gone, question, since: now, asked: now });
             return (vec![], asks);
         };
         missed.dots = missed.dots.less(&missed.dots.less(&gone));
         if missed.dots.is_empty() {
             self.missed = None;
-            return (vec![], false);
+            return (vec![], None);
         }
-        if answers >= missed.number && now.since(missed.since) >= MISSED_FOR {
+        let all_answered = answered.iter().all(|question| *question == missed.question);
+        if all_answered && now.since(missed.since) >= MISSED_FOR {
             let mut voids = missed.dots.beyond(&Clock::default());
             voids.truncate(limits::STATE_RANGES_PER_FRAME_MAX);
             self.missed = None;
-            return (voids, false);
+            return (voids, None);
         }
-        let asks = now.since(missed.asked) >= MISSED_FOR;
-        if asks {
+        let asks = (now.since(missed.asked) >= MISSED_FOR).then_some(missed.question);
+        if asks.is_some() {
             missed.asked = now;
         }
         (vec![], asks)
