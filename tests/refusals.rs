@@ -47,7 +47,7 @@ fn closed_port() -> SocketAddr {
 }
 
 fn hint(input: &Input) -> Option<(shoal::core::ids::LinkId, Sign)> {
-    if let Input::Hint { link, sign } = input { Some((*link, *sign)) } else { None }
+    if let Input::Hint { link, sign, .. } = input { Some((*link, *sign)) } else { None }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,6 +12,7 @@
 //! [`Input::Committed`] comes back, so [`Input::CommitFailed`] only drops what waited for it.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -57,6 +58,8 @@ pub enum Input {
     Hint {
         /// The link.
         link: LinkId,
+        /// Where its packets went.
+        address: SocketAddr,
         /// What was said.
         sign: Sign,
     },

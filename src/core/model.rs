@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -57,6 +58,16 @@ pub struct NodeCard {
 }
 
 impl NodeCard {
+    /// Whether an address, `ip:port`, may be one that the node itself listens at, and not merely one at which
+    /// it is seen, such as a translator's: it is on the card, or the card has a name with this port.
+    #[must_use]
+    pub fn may_listen_at(&self, address: SocketAddr) -> bool {
+        self.addresses.iter().any(|own| match own.parse::<SocketAddr>() {
+            Ok(own) => own == address,
+            Err(_) => own.rsplit_once(':').is_some_and(|(_, port)| port.parse() == Ok(address.port())),
+        })
+    }
+
     /// Checks the bounds that a card from another node must keep.
     ///
     /// # Errors
@@ -486,5 +497,30 @@ pub struct CrossRegion {
 impl Default for CrossRegion {
     fn default() -> Self {
         Self { latency_aware_routing: true, prefer_local_region: true, max_cross_region_latency: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_may_listen_at_its_own_addresses_and_not_at_a_translators() {
+        let card = |addresses: &[&str]| NodeCard {
+            node_id: "node-1".parse().expect("valid"),
+            addresses: addresses.iter().map(ToString::to_string).collect(),
+            region: String::new(),
+            zone: String::new(),
+            labels: BTreeMap::new(),
+            version: "0.1.0".to_owned(),
+            roles: vec![],
+        };
+        let at = |card: &NodeCard, address: &str| card.may_listen_at(address.parse().expect("an address"));
+        let numbered = card(&["10.0.0.1:7946", "[fd00::1]:7946"]);
+        assert!(at(&numbered, "10.0.0.1:7946") && at(&numbered, "[fd00::1]:7946"));
+        assert!(!at(&numbered, "10.0.0.2:7946") && !at(&numbered, "10.0.0.1:40001"));
+        let named = card(&["one.example:7946"]);
+        assert!(at(&named, "10.0.0.2:7946") && !at(&named, "10.0.0.2:40001"));
+        assert!(!at(&card(&[]), "10.0.0.1:7946"));
     }
 }

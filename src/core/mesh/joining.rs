@@ -1,5 +1,6 @@
 //! Links: how a node finds its mesh, whom it accepts, what it does when a link comes or goes.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{Mesh, Pending, Phase, Timer};
@@ -372,16 +373,23 @@ impl Mesh {
         }
     }
 
-    /// The network says something of a peer. That nobody listens at its port is as good as an accusation;
-    /// whatever else may be a router's mood leads to a check at once.
-    pub(super) fn on_hint(&mut self, id: LinkId, sign: Sign) {
+    /// The network says something of a peer. That nobody listens at its own port is as good as an accusation.
+    /// Whatever else, be it a router's mood or a translator that forgot which port it had lent, leads to a
+    /// check at once.
+    pub(super) fn on_hint(&mut self, id: LinkId, address: SocketAddr, sign: Sign) {
         let key = self.links.get(id).map(|link| link.key);
         let Some(key) = key.filter(|key| self.links.proven(key) == Some(id)) else {
             return;
         };
         match sign {
-            Sign::PortUnreachable => self.membership.port_refuses(key, sign.as_str()),
-            Sign::HostUnreachable | Sign::NetworkUnreachable => self.membership.check(key, sign.as_str()),
+            Sign::PortUnreachable
+                if self.links.card(&key).is_some_and(|card| card.may_listen_at(address)) =>
+            {
+                self.membership.port_refuses(key, sign.as_str());
+            }
+            Sign::PortUnreachable | Sign::HostUnreachable | Sign::NetworkUnreachable => {
+                self.membership.check(key, sign.as_str());
+            }
         }
     }
 

@@ -239,7 +239,7 @@ impl Mesh {
         match input {
             Input::LinkUp { link, hello, address, dialled } => self.on_link_up(link, hello, address, dialled),
             Input::LinkDown { link, reason } => self.on_link_down(link, reason),
-            Input::Hint { link, sign } => self.on_hint(link, sign),
+            Input::Hint { link, address, sign } => self.on_hint(link, address, sign),
             Input::DialFailed { target, reason, refused } => self.on_dial_failed(&target, &reason, refused),
             Input::Seeds { addresses } => self.on_seeds(addresses),
             Input::Unspoken { peer, reason } => self.on_unspoken(peer, reason),

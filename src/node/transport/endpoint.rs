@@ -415,7 +415,7 @@ impl Inner {
             tracing::debug!(?link, address = %found.address, sign = found.sign.as_str(), "a link's peer was not reached");
             metrics::counter!("shoal_transport_hints_total").increment(1);
             // A core that is behind hears the next one.
-            let _ = self.inbox.core.try_send(Input::Hint { link, sign: found.sign });
+            let _ = self.inbox.core.try_send(Input::Hint { link, address: found.address, sign: found.sign });
         }
     }
 
