@@ -12,7 +12,7 @@
 //!
 //! An accuser doubts itself first. Time that it slept through does not count, nor does time in which it
 //! heard of nobody at all, up to twice the longest suspicion, because it is probably the accuser that is
-//! cut off; and all is stretched by its own health. A bystander takes over when nobody has come to a
+//! cut off; and all is stretched by its own health, and by the suspect's last refutations. A bystander takes over when nobody has come to a
 //! verdict for a long time: an accuser may have died, renewed itself, or been cut off.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -50,6 +50,11 @@ const RETELLINGS: u32 = 3;
 const FLAPS_MAX: u32 = 3;
 /// One such return is forgiven after so long.
 const FLAP_FORGIVEN_AFTER: Duration = Duration::from_secs(60);
+/// Each suspicion that a member refuted gives it its usual time once more the next time, at most so often: its
+/// answers are delayed or lost, as on a way that is full, and more than one of them must have the chance to come.
+const REFUTED_MAX: u32 = 2;
+/// One refutation is forgotten after so long.
+const REFUTED_FORGOTTEN_AFTER: Duration = Duration::from_secs(10);
 /// The first seconds of a node, and the least that a suspect has meanwhile, where paths are long and the others
 /// are many: links to all of them are made first, each of which takes three round trips.
 const FINDING_ITS_WAY: Duration = Duration::from_secs(15);
@@ -107,9 +112,25 @@ pub(super) struct Suspicions {
     is_sweeping: bool,
     /// Who gave a verdict, as far as heard.
     verdicts: BTreeMap<NodeKey, (Incarnation, NodeKey)>,
-    /// Members that were called failed and came back without having been started again: how often of
-    /// late, and when the last time was.
-    flaps: BTreeMap<NodeKey, (u32, Instant)>,
+    /// Members that were called failed and came back without having been started again.
+    flaps: BTreeMap<NodeKey, OfLate>,
+    /// Members that refuted suspicions.
+    refuted: BTreeMap<NodeKey, OfLate>,
+}
+
+/// How often something happened of late.
+#[derive(Debug, Clone, Copy)]
+struct OfLate {
+    count: u32,
+    last: Instant,
+}
+
+impl OfLate {
+    /// Of each `span` without another, one is forgotten.
+    fn count(self, span: Duration, now: Instant) -> u32 {
+        let calm = now.since(self.last).as_secs() / span.as_secs();
+        self.count.saturating_sub(u32::try_from(calm).unwrap_or(u32::MAX))
+    }
 }
 
 impl Suspicions {
@@ -122,20 +143,26 @@ impl Suspicions {
         self.standing.remove(key);
         self.verdicts.remove(key);
         self.flaps.remove(key);
+        self.refuted.remove(key);
     }
 
     /// A member has come back that was called failed although its process lived.
     pub(super) fn note_flap(&mut self, key: NodeKey, now: Instant) {
-        let count = self.flaps_of_late(&key, now);
-        self.flaps.insert(key, ((count + 1).min(FLAPS_MAX), now));
+        let count = (self.flaps_of_late(&key, now) + 1).min(FLAPS_MAX);
+        self.flaps.insert(key, OfLate { count, last: now });
     }
 
     fn flaps_of_late(&self, key: &NodeKey, now: Instant) -> u32 {
-        let Some((count, at)) = self.flaps.get(key) else {
-            return 0;
-        };
-        let calm = now.since(*at).as_secs() / FLAP_FORGIVEN_AFTER.as_secs();
-        count.saturating_sub(u32::try_from(calm).unwrap_or(u32::MAX))
+        self.flaps.get(key).map_or(0, |flaps| flaps.count(FLAP_FORGIVEN_AFTER, now))
+    }
+
+    fn note_refuted(&mut self, key: NodeKey, now: Instant) {
+        let count = (self.refuted_of_late(&key, now) + 1).min(REFUTED_MAX);
+        self.refuted.insert(key, OfLate { count, last: now });
+    }
+
+    fn refuted_of_late(&self, key: &NodeKey, now: Instant) -> u32 {
+        self.refuted.get(key).map_or(0, |refuted| refuted.count(REFUTED_FORGOTTEN_AFTER, now))
     }
 
     /// The next rumours for a packet's note.
@@ -221,7 +248,10 @@ impl Membership {
                 suspected_ms: u32::try_from(self.now.since(ended.since).as_millis()).unwrap_or(u32::MAX),
                 confirmations: ended.accusers.len().saturating_sub(1) as u8,
             },
-            MemberStatus::Alive | MemberStatus::Suspect => Evidence::Refuted,
+            MemberStatus::Alive | MemberStatus::Suspect => {
+                self.suspicions.note_refuted(key, self.now);
+                Evidence::Refuted
+            }
             MemberStatus::Left => return,
         };
         self.effects.push_back(MemberEffect::Found { key, evidence });
@@ -377,7 +407,8 @@ impl Membership {
             min = min.max(FIRST_SUSPICION_MIN);
         }
         let max = timings.suspicion_max.max(min);
-        let window = suspicion_window(min, max, confirmations, self.confirmations_wanted());
+        let window = suspicion_window(min, max, confirmations, self.confirmations_wanted())
+            * (1 + self.suspicions.refuted_of_late(key, self.now));
         // Held for alive rather than for failed: a link that comes and goes must not make news each time.
         window * self.health.factor() * 2_u32.pow(self.suspicions.flaps_of_late(key, self.now))
     }

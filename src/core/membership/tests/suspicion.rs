@@ -338,3 +338,31 @@ fn gap_02_time_in_which_a_node_hears_of_nobody_counts_against_nobody_at_first() 
     let (alone, in_company) = (took(true), took(false));
     assert!(alone >= in_company + ms(1000), "alone {alone:?}, in company {in_company:?}");
 }
+
+#[test]
+fn who_refuted_gets_its_time_once_more_and_it_is_forgotten() {
+    let mut times = Vec::new();
+    for refuted in 0..4_u16 {
+        let mut bench = accused(half_to_one(6));
+        for refutation in 1..=refuted {
+            bench.hear_gossip(4, &[news(3, refutation, State::Alive)]);
+            bench.it.suspect(key(3));
+            bench.drain();
+        }
+        times.push(verdict(&mut bench));
+    }
+    for (took, window) in times.iter().zip([1000, 2000, 3000, 3000]) {
+        let most = ms(window) + ms(200) + ms(1);
+        assert!((ms(window - 1)..=most).contains(took), "{times:?}, here {window} ms");
+    }
+    let mut bench = accused(half_to_one(6));
+    bench.hear_gossip(4, &[news(3, 1, State::Alive)]);
+    bench.silent.remove(&3);
+    bench.refuted.insert(3, 1);
+    bench.run(ms(10_000));
+    bench.silent.insert(3);
+    bench.it.suspect(key(3));
+    bench.drain();
+    let took = verdict(&mut bench);
+    assert!(took <= ms(1000) + ms(200), "{took:?}");
+}
