@@ -299,9 +299,10 @@ impl World {
 
     /// Puts a disk into a machine, for its next start: an old copy, or another machine's.
     pub fn set_disk(&mut self, machine: usize, disk: Disk) {
-        self.machines[machine].disk = disk;
+        let before = std::mem::replace(&mut self.machines[machine].disk, disk);
+        let same_start = before.start_next == self.machines[machine].disk.start_next;
         self.machines[machine].is_odd = true;
-        self.checkers.shared.on_disk_replaced(machine, self.now);
+        self.checkers.shared.on_disk_replaced(machine, same_start, self.now);
     }
 
     pub(super) fn on_stopped(&mut self, machine: usize) {

@@ -64,21 +64,28 @@ pub(super) struct SharedChecks {
     /// What is collected somewhere.
     floor: Clock,
     rosters: BTreeMap<Epoch, Roster>,
-    terms: BTreeMap<(u64, u64, u64), usize>,
+    /// Who held the lease in a term, and since when.
+    terms: BTreeMap<(u64, u64, u64), (usize, Instant)>,
     outcomes: BTreeMap<Ticket, String>,
     tickets: BTreeMap<Ticket, Queued>,
     acknowledged: BTreeMap<Dot, (usize, Instant)>,
     told: Vec<Told>,
     /// Machines whose disks went back in time, and when they last did.
     restored: BTreeMap<usize, Instant>,
+    /// Those to which it happened within one process start, and when it last did: nothing shows them that they have
+    /// forgotten promises.
+    amnesiac: BTreeMap<usize, Instant>,
     sampled: Instant,
     wrong: Vec<String>,
 }
 
 impl SharedChecks {
-    pub(super) fn on_disk_replaced(&mut self, machine: usize, now: Instant) {
+    pub(super) fn on_disk_replaced(&mut self, machine: usize, same_start: bool, now: Instant) {
         self.seen.remove(&machine);
         self.restored.insert(machine, now);
+        if same_start {
+            self.amnesiac.insert(machine, now);
+        }
     }
 
     /// A ticket has its outcome, told by a process of its node. An old copy of a disk may hold a write that was made
@@ -156,7 +163,8 @@ impl World {
             for (key, state) in process.mesh.shared_keys() {
                 for sibling in &state.siblings {
                     let note = checks.ledger.note(sibling.dot, (key, state), view.clock, (machine, self.now));
-                    checks.wrong.extend(note);
+                    let may_be = checks.restored.contains_key(&machine);
+                    checks.wrong.extend(note.filter(|_| !may_be));
                 }
             }
         }
@@ -207,8 +215,10 @@ impl World {
             return;
         };
         let Epoch { chain, chain_id, .. } = roster.epoch;
-        let holder = *checks.terms.entry((chain, chain_id, term)).or_insert(machine);
-        if holder != machine {
+        let held = (machine, self.now);
+        let (holder, since) = *checks.terms.entry((chain, chain_id, term)).or_insert(held);
+        let forgotten = checks.amnesiac.values().any(|at| *at >= since);
+        if holder != machine && !forgotten {
             let other = &self.machines[holder].node;
             checks.wrong.push(format!("it holds the lease in term {term}, which {other} held"));
         }

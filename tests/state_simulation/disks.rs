@@ -101,6 +101,46 @@ fn fault_26_an_old_copy_of_a_disk_takes_nothing_back_and_mints_no_write_twice() 
 }
 
 #[test]
+fn fault_26_a_queued_write_that_was_made_after_the_copy_was_taken_is_not_made_again() {
+    let mut world = healthy_mesh(3, 17);
+    world.cut(&[0, 1], &[2]);
+    world.run_for(seconds(4));
+    let ticket = queued(&mut world, 2, "a", "of the queue");
+    world.apply(&Fault::Backup { machine: 2 });
+    heal(&mut world);
+    rests(&mut world);
+    assert_eq!(outcome(&mut world, 2, &ticket), Outcome::Applied);
+    world.apply(&Fault::Restore { machine: 2 });
+    world.start(2);
+    rests(&mut world);
+    assert_eq!(outcome(&mut world, 2, &ticket), Outcome::Applied);
+    assert_eq!(siblings(&mut world, 0, "a"), ["of the queue"], "it stands once");
+}
+
+#[test]
+fn fault_26_a_queued_write_that_was_made_and_replaced_after_the_copy_was_taken_does_not_come_back() {
+    let mut world = healthy_mesh(3, 18);
+    world.cut(&[0, 1], &[2]);
+    world.run_for(seconds(4));
+    let ticket = queued(&mut world, 2, "a", "of the queue");
+    world.apply(&Fault::Backup { machine: 2 });
+    heal(&mut world);
+    rests(&mut world);
+    written(&mut world, 0, "a", "newer");
+    for _ in 0..2 {
+        world.crash(2);
+        world.start(2);
+        rests(&mut world);
+    }
+    world.apply(&Fault::Restore { machine: 2 });
+    world.start(2);
+    rests(&mut world);
+    assert_eq!(siblings(&mut world, 0, "a"), ["newer"]);
+    let told = outcome(&mut world, 2, &ticket);
+    assert!(matches!(&told, Outcome::Rejected { reason } if reason.contains("old copy")), "{told:?}");
+}
+
+#[test]
 fn a_key_that_was_deleted_and_made_again_is_not_undone_by_a_node_that_was_away() {
     for crashes in [false, true] {
         let mut world = healthy_mesh(3, 16);

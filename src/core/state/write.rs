@@ -204,6 +204,15 @@ impl State {
         seen
     }
 
+    /// The dot of what was written to a key at this hybrid time by this writer, while it stands: no node gives one time
+    /// twice.
+    #[must_use]
+    pub fn find_write(&self, key: &str, hlc: Hlc, by: &Writer, value: Option<&Bytes>) -> Option<Dot> {
+        let state = self.keys.get(key)?;
+        let found = state.siblings.iter().find(|s| s.hlc == hlc && *s.writer == *by && s.value.as_ref() == value);
+        found.map(|sibling| sibling.dot)
+    }
+
     /// How many values of a key stand beside each other, writes that wait included.
     #[must_use]
     pub fn current_values(&self, key: &str) -> usize {

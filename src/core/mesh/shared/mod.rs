@@ -387,6 +387,7 @@ impl Mesh {
     pub(super) fn on_old_store(&mut self) {
         self.shared.synchronised = false;
         self.shared.register.handle_old_store(self.now);
+        self.refuse_old_tickets();
     }
 
     /// A node that knows writes of very many processes which not every member has makes no more of them.

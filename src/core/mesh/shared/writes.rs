@@ -221,6 +221,9 @@ impl Mesh {
         let node = NodeId::new(&write.writer).unwrap_or_else(|_| self.own.clone());
         let writer = Arc::new(Writer { node, slot: None });
         let hlc = Hlc(write.hlc);
+        if let Some(dot) = self.shared.state.find_write(&write.key, hlc, &writer, write.value.as_ref()) {
+            return self.resolve_made(ticket, &write.key, dot);
+        }
         match self.write(&write.key, write.value, Some(&context), hlc, &writer, vec![]) {
             Ok((dot, flush, mut changes)) => {
                 let stands_alone = self.shared.state.current_values(&write.key) <= 1;
@@ -243,6 +246,26 @@ impl Mesh {
                 self.resolve_tickets(vec![ticket], &outcome);
             }
         }
+    }
+
+    /// A queued write stands already: the disk is an old copy, and what came after the copy has made it.
+    fn resolve_made(&mut self, ticket: Ticket, key: &str, dot: Dot) {
+        let stands_alone = self.shared.state.current_values(key) <= 1;
+        let outcome = if stands_alone { Outcome::Applied } else { Outcome::Conflicted };
+        let became = encode_value(&Clock::from_iter([dot]));
+        if let Some(changes) = self.shared.queue.resolve(&ticket, outcome, Some(became)) {
+            self.persist(changes, Pending::Shared(Durable::Resolve { tickets: vec![ticket] }));
+        }
+    }
+
+    /// The disk is an old copy. Which of the queued writes on it were made since nobody can tell: none is made again.
+    pub(super) fn refuse_old_tickets(&mut self) {
+        let start = self.membership.incarnation().start();
+        let old = self.shared.queue.tickets().map(|view| view.ticket).filter(|ticket| ticket.start < start);
+        let reason = "it was found in an old copy of this node's store and may have been made already: read the key, \
+            and write it again if it is missing"
+            .to_owned();
+        self.resolve_tickets(old.collect(), &Outcome::Rejected { reason });
     }
 
     pub(super) fn expire_queued(&mut self) {
