@@ -157,6 +157,12 @@ pub enum Control {
         /// Where the newcomer came from.
         address: String,
     },
+    /// The sender has met another process of the receiver's node that had this start number or a later one: the
+    /// receiver's store is an older copy.
+    StartTaken {
+        /// The number.
+        start: u64,
+    },
     /// "Are you there": answered at once with [`Control::CheckAnswer`].
     Check {
         /// Chosen by the sender.
@@ -435,6 +441,7 @@ impl Body for Control {
             | Self::HeldForFailed { .. }
             | Self::Leaving { .. }
             | Self::DuplicateSeen { .. }
+            | Self::StartTaken { .. }
             | Self::Check { .. }
             | Self::CheckAnswer { .. }
             | Self::Request { .. }

@@ -9,6 +9,7 @@ use super::machine::{Disk, Machine};
 use super::world::{Event, World};
 use crate::core::contract::{Change, Input};
 use crate::core::ids::PersistNo;
+use crate::core::model::Mode;
 use crate::core::time::Instant;
 
 /// What the wall clocks show when a world begins, in milliseconds since 1970.
@@ -94,8 +95,21 @@ impl World {
         let Some(disk) = self.machines[machine].mishaps.backup.clone() else {
             return;
         };
+        // A majority of voters that have forgotten is nothing that a mesh recovers from by itself.
+        if (0..self.machines.len()).any(|other| other != machine && self.is_in_doubt(other)) {
+            return;
+        }
         self.crash(machine);
         self.set_disk(machine, disk);
+    }
+
+    /// Whether a machine has an old disk and has not yet learned from others what it may have promised.
+    fn is_in_doubt(&self, machine: usize) -> bool {
+        let has_recovered = || {
+            let view = self.shared_view(machine);
+            view.is_some_and(|view| view.sound && view.mode == Mode::Healthy)
+        };
+        self.checkers.shared.was_restored(machine) && !has_recovered()
     }
 
     pub(super) fn step_clock(&mut self, machine: usize, by_ms: i64) {

@@ -88,6 +88,10 @@ impl SharedChecks {
         }
     }
 
+    pub(super) fn was_restored(&self, machine: usize) -> bool {
+        self.restored.contains_key(&machine)
+    }
+
     /// A ticket has its outcome, told by a process of its node. An old copy of a disk may hold a write that was made
     /// after the copy was taken: it is made again.
     pub(super) fn on_outcome(&mut self, machine: usize, ticket: Ticket, outcome: &str) {

@@ -241,7 +241,8 @@ impl Membership {
             // Set by hand: it wins over what was measured.
             _ if self.overrides.probe_timeout.is_some() => timings.probe_timeout,
             None => timings.probe_timeout,
-            Some(wait) => wait.clamp(timings.probe_timeout / 2, WAIT_MAX),
+            // Where all answers take seconds, so does the timeout.
+            Some(wait) => wait.clamp(timings.probe_timeout / 2, WAIT_MAX.max(timings.probe_timeout)),
         }
     }
 

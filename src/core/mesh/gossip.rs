@@ -263,17 +263,45 @@ impl Mesh {
         }
     }
 
-    /// The mesh remembers a later start of this node than its store: continue above that one.
+    /// A peer has met another process of this node with this process's start number or a later one. A copy of the
+    /// store from before one restart begins with the same number as that restart did.
+    fn on_start_taken(&mut self, start: u64) {
+        let own = self.membership.incarnation();
+        if start >= own.start() && start <= own.start().saturating_add(limits::INCARNATION_START_JUMP_MAX) {
+            self.on_later_start(start);
+        }
+    }
+
+    /// The mesh knows a later incarnation of this node than its own, or the present one has no numbers left.
     fn on_outdated_self(&mut self, later: Incarnation) {
-        if self.pending.values().any(|(_, then)| matches!(then, Pending::RestartAs(_))) {
+        if later.start() > self.membership.incarnation().start() {
+            self.on_later_start(later.start());
+        } else {
+            self.restart_above(later.start());
+        }
+    }
+
+    fn on_later_start(&mut self, start: u64) {
+        if self.is_restarting() {
             return;
         }
-        let start = later.start() + 1;
         tracing::warn!(
             start,
             "peers remember a later start of this node than its own store: continuing above it"
         );
         self.on_old_store();
+        self.restart_above(start);
+    }
+
+    fn is_restarting(&self) -> bool {
+        self.pending.values().any(|(_, then)| matches!(then, Pending::RestartAs(_)))
+    }
+
+    fn restart_above(&mut self, start: u64) {
+        if self.is_restarting() {
+            return;
+        }
+        let start = start + 1;
         // This process takes `start`; the next one must not take it again.
         self.persist(vec![Change::StartAtLeast(start + 1)], Pending::RestartAs(start));
     }
@@ -370,6 +398,7 @@ impl Mesh {
             Control::DuplicateSeen { address } => {
                 self.event(Event::DuplicateNode { node: self.own.clone(), address });
             }
+            Control::StartTaken { start } => self.on_start_taken(start),
             Control::Check { nonce } => {
                 self.output(Output::Control { link, frame: Control::CheckAnswer { nonce } });
             }
@@ -490,6 +519,7 @@ impl Mesh {
         self.nameless.remove(key);
         self.restarts_told.remove(key);
         self.processes.remove(key);
+        self.latest_starts.remove(key);
         if let Some(node) = self.links.card(key).map(|card| card.node_id.clone()) {
             self.note_departure(&node);
             self.links.forget(key);

@@ -253,6 +253,13 @@ impl Mesh {
         let known = self.membership.known(&key);
         self.links.seed_accepted(&key);
         self.processes.insert(key, link.process);
+        let met = (link.start, link.process);
+        let latest = self.latest_starts.entry(key).or_insert(met);
+        let is_taken = latest.1 != met.1 && latest.0 >= met.0;
+        let start = latest.0;
+        if !is_taken {
+            *latest = met;
+        }
         let address = link.address.clone();
         self.membership.set_modern(key, link.version >= COMPACT_SINCE);
         self.links.insert(id, link);
@@ -260,6 +267,9 @@ impl Mesh {
         self.view_changed = true;
         // The peer takes this as its acceptance; both compare what they know.
         self.send_summary(id);
+        if is_taken {
+            self.output(Output::Control { link: id, frame: Control::StartTaken { start } });
+        }
         if known.is_some_and(|k| !k.status.is_reachable() && k.incarnation == hello.incarnation) {
             let frame = Control::HeldForFailed { incarnation: hello.incarnation };
             self.output(Output::Control { link: id, frame });

@@ -112,6 +112,8 @@ pub struct Mesh {
     cross_region: CrossRegion,
     /// The last process seen under each node id.
     processes: BTreeMap<NodeKey, ProcessId>,
+    /// The latest start met of each node, and which process that was.
+    latest_starts: BTreeMap<NodeKey, (u64, ProcessId)>,
     /// Doubted links, by the nonce of the check that decides about them.
     probations: BTreeMap<LinkId, (u64, Hello)>,
     /// Who refused this node or was refused, and with which code, as far as told.
@@ -177,6 +179,7 @@ impl Mesh {
             regions: Regions::default(),
             cross_region,
             processes: BTreeMap::new(),
+            latest_starts: BTreeMap::new(),
             probations: BTreeMap::new(),
             told_refused: BTreeSet::new(),
             load_told: None,

@@ -44,6 +44,7 @@ impl Mesh {
             | Control::HeldForFailed { .. }
             | Control::Leaving { .. }
             | Control::DuplicateSeen { .. }
+            | Control::StartTaken { .. }
             | Control::Check { .. }
             | Control::CheckAnswer { .. }
             | Control::CrlDigest { .. }

@@ -335,6 +335,12 @@ impl Register {
         self.durable.roster.as_ref().map(|roster| roster.epoch)
     }
 
+    /// Whether all that this node has promised is on its disk, as far as it knows.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.durable.sound && !self.recovery.is_doubting()
+    }
+
     /// Whether this node may vote: its store is whole, it is a voter and not joining.
     #[must_use]
     pub fn may_vote(&self) -> bool {

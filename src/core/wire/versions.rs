@@ -95,7 +95,8 @@ impl Control {
             | Self::Check { .. }
             | Self::CheckAnswer { .. }
             | Self::KeepAlive => 1,
-            Self::CrlDigest { .. }
+            Self::StartTaken { .. }
+            | Self::CrlDigest { .. }
             | Self::Crl { .. }
             | Self::Redial
             | Self::State(_)

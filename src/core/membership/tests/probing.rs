@@ -323,3 +323,14 @@ fn row_070_a_port_at_which_nobody_listens_is_an_accusation_that_is_over_soon() {
     assert_eq!(bench.status(7), Some(MemberStatus::Alive), "whoever answers refutes it");
     assert!(!bench.changes(7).contains(&MemberStatus::Failed));
 }
+
+#[test]
+fn a_mesh_in_which_every_answer_takes_seconds_is_probed_at_its_pace() {
+    for millis in [100, 1_000, 2_900, 3_100, 4_500, 10_000, 60_000] {
+        let mut bench = Bench::of(4);
+        bench.silent.extend(2..=4);
+        (2..=4).for_each(|byte| bench.it.round_trips.measure(key(byte), Duration::from_millis(millis)));
+        bench.run(PERIOD * 200);
+        assert!(!bench.pinged().is_empty(), "{millis} ms");
+    }
+}

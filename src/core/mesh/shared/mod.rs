@@ -270,6 +270,7 @@ impl Mesh {
             | Control::HeldForFailed { .. }
             | Control::Leaving { .. }
             | Control::DuplicateSeen { .. }
+            | Control::StartTaken { .. }
             | Control::Check { .. }
             | Control::CheckAnswer { .. }
             | Control::Request { .. }

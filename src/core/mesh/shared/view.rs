@@ -30,6 +30,8 @@ pub struct SharedView<'a> {
     pub reason: &'a str,
     /// The roster that it knows.
     pub roster: Option<&'a Roster>,
+    /// All that it promised as a voter is on its disk, as far as it knows.
+    pub sound: bool,
     /// What peers sent that it refused.
     pub refused: u64,
     /// Peers whose comparison with it is being answered.
@@ -52,6 +54,7 @@ impl Mesh {
             mode: shared.mode(),
             reason: &shared.reason,
             roster: shared.register.roster(),
+            sound: shared.register.is_sound(),
             refused: shared.refused,
             serving: shared.serving.len(),
         }
