@@ -209,7 +209,8 @@ impl State {
     #[must_use]
     pub fn find_write(&self, key: &str, hlc: Hlc, by: &Writer, value: Option<&Bytes>) -> Option<Dot> {
         let state = self.keys.get(key)?;
-        let found = state.siblings.iter().find(|s| s.hlc == hlc && *s.writer == *by && s.value.as_ref() == value);
+        let found =
+            state.siblings.iter().find(|s| s.hlc == hlc && *s.writer == *by && s.value.as_ref() == value);
         found.map(|sibling| sibling.dot)
     }
 

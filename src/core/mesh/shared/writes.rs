@@ -262,9 +262,10 @@ impl Mesh {
     pub(super) fn refuse_old_tickets(&mut self) {
         let start = self.membership.incarnation().start();
         let old = self.shared.queue.tickets().map(|view| view.ticket).filter(|ticket| ticket.start < start);
-        let reason = "it was found in an old copy of this node's store and may have been made already: read the key, \
+        let reason =
+            "it was found in an old copy of this node's store and may have been made already: read the key, \
             and write it again if it is missing"
-            .to_owned();
+                .to_owned();
         self.resolve_tickets(old.collect(), &Outcome::Rejected { reason });
     }
 
