@@ -6,9 +6,11 @@ mod common;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use common::netns::{Net, address, until};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 
 const NODES: usize = 5;
@@ -222,22 +224,30 @@ fn two_of_five_that_are_cut_off_queue_what_is_written_and_every_ticket_has_its_o
 const KILLING: Duration = Duration::from_secs(120);
 
 #[test]
-fn nodes_that_are_killed_one_after_the_other_while_everybody_writes_lose_nothing() {
+fn nodes_that_are_killed_by_chance_while_everybody_writes_lose_nothing() {
     let net = Net::new(NODES);
     let mut nodes: Vec<_> = five(&net).into_iter().map(Some).collect();
     let mut kills = 0;
+    let by_chance = || UNIX_EPOCH.elapsed().expect("a clock that is not before 1970").subsec_nanos().into();
+    let seed =
+        std::env::var("SHOAL_KILL_SEED").map_or_else(|_| by_chance(), |s| s.parse().expect("a number"));
+    println!("SHOAL_KILL_SEED={seed} kills in the same order");
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let (stop, history) = (AtomicBool::new(false), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         let _stopping = Stopping(&stop);
         scope.spawn(|| write_everywhere(&net, &stop, &history));
         let begun = Instant::now();
-        for n in [2, 4, 1, 5, 3].into_iter().cycle().take_while(|_| begun.elapsed() < KILLING) {
+        while begun.elapsed() < KILLING {
+            let n = rng.random_range(1..=NODES);
             kills += 1;
+            let before = history.lock().expect("no client panics").len();
             nodes[n - 1].take().expect("it runs").kill();
             until("the others go on", || {
                 let so_far = history.lock().expect("no client panics").len();
                 let others = (1..=NODES).filter(|other| *other != n);
-                others.into_iter().all(|other| mode(&net, other).as_deref() == Some("healthy")) && so_far > 0
+                others.into_iter().all(|other| mode(&net, other).as_deref() == Some("healthy"))
+                    && so_far > before
             });
             nodes[n - 1] = Some(net.start(n, &[]));
             until("it is back", || mode(&net, n).as_deref() == Some("healthy"));
@@ -248,6 +258,7 @@ fn nodes_that_are_killed_one_after_the_other_while_everybody_writes_lose_nothing
         let waits = |n: usize| net.json(n, &["cluster", "status"]).unwrap_or_default()["queued_writes"] != 0;
         !(1..=NODES).any(waits) && (2..=NODES).all(|n| all_of(&net, n) == all_of(&net, 1))
     });
+    assert!(kills >= 5, "{kills} in {KILLING:?}");
     println!("{kills} nodes were killed while {} writes were made", history.len());
     nothing_is_lost(&net, &history);
 }

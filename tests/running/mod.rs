@@ -232,6 +232,22 @@ impl Running {
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-s", name, &pid]).status().expect("ran").success());
+        // The signal is sent before the last of its threads stands still.
+        let begun = Instant::now();
+        while name == "STOP" && !self.stands_still() {
+            assert!(begun.elapsed() < LONG, "{} does not stop", self.name());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Whether every thread of the process is stopped.
+    fn stands_still(&self) -> bool {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("it runs");
+        // The state comes after the name, which is in parentheses.
+        let is_stopped = |stat: String| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" T"));
+        tasks
+            .map(|task| task.expect("readable").path().join("stat"))
+            .all(|stat| std::fs::read_to_string(stat).is_ok_and(is_stopped))
     }
 
     /// Waits for the end of the process.

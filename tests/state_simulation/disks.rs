@@ -140,6 +140,48 @@ fn fault_26_a_queued_write_that_was_made_and_replaced_after_the_copy_was_taken_d
 }
 
 #[test]
+fn fault_26_a_node_with_an_old_copy_is_heard_as_a_voter_soon() {
+    let mut world = healthy_mesh(3, 19);
+    world.apply(&Fault::Backup { machine: 2 });
+    world.crash(2);
+    world.start(2);
+    // Beats are counted within a start, and this one makes very many.
+    world.run_for(seconds(120));
+    world.apply(&Fault::Restore { machine: 2 });
+    world.start(2);
+    rests(&mut world);
+    world.run_for(seconds(5));
+    world.cut(&[0, 2], &[1]);
+    world.run_for(seconds(20));
+    for machine in [0, 2] {
+        assert_eq!(mode(&world, machine), Mode::Healthy, "two of three are a majority");
+    }
+    written(&mut world, 0, "a", "by the majority");
+}
+
+#[test]
+fn fault_26_a_voter_that_has_forgotten_and_finds_too_few_to_ask_is_overruled_and_the_mesh_goes_on() {
+    let mut world = healthy_mesh(3, 20);
+    world.apply(&Fault::Backup { machine: 0 });
+    world.crash(0);
+    world.start(0);
+    rests(&mut world);
+    world.apply(&Fault::Restore { machine: 0 });
+    world.crash(2);
+    world.start(0);
+    world.run_for(seconds(20));
+    let is_sound = |world: &World| world.shared_view(0).is_some_and(|view| view.sound);
+    assert!(!is_sound(&world), "one of the two others does not tell it enough");
+    let audit = "machine 2 is gone".to_owned();
+    let forced = answer(&mut world, 0, StateRequest::ForceRoster { audit });
+    assert!(matches!(forced, Ok(StateAnswer::Roster(Some(_)))), "{forced:?}");
+    world.run_for(seconds(20));
+    assert!(is_sound(&world));
+    assert!((0..2).any(|machine| world.lease_of(machine).is_some()), "somebody leads again");
+    written(&mut world, 0, "a", "after the override");
+}
+
+#[test]
 fn a_key_that_was_deleted_and_made_again_is_not_undone_by_a_node_that_was_away() {
     for crashes in [false, true] {
         let mut world = healthy_mesh(3, 16);

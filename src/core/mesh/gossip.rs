@@ -263,11 +263,24 @@ impl Mesh {
         }
     }
 
+    /// Tells a process whose start number another process of its node had, until it has taken a later one.
+    fn tell_start_taken(&mut self, link: LinkId, key: NodeKey) {
+        let (Some(process), Some(latest)) = (self.links.get(link), self.latest_starts.get(&key)) else {
+            return;
+        };
+        let start = latest.0;
+        let goes_on_above = self.membership.known(&key).is_some_and(|known| known.incarnation.start() > start);
+        if latest.1 != process.process && start >= process.start && !goes_on_above {
+            self.output(Output::Control { link, frame: Control::StartTaken { start } });
+        }
+    }
+
     /// A peer has met another process of this node with this process's start number or a later one. A copy of the
     /// store from before one restart begins with the same number as that restart did.
-    fn on_start_taken(&mut self, start: u64) {
+    fn on_start_taken(&mut self, from: &NodeId, start: u64) {
         let own = self.membership.incarnation();
         if start >= own.start() && start <= own.start().saturating_add(limits::INCARNATION_START_JUMP_MAX) {
+            tracing::warn!(%from, start, "a peer has met another process of this node with this start number");
             self.on_later_start(start);
         }
     }
@@ -366,6 +379,7 @@ impl Mesh {
         }
         match frame {
             Control::Summary { members, owned, shared, crls } => {
+                self.tell_start_taken(link, key);
                 if let Some(shared) = shared {
                     self.compare_shared(key, shared);
                 }
@@ -398,7 +412,7 @@ impl Mesh {
             Control::DuplicateSeen { address } => {
                 self.event(Event::DuplicateNode { node: self.own.clone(), address });
             }
-            Control::StartTaken { start } => self.on_start_taken(start),
+            Control::StartTaken { start } => self.on_start_taken(&node, start),
             Control::Check { nonce } => {
                 self.output(Output::Control { link, frame: Control::CheckAnswer { nonce } });
             }

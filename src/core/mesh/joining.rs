@@ -255,10 +255,8 @@ impl Mesh {
         self.processes.insert(key, link.process);
         let met = (link.start, link.process);
         let latest = self.latest_starts.entry(key).or_insert(met);
-        let is_taken = latest.1 != met.1 && latest.0 >= met.0;
-        let start = latest.0;
-        if !is_taken {
-            *latest = met;
+        if latest.1 == met.1 || latest.0 < met.0 {
+            *latest = (latest.0.max(met.0), met.1);
         }
         let address = link.address.clone();
         self.membership.set_modern(key, link.version >= COMPACT_SINCE);
@@ -267,9 +265,6 @@ impl Mesh {
         self.view_changed = true;
         // The peer takes this as its acceptance; both compare what they know.
         self.send_summary(id);
-        if is_taken {
-            self.output(Output::Control { link: id, frame: Control::StartTaken { start } });
-        }
         if known.is_some_and(|k| !k.status.is_reachable() && k.incarnation == hello.incarnation) {
             let frame = Control::HeldForFailed { incarnation: hello.incarnation };
             self.output(Output::Control { link: id, frame });

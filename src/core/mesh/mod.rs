@@ -388,6 +388,7 @@ impl Mesh {
             Some(Pending::RestartAs(start)) => {
                 self.membership.restart_as(Incarnation::first_of(start));
                 self.registry.restart(start);
+                self.shared.restart_as(start);
                 self.say_hello_anew();
             }
         }

@@ -18,6 +18,7 @@ pub struct Hlc(pub u64);
 
 impl Hlc {
     const COUNTER_BITS: u32 = 16;
+    const AHEAD_MAX_MS: u64 = 60_000;
 
     /// The first of a millisecond.
     #[must_use]
@@ -29,6 +30,13 @@ impl Hlc {
     #[must_use]
     pub fn unix_ms(self) -> u64 {
         self.0 >> Self::COUNTER_BITS
+    }
+
+    /// The next one for a writer whose wall clock shows `unix_ms`. A time that is far ahead of that takes nobody along.
+    #[must_use]
+    pub fn next_by(self, unix_ms: u64) -> Self {
+        let is_far_ahead = self.unix_ms() > unix_ms.saturating_add(Self::AHEAD_MAX_MS);
+        if is_far_ahead { Self::at(unix_ms).next(unix_ms) } else { self.next(unix_ms) }
     }
 
     /// The next one after this, at least the first of `unix_ms`.

@@ -216,6 +216,14 @@ impl Queue {
         Restored { queue, changes, unreadable }
     }
 
+    /// From here on tickets are given as the `start`th process does, which the mesh has not seen before.
+    pub fn restart(&mut self, start: u64) {
+        if start > self.start {
+            self.start = start;
+            self.last_number = 0;
+        }
+    }
+
     /// How many writes wait.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -90,9 +90,7 @@ impl State {
     /// The hybrid time of a write that is made at `unix_ms` on this node's wall clock.
     #[must_use]
     pub fn next_hlc(&self, unix_ms: u64) -> Hlc {
-        // A writer whose clock is far ahead does not take everybody's along.
-        let known = if self.hlc.unix_ms() > unix_ms + HLC_AHEAD_MAX_MS { Hlc::at(unix_ms) } else { self.hlc };
-        known.next(unix_ms)
+        self.hlc.next_by(unix_ms)
     }
 
     /// Writes `value` to a key, or deletes it with `None`: replaces what `context` names, or without one what this
@@ -275,9 +273,6 @@ impl State {
         failed.into_iter().map(|waiting| waiting.dot).collect()
     }
 }
-
-/// A hybrid time further ahead of this node's clock than this does not advance its own.
-const HLC_AHEAD_MAX_MS: u64 = 60_000;
 
 /// An earlier life of an agent does not replace what a later one wrote.
 fn check_epoch<'a>(writer: &Writer, replaced: impl Iterator<Item = &'a Sibling>) -> Result<(), WriteError> {

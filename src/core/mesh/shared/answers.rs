@@ -268,7 +268,8 @@ impl Mesh {
 
     /// Overrules a lost quorum: those that this node reaches go on alone.
     fn force_roster(&mut self, requester: Requester, audit: String) {
-        if self.shared.mode() == Mode::Healthy {
+        // A voter that has forgotten what it promised, and finds nobody to ask, is healthy and grants nothing.
+        if self.shared.mode() == Mode::Healthy && self.shared.register.is_sound() {
             let why = "this node is among a majority: there is nothing to overrule".to_owned();
             return self.answer(requester, Err(Refusal::BadRequest { why }));
         }

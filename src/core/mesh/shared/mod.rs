@@ -41,7 +41,7 @@ use super::{Mesh, Requester, Timer};
 use crate::core::contract::{Boot, Table};
 use crate::core::ids::{LinkId, NodeId, NodeKey};
 use crate::core::limits;
-use crate::core::model::{Doubt, DoubtKind, Mode, PartitionConfig};
+use crate::core::model::{Doubt, DoubtKind, Hlc, Mode, PartitionConfig};
 use crate::core::partition::Partition;
 use crate::core::queue::{Queue, QueueBounds};
 use crate::core::register::{LeaseView, Register, RegisterError, StoreState};
@@ -71,7 +71,12 @@ pub(super) struct Shared {
     queue_offset_ms: i128,
     /// Whether a bootstrap of the register is wanted as soon as the mesh's id is stored.
     bootstraps: bool,
+    /// The process start that beats are counted within; it is raised when the mesh knows a later one.
     start: u64,
+    /// The process start by this node's own store: queued writes of earlier ones were found there.
+    first_start: u64,
+    /// The hybrid time of the last write that was queued: no two have one time.
+    queued_hlc: Hlc,
     /// For the timer heap: the earliest deadline that is in it.
     armed: Option<Instant>,
     next_tick: Instant,
@@ -140,6 +145,8 @@ impl Shared {
             queue_offset_ms: i128::from(boot.unix_ms) - i128::from(now.as_nanos() / 1_000_000),
             bootstraps: begins && !remembered.rebuilt,
             start: remembered.start,
+            first_start: remembered.start,
+            queued_hlc: Hlc::default(),
             armed: None,
             next_tick: now,
             tokens: 0,
@@ -168,6 +175,13 @@ impl Shared {
             reason: "it has just started".to_owned(),
         };
         (shared, restored.changes)
+    }
+
+    /// The mesh knows a later start than this node's store: this process goes on as that of `start`, and its beats
+    /// are new ones to those who have heard the later one.
+    pub(super) fn restart_as(&mut self, start: u64) {
+        self.start = start;
+        self.queue.restart(start);
     }
 
     fn token(&mut self) -> u64 {

@@ -179,11 +179,13 @@ impl Mesh {
             return self.answer(requester, Err(refusal));
         }
         let seen = context.unwrap_or_else(|| self.shared.state.seen(&key));
+        let unix_ms = self.shared.unix_ms(self.now);
+        self.shared.queued_hlc = self.next_hlc().max(self.shared.queued_hlc.next_by(unix_ms));
         let write = QueuedWrite {
             key,
             value,
             context: Some(encode_value(&seen)),
-            hlc: self.next_hlc().0,
+            hlc: self.shared.queued_hlc.0,
             writer: self.own.to_string(),
             queued_at_ms: self.shared.queue_ms(self.now),
             deadline_ms: None,
@@ -260,8 +262,8 @@ impl Mesh {
 
     /// The disk is an old copy. Which of the queued writes on it were made since nobody can tell: none is made again.
     pub(super) fn refuse_old_tickets(&mut self) {
-        let start = self.membership.incarnation().start();
-        let old = self.shared.queue.tickets().map(|view| view.ticket).filter(|ticket| ticket.start < start);
+        let first = self.shared.first_start;
+        let old = self.shared.queue.tickets().map(|view| view.ticket).filter(|ticket| ticket.start < first);
         let reason =
             "it was found in an old copy of this node's store and may have been made already: read the key, \
             and write it again if it is missing"
