@@ -269,7 +269,8 @@ impl Mesh {
             return;
         };
         let start = latest.0;
-        let goes_on_above = self.membership.known(&key).is_some_and(|known| known.incarnation.start() > start);
+        let goes_on_above =
+            self.membership.known(&key).is_some_and(|known| known.incarnation.start() > start);
         if latest.1 != process.process && start >= process.start && !goes_on_above {
             self.output(Output::Control { link, frame: Control::StartTaken { start } });
         }
