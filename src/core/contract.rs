@@ -11,8 +11,8 @@
 //! The core's memory never runs ahead of the disk: a change that must be durable is applied when
 //! [`Input::Committed`] comes back, so [`Input::CommitFailed`] only drops what waited for it.
 
+use ::core::net::SocketAddr;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;

@@ -1,9 +1,9 @@
 //! The plain records that rooms exchange: what a node, an agent, a message and an event are.
 //! Nothing here decides anything.
 
+use ::core::net::SocketAddr;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;

@@ -1,6 +1,6 @@
 //! Links: how a node finds its mesh, whom it accepts, what it does when a link comes or goes.
 
-use std::net::SocketAddr;
+use ::core::net::SocketAddr;
 use std::time::Duration;
 
 use super::{Mesh, Pending, Phase, Timer};
