@@ -343,7 +343,8 @@ impl World {
     }
 
     fn sync(&mut self, from: usize, to: usize, parts: usize) {
-        if from == to || self.nodes[from].is_behind {
+        // Whoever holds half a snapshot lacks the floor that goes with it: nobody is answered from there.
+        if from == to || self.nodes[from].is_behind || self.nodes[from].state.is_behind() {
             return;
         }
         let theirs = self.nodes[to].state.clock().clone();
