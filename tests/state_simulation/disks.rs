@@ -100,15 +100,21 @@ fn fault_26_an_old_copy_of_a_disk_takes_nothing_back_and_mints_no_write_twice() 
     }
 }
 
-#[test]
-fn fault_26_a_queued_write_that_was_made_after_the_copy_was_taken_is_not_made_again() {
-    let mut world = healthy_mesh(3, 17);
+/// Machine 2 has made a queued write, after a copy of its disk was taken.
+fn copied_before_a_replay(seed: u64) -> (World, Ticket) {
+    let mut world = healthy_mesh(3, seed);
     world.cut(&[0, 1], &[2]);
     world.run_for(seconds(4));
     let ticket = queued(&mut world, 2, "a", "of the queue");
     world.apply(&Fault::Backup { machine: 2 });
     heal(&mut world);
     rests(&mut world);
+    (world, ticket)
+}
+
+#[test]
+fn fault_26_a_queued_write_that_was_made_after_the_copy_was_taken_is_not_made_again() {
+    let (mut world, ticket) = copied_before_a_replay(17);
     assert_eq!(outcome(&mut world, 2, &ticket), Outcome::Applied);
     world.apply(&Fault::Restore { machine: 2 });
     world.start(2);
@@ -119,13 +125,7 @@ fn fault_26_a_queued_write_that_was_made_after_the_copy_was_taken_is_not_made_ag
 
 #[test]
 fn fault_26_a_queued_write_that_was_made_and_replaced_after_the_copy_was_taken_does_not_come_back() {
-    let mut world = healthy_mesh(3, 18);
-    world.cut(&[0, 1], &[2]);
-    world.run_for(seconds(4));
-    let ticket = queued(&mut world, 2, "a", "of the queue");
-    world.apply(&Fault::Backup { machine: 2 });
-    heal(&mut world);
-    rests(&mut world);
+    let (mut world, ticket) = copied_before_a_replay(18);
     written(&mut world, 0, "a", "newer");
     // The process that starts from the copy takes the number that this one takes.
     world.crash(2);

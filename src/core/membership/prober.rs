@@ -38,7 +38,7 @@ const RANDOM_EVERY: u32 = 4;
 const RANDOM_EVERY_LARGE: u32 = 16;
 /// A helper gives up a little before whoever asked it does.
 const HELP_SHARE: (u32, u32) = (4, 5);
-/// No wait is longer than this, whatever was measured, before health stretches it.
+/// No wait is longer than this, or than the probe timeout where that is longer, before health stretches it.
 const WAIT_MAX: Duration = Duration::from_secs(3);
 /// How long a member whose host said that nobody listens may take to show that somebody does.
 pub(super) const REFUSED_WAIT: Duration = Duration::from_millis(50);

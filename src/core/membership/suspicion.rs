@@ -12,8 +12,9 @@
 //!
 //! An accuser doubts itself first. Time that it slept through does not count, nor does time in which it
 //! heard of nobody at all, up to twice the longest suspicion, because it is probably the accuser that is
-//! cut off; and all is stretched by its own health, and by the suspect's last refutations. A bystander takes over when nobody has come to a
-//! verdict for a long time: an accuser may have died, renewed itself, or been cut off.
+//! cut off; and all is stretched by its own health, and by the suspect's last refutations. A bystander takes
+//! over when nobody has come to a verdict for a long time: an accuser may have died, renewed itself, or been
+//! cut off.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;

@@ -228,8 +228,7 @@ impl Mesh {
         }
         match self.write(&write.key, write.value, Some(&context), hlc, &writer, vec![]) {
             Ok((dot, flush, mut changes)) => {
-                let stands_alone = self.shared.state.current_values(&write.key) <= 1;
-                let outcome = if stands_alone { Outcome::Applied } else { Outcome::Conflicted };
+                let outcome = self.outcome_of_made(&write.key);
                 let became = encode_value(&Clock::from_iter([dot]));
                 let Some(resolved) = self.shared.queue.resolve(&ticket, outcome, Some(became)) else {
                     tracing::error!(%ticket, "a queued write was made that had its outcome");
@@ -250,11 +249,15 @@ impl Mesh {
         }
     }
 
+    fn outcome_of_made(&self, key: &str) -> Outcome {
+        let stands_alone = self.shared.state.current_values(key) <= 1;
+        if stands_alone { Outcome::Applied } else { Outcome::Conflicted }
+    }
+
     /// A queued write stands already: the disk is an old copy, and what came after the copy has made it.
     fn resolve_made(&mut self, ticket: Ticket, key: &str, dot: Dot) {
-        let stands_alone = self.shared.state.current_values(key) <= 1;
-        let outcome = if stands_alone { Outcome::Applied } else { Outcome::Conflicted };
         let became = encode_value(&Clock::from_iter([dot]));
+        let outcome = self.outcome_of_made(key);
         if let Some(changes) = self.shared.queue.resolve(&ticket, outcome, Some(became)) {
             self.persist(changes, Pending::Shared(Durable::Resolve { tickets: vec![ticket] }));
         }
