@@ -280,7 +280,33 @@ fn roster_partition_and_mode_of_a_whole_mesh_are_told() {
         fails(&node, &["cluster", "resolve", "--strategy", "quorum", "--reason", "x"], 2)
             .contains("--reason")
     );
-    assert!(done(&node, &["cluster", "reconcile"]).contains("nothing to compare with"));
+    for words in [&["cluster", "reconcile"][..], &["cluster", "reconcile", "--force"]] {
+        assert!(done(&node, words).contains("nothing to compare with"));
+    }
+}
+
+#[test]
+fn a_file_that_says_other_than_the_roster_is_warned_of_and_what_is_not_asked_for_stays_as_it_is() {
+    let place = Place::new();
+    let config = place.path().join("config.yaml");
+    std::fs::write(&config, "partition:\n  quorum_size: 2\n").expect("written");
+    let node = place.start("n1", &["--bootstrap", "--config", config.to_str().expect("text")]);
+    let warning = node.wait_for_log(
+        "the file's quorum_size is not the roster's and has no effect: `shoal cluster set quorum_size=2` changes it \
+        in the whole mesh",
+    );
+    assert_eq!(warning["level"], "WARN");
+    node.until("/v1/cluster/status", |answer| answer.json()["lease_holder"] == "n1");
+    let other = place.join("n2", &node);
+    other.until("/v1/cluster/roster", |answer| answer.status == 200 && answer.json()["voters"] == 2);
+    node.until("/v1/cluster/status", |answer| answer.json()["mode"] == "healthy");
+    assert!(fails(&node, &["cluster", "set", "quorum_size=1"], 1).contains("split"));
+    let told = done(&node, &["cluster", "set", "quorum_size=1", "--allow-split-writes"]);
+    assert!(told.contains("Split writes: allowed"), "{told}");
+    let told = done(&node, &["cluster", "set", "max_offline_seconds=7200"]);
+    assert!(told.contains("Split writes: allowed") && told.contains("Quorum:       1 (set)"), "{told}");
+    let told = done(&node, &["cluster", "set", "quorum_size=2"]);
+    assert!(told.contains("Split writes: not allowed"), "{told}");
 }
 
 #[test]
@@ -337,7 +363,7 @@ fn a_wrong_command_line_is_bad_usage() {
         "cluster remove",
         "cluster resolve",
         "cluster resolve --strategy pray",
-        "cluster reconcile --force",
+        "cluster reconcile --force=yes",
     ] {
         let told = node.shoal(&line.split(' ').collect::<Vec<_>>());
         assert_eq!((told.code, told.out.as_str()), (Some(2), ""), "{line}: {told:?}");

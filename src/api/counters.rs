@@ -72,10 +72,10 @@ impl FromRequestParts<Arc<Api>> for Name {
 pub(super) async fn add(
     State(api): State<Arc<Api>>,
     Name(name): Name,
-    Json(AddToCounter { add }): Json<AddToCounter>,
+    Json(AddToCounter { add, ack }): Json<AddToCounter>,
 ) -> Result<Response, Problem> {
     // A task of its own: a client that goes away must not leave it open whether the sum was written.
-    let adding = tokio::spawn(async move { add_to(&api, &name, add).await });
+    let adding = tokio::spawn(async move { add_to(&api, &name, add, ack.into()).await });
     match adding.await {
         Ok(write) => write.map(told),
         Err(error) => {
@@ -85,7 +85,7 @@ pub(super) async fn add(
     }
 }
 
-async fn add_to(api: &Api, name: &str, add: i64) -> Result<Write, Problem> {
+async fn add_to(api: &Api, name: &str, add: i64, ack: Ack) -> Result<Write, Problem> {
     let own = api.node.own();
     let key =
         Layout::Counter.key(name, &api.counters.adder).map_err(|e| Problem::bad_request(e.to_string()))?;
@@ -95,7 +95,7 @@ async fn add_to(api: &Api, name: &str, add: i64) -> Result<Write, Problem> {
         return Err(Problem::bad_request("the sum of what this node has added would exceed 64 bits"));
     };
     let value = Some(new.to_string().into());
-    let request = StateRequest::Put { key, value, context: None, ack: Ack::Local };
+    let request = StateRequest::Put { key, value, context: None, ack };
     match api.node.request(own.clone(), RequestBody::State(request)).await {
         Ok(answer) => {
             *sum = new;

@@ -14,7 +14,7 @@ use super::problem::Problem;
 use super::read::Json;
 use super::state::ask;
 use super::types::{
-    NodeMode, Partition, Reconcile, Reconciled, Remove, Resolve, ResolveStrategy, Roster, SetRoster,
+    Mended, NodeMode, Partition, Reconcile, Reconciled, Remove, Resolve, ResolveStrategy, Roster, SetRoster,
     SilentNode,
 };
 use crate::core::ids::NodeId;
@@ -90,14 +90,24 @@ pub(super) async fn resolve(
 
 pub(super) async fn reconcile(
     State(api): State<Arc<Api>>,
-    Json(Reconcile {}): Json<Reconcile>,
+    Json(Reconcile { force }): Json<Reconcile>,
 ) -> Result<Body<Reconciled>, Problem> {
     let own = api.node.own();
     let StateAnswer::Reconciled { peers } = ask(&api.node, own, StateRequest::Reconcile).await? else {
         return Err(Problem::bad_answer(own));
     };
     let peers = peers.into_iter().map(|(node, found)| (node, found.map(Into::into))).collect();
-    Ok(Body(Reconciled { node: own.clone(), peers }))
+    let mended = if force { Some(mend(&api.node).await?) } else { None };
+    Ok(Body(Reconciled { node: own.clone(), peers, mended }))
+}
+
+async fn mend(node: &Handle) -> Result<Mended, Problem> {
+    let own = node.own();
+    let StateAnswer::Mended { peers, keys, written } = ask(node, own, StateRequest::Mend).await? else {
+        return Err(Problem::bad_answer(own));
+    };
+    let peers = peers.into_iter().map(|(node, found)| (node, found.map(Into::into))).collect();
+    Ok(Mended { peers, keys, written })
 }
 
 /// Asks every node that can be asked how it stands and whom it sees, and puts that together. A side that cannot be

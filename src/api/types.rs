@@ -25,8 +25,8 @@ pub use self::certificates::{
 pub use self::facts::{Arrival, Authority, Facts, Link, NetworkPath, NodeReport, ShownCertificate};
 pub use self::history::{Finding, Found, History, HistoryEntry};
 pub use self::roster::{
-    Cut, Difference, NodeMode, Partition, Reconcile, Reconciled, Remove, Resolve, ResolveStrategy, Roster,
-    RosterMember, SetRoster, Side, SilentNode,
+    Cut, Difference, Inspected, Mended, NodeMode, Partition, Reconcile, Reconciled, Remove, Resolve,
+    ResolveStrategy, Roster, RosterMember, SetRoster, Side, SilentNode,
 };
 pub use self::state::{
     Ack, AddToCounter, Counter, Encoding, KeyAtNode, KeyEverywhere, KeyPage, KeyState, NumberedChange,

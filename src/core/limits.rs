@@ -436,6 +436,13 @@ pub const STATE_BYTES_MAX: usize = 4 << 30;
 pub const SLOT_BYTES_MAX: usize = 96;
 /// Writes of this node that wait for the disk. One more: refused as overloaded.
 pub const STATE_WRITES_WAITING_MAX: usize = 2048;
+/// Keys that have come apart and are brought together again at once, on an operator's word. More: they are counted, and
+/// taken when it is asked for again.
+pub const APART_KEYS_MAX: usize = 10_000;
+/// Bytes of their keys and values. More: the same.
+pub const APART_BYTES_MAX: usize = 64 << 20;
+/// Of those keys so many are named to the operator. More: they are counted.
+pub const APART_KEYS_LISTED_MAX: usize = 100;
 /// How far the number of a write may be ahead of the last one known of its actor. Further: refused.
 pub const DOT_JUMP_MAX: u64 = 1 << 32;
 /// The shortest and the longest time without a beat, after which a voter counts as not reachable, that may be

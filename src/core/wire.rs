@@ -38,8 +38,8 @@ pub use history::{HistoryEntry, HistoryPage, HistoryQuery, Recorded};
 pub use requests::{RequestBody, ResponseBody};
 pub use shape::check;
 pub use state::{
-    Ack, Beat, Difference, Seen, SharedSummary, SiblingValue, StateAnswer, StateChange, StateDelta,
-    StatePart, StateRequest, StateStatus, StateValue, TicketDone,
+    Ack, Beat, Difference, Inspected, Seen, SharedSummary, SiblingValue, StateAnswer, StateChange,
+    StateDelta, StatePart, StateRequest, StateStatus, StateValue, TicketDone,
 };
 pub use versions::{VersionRange, no_common_version, versions_of_hello};
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::*;
@@ -190,6 +191,69 @@ fn fault_72_a_node_that_migrates_its_store_joins_nodes_that_have_not_to_and_noth
         assert!(rate < 100.0, "{}: {rate} packets a second", node.name());
         assert!(metric(node, "shoal_state_refused_total") < 0.5);
     }
+}
+
+fn is_stored(database: &Path, key: &str) -> bool {
+    let shell = rusqlite::Connection::open(database).expect("opened");
+    let count = "SELECT count(*) FROM state WHERE key = ?1";
+    shell.query_row(count, [key.as_bytes()], |row| row.get::<_, i64>(0)).expect("counted") == 1
+}
+
+/// Takes a key out of a database as if it had never been in it: nothing shows at the start.
+fn forget(database: &Path, key: &str) {
+    let shell = rusqlite::Connection::open(database).expect("opened");
+    let take = "UPDATE tallies SET row_count = row_count - 1, bytes = bytes - ?2, checksums = ?3 WHERE name = 'state'";
+    let find = "SELECT length(key) + length(row), checksum FROM state WHERE key = ?1";
+    let (bytes, checksum): (i64, i64) =
+        shell.query_row(find, [key.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?))).expect("it is there");
+    let tally = "SELECT checksums FROM tallies WHERE name = 'state'";
+    let checksums: i64 = shell.query_row(tally, [], |row| row.get(0)).expect("a tally");
+    let left = checksums.wrapping_sub(checksum);
+    assert_eq!(shell.execute(take, rusqlite::params![key, bytes, left]).expect("taken"), 1);
+    assert_eq!(shell.execute("DELETE FROM state WHERE key = ?1", [key.as_bytes()]).expect("deleted"), 1);
+}
+
+#[test]
+fn keys_that_nodes_hold_differently_with_equal_clocks_are_told_of_and_written_anew_when_an_operator_says_so()
+{
+    let place = Place::new();
+    let mut nodes = mesh(&place, 3);
+    let keys = || (0..5).map(|n| format!("k{n}"));
+    keys().for_each(|key| written(&nodes[0], &key, "one"));
+    nodes.iter().for_each(|node| knows(node, keys(), "one"));
+    for (at, key) in [(1, "k1"), (2, "k2"), (2, "k3")] {
+        until(|| is_stored(&database(&nodes[at]), key).then_some(()));
+        nodes[at].signal("TERM");
+        nodes[at].code();
+        forget(&database(&nodes[at]), key);
+        nodes[at] = place.start(&format!("n{}", at + 1), &[]);
+        nodes.iter().for_each(healthy);
+    }
+    for (at, key) in [(1, "k1"), (2, "k2"), (2, "k3")] {
+        assert_eq!(value(&nodes[at], key), None, "no rule of merging brings it back");
+    }
+    // The nodes tell each other what they hold now and then.
+    nodes[0].wait_for_log(
+        "a peer has seen the same writes and holds other values: one of the two disks is damaged; \
+        `shoal cluster reconcile --force` writes the keys in question anew",
+    );
+    let compared = nodes[0].shoal(&["cluster", "reconcile"]);
+    assert_eq!(compared.code, Some(0), "{compared:?}");
+    assert_eq!(value(&nodes[1], "k1"), None);
+
+    // Also by a node that has lost some of it itself.
+    let mended = nodes[2].shoal(&["cluster", "reconcile", "--force"]);
+    assert_eq!(mended.code, Some(0), "{mended:?}");
+    assert!(mended.out.contains("3 keys were written anew:\n  k1\n  k2\n  k3\n"), "{mended:?}");
+    nodes.iter().for_each(|node| knows(node, keys(), "one"));
+    let again = nodes[0].shoal(&["cluster", "reconcile", "--force"]);
+    assert!(again.code == Some(0) && again.out.contains("\n0 keys were written anew\n"), "{again:?}");
+
+    nodes[1].signal("KILL");
+    nodes[2].signal("KILL");
+    nodes[0].until("/v1/cluster/status", |answer| answer.json()["mode"] == "degraded");
+    let refused = nodes[0].shoal(&["cluster", "reconcile", "--force"]);
+    assert!(refused.code == Some(1) && refused.err.contains("among a majority"), "{refused:?}");
 }
 
 /// Packets that a node has sent over all its links.

@@ -92,7 +92,12 @@ pub enum ResolveStrategy {
 /// `POST /v1/cluster/reconcile`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Reconcile {}
+pub struct Reconcile {
+    /// Look at every key as well, and write those anew that nodes hold differently although they have taken in the same
+    /// writes.
+    #[serde(default)]
+    pub force: bool,
+}
 
 /// The answer to [`Reconcile`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,6 +106,29 @@ pub struct Reconciled {
     pub node: NodeId,
     /// What it found with each that it could reach; null for one that did not answer in time.
     pub peers: BTreeMap<NodeId, Option<Difference>>,
+    /// With `force`: what had come apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mended: Option<Mended>,
+}
+
+/// What had come apart, and was written anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mended {
+    /// What was found at each node that could be reached; null for one that did not answer in time.
+    pub peers: BTreeMap<NodeId, Option<Inspected>>,
+    /// The first of the keys that had come apart, at most 100.
+    pub keys: Vec<String>,
+    /// How many were written anew.
+    pub written: u64,
+}
+
+/// What was found when a node's keys were looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inspected {
+    /// Keys that had come apart.
+    pub apart: u64,
+    /// Keys that differed and were not judged: they were being written, or there were too many of them.
+    pub undecided: u64,
 }
 
 /// What two nodes had and the other had not, in writes.
@@ -198,6 +226,13 @@ impl From<model::Roster> for Roster {
             max_offline_seconds: roster.max_offline.as_secs_f64(),
             audit: roster.audit,
         }
+    }
+}
+
+impl From<wire::Inspected> for Inspected {
+    fn from(found: wire::Inspected) -> Self {
+        let wire::Inspected { apart, undecided } = found;
+        Self { apart, undecided }
     }
 }
 

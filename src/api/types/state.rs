@@ -236,6 +236,9 @@ pub struct AddToCounter {
     /// What to add; may be negative.
     #[serde(default = "one")]
     pub add: i64,
+    /// When it is answered.
+    #[serde(default)]
+    pub ack: Ack,
 }
 
 fn one() -> i64 {

@@ -94,7 +94,9 @@ pub(crate) enum ClusterCommand {
   shoal cluster resolve --strategy force --reason 'site B burnt down'")]
     Resolve(roster::ResolveArgs),
     /// Compare the state with every node that the asked one reaches, now, and exchange what differs
-    #[command(after_help = "Example: shoal cluster reconcile")]
+    #[command(after_help = "Examples:
+  shoal cluster reconcile
+  shoal cluster reconcile --force")]
     Reconcile(roster::ReconcileArgs),
     /// Let a node leave the mesh for good: its agents end, it forgets the mesh and stops
     #[command(after_help = "Examples:

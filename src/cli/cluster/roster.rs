@@ -1,8 +1,11 @@
 //! `shoal cluster roster`, and what changes it: `set`, `remove`, `resolve`; `reconcile`, which compares the state.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
 use clap::Args;
 
-use crate::api::types::{Reconcile, Reconciled, Remove, Resolve, ResolveStrategy, Roster, SetRoster};
+use crate::api::types::{Mended, Reconcile, Reconciled, Remove, Resolve, ResolveStrategy, Roster, SetRoster};
 use crate::cli::client::{ANSWER_DEADLINE, Connection};
 use crate::cli::print::{self, Table};
 use crate::cli::{Failure, Shown, client_of};
@@ -65,11 +68,18 @@ pub(crate) struct ResolveArgs {
 /// Arguments of `shoal cluster reconcile`.
 #[derive(Debug, Args)]
 pub(crate) struct ReconcileArgs {
+    /// Also look at every key of every node, and write those anew that nodes hold differently although they have
+    /// taken in the same writes; takes as long as sending the whole state to one node after the other
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     shown: Shown,
     #[command(flatten)]
     connection: Connection,
 }
+
+/// How long a node may look at every key of all others.
+const FORCE_DEADLINE: Duration = Duration::from_secs(600);
 
 fn setting(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
@@ -139,14 +149,23 @@ fn quorum(roster: &Roster) -> String {
 
 pub(super) async fn reconcile(args: &ReconcileArgs) -> Result<(), Failure> {
     let client = client_of(&args.connection)?;
-    let found: Reconciled = client.post("/v1/cluster/reconcile", &Reconcile {}, ANSWER_DEADLINE).await?;
+    let within = if args.force { FORCE_DEADLINE } else { ANSWER_DEADLINE };
+    let found: Reconciled =
+        client.post("/v1/cluster/reconcile", &Reconcile { force: args.force }, within).await?;
     print::show(args.shown.output, &found, reconciled)?;
-    let silent: Vec<_> = found.peers.iter().filter(|(_, found)| found.is_none()).collect();
+    let mut silent: BTreeSet<_> = silent(&found.peers).collect();
+    if let Some(mended) = &found.mended {
+        silent.extend(self::silent(&mended.peers));
+    }
     if silent.is_empty() {
         return Ok(());
     }
-    let silent: Vec<_> = silent.iter().map(|(node, _)| node.as_str()).collect();
+    let silent: Vec<_> = silent.into_iter().map(NodeId::as_str).collect();
     Err(Failure::Refused(format!("not compared with {}, which did not answer in time", silent.join(", "))))
+}
+
+fn silent<T>(peers: &BTreeMap<NodeId, Option<T>>) -> impl Iterator<Item = &NodeId> {
+    peers.iter().filter(|(_, found)| found.is_none()).map(|(node, _)| node)
 }
 
 fn reconciled(found: &Reconciled) -> String {
@@ -155,18 +174,43 @@ fn reconciled(found: &Reconciled) -> String {
     }
     let mut table = Table::new(&["NODE-ID", "RECEIVED", "SENT"]);
     for (node, found) in &found.peers {
-        let figure = |figure: fn(&crate::api::types::Difference) -> u64| {
-            print::or_nothing(found.as_ref(), |found| figure(found).to_string())
-        };
-        table.row([node.to_string(), figure(|found| found.received), figure(|found| found.sent)]);
+        let [received, sent] = figures(found.as_ref().map(|found| [found.received, found.sent]));
+        table.row([node.to_string(), received, sent]);
     }
-    table.text()
+    table.text() + &found.mended.as_ref().map(mended).unwrap_or_default()
+}
+
+fn mended(mended: &Mended) -> String {
+    let mut table = Table::new(&["NODE-ID", "APART", "UNDECIDED"]);
+    for (node, found) in &mended.peers {
+        let [apart, undecided] = figures(found.as_ref().map(|found| [found.apart, found.undecided]));
+        table.row([node.to_string(), apart, undecided]);
+    }
+    let undecided = mended.peers.values().flatten().any(|found| found.undecided > 0);
+    let mut text = format!("\n{}\n{} keys were written anew", table.text(), mended.written);
+    text += if mended.keys.is_empty() { "\n" } else { ":\n" };
+    for key in &mended.keys {
+        text += &format!("  {}\n", print::visible(key));
+    }
+    let more = mended.written.saturating_sub(mended.keys.len() as u64);
+    if more > 0 {
+        text += &format!("  and {more} more\n");
+    }
+    if undecided {
+        text += "undecided keys were being written, or too many: run it again, or on another node\n";
+    }
+    text
+}
+
+fn figures(found: Option<[u64; 2]>) -> [String; 2] {
+    let [a, b] = found.map_or([None; 2], |[a, b]| [Some(a), Some(b)]);
+    [a, b].map(|figure| print::or_nothing(figure, |figure| figure.to_string()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::types::{Difference, RosterMember};
+    use crate::api::types::{Difference, Inspected, RosterMember};
 
     fn node(name: &str) -> NodeId {
         NodeId::new(name).expect("valid")
@@ -203,8 +247,19 @@ mod tests {
     #[test]
     fn what_was_compared_is_told_node_by_node() {
         let peers = [(node("b"), Some(Difference { received: 2, sent: 0 })), (node("c"), None)].into();
-        let text = reconciled(&Reconciled { node: node("a"), peers });
-        assert_eq!(text, "NODE-ID  RECEIVED  SENT\nb        2         0\nc        -         -\n");
+        let mut found = Reconciled { node: node("a"), peers, mended: None };
+        let compared = "NODE-ID  RECEIVED  SENT\nb        2         0\nc        -         -\n";
+        assert_eq!(reconciled(&found), compared);
+        let peers = [(node("b"), Some(Inspected { apart: 2, undecided: 1 })), (node("c"), None)].into();
+        found.mended = Some(Mended { peers, keys: vec!["k\u{1b}".to_owned()], written: 2 });
+        let text = reconciled(&found);
+        let mended = text.strip_prefix(compared).expect("the comparison comes first");
+        assert!(mended.contains("\nb        2      1\nc        -      -\n"), "{mended}");
+        assert!(
+            mended.contains("2 keys were written anew:\n  k") && mended.contains("and 1 more\n"),
+            "{mended}"
+        );
+        assert!(mended.contains("run it again") && !mended.contains('\u{1b}'), "{mended}");
     }
 
     #[test]

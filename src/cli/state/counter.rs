@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::tell;
+use super::{Writing, tell};
 use crate::api::types::{AddToCounter, Counter, Write};
 use crate::cli::client::{ANSWER_DEADLINE, Connection, quoted};
 use crate::cli::{Failure, Shown, client_of, print};
@@ -13,7 +13,7 @@ pub(crate) enum CounterCommand {
     /// Add to a counter; exits 5 when the addition waits for a majority, and prints its ticket
     #[command(after_help = "Examples:
   shoal state counter add visits
-  shoal state counter add stock -- -3")]
+  shoal state counter add stock --ack quorum -- -3")]
     Add(AddArgs),
     /// Print the sum that the asked node knows
     #[command(after_help = "Example: shoal state counter get visits")]
@@ -28,9 +28,7 @@ pub(crate) struct AddArgs {
     #[arg(default_value_t = 1, allow_negative_numbers = true)]
     number: i64,
     #[command(flatten)]
-    shown: Shown,
-    #[command(flatten)]
-    connection: Connection,
+    writing: Writing,
 }
 
 #[derive(Debug, Args)]
@@ -59,9 +57,9 @@ fn path(name: &str) -> Result<String, Failure> {
 
 async fn add(args: &AddArgs) -> Result<(), Failure> {
     let path = path(&args.name)?;
-    let add = AddToCounter { add: args.number };
-    let write: Write = client_of(&args.connection)?.post(&path, &add, ANSWER_DEADLINE).await?;
-    tell(args.shown.output, &write, &format!("{} is added to {}", args.number, args.name))
+    let add = AddToCounter { add: args.number, ack: args.writing.ack };
+    let write: Write = client_of(&args.writing.connection)?.post(&path, &add, ANSWER_DEADLINE).await?;
+    tell(args.writing.shown.output, &write, &format!("{} is added to {}", args.number, args.name))
 }
 
 async fn get(args: &GetArgs) -> Result<(), Failure> {

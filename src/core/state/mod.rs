@@ -29,6 +29,7 @@
 //! It does not decide who may write when (`partition`), nor whom to send to (`mesh`), and it reads no clock: the
 //! hybrid times of writes are given to it, and break ties between concurrent values in [`policy`] only.
 
+mod apart;
 mod apply;
 mod collect;
 mod offer;
@@ -45,6 +46,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+pub use self::apart::{Apart, Inspection};
 pub use self::apply::{Applied, Refuse};
 pub use self::offer::{Offer, Part};
 pub use self::policy::Policy;

@@ -59,6 +59,9 @@ pub enum StateRequest {
     Status,
     /// Compare with every reachable node now, and take over what differs.
     Reconcile,
+    /// Look at every key of every reachable node, and write those anew that nodes hold differently although they have
+    /// taken in the same writes. Answered by [`StateAnswer::Mended`].
+    Mend,
     /// The roster.
     Roster,
     /// Change a setting of the roster: `quorum_size`, `tie_breaker`, `max_offline_seconds`.
@@ -138,6 +141,15 @@ pub enum StateAnswer {
         /// did not answer in time.
         peers: BTreeMap<NodeId, Option<Difference>>,
     },
+    /// What had come apart, and is written anew.
+    Mended {
+        /// What was found at each node that was reached. Absent: it did not answer in time.
+        peers: BTreeMap<NodeId, Option<Inspected>>,
+        /// The first of the keys, at most [`APART_KEYS_LISTED_MAX`](limits::APART_KEYS_LISTED_MAX).
+        keys: Vec<String>,
+        /// How many were written anew.
+        written: u64,
+    },
     /// The roster; `None`: this node does not know one yet.
     Roster(Option<Roster>),
 }
@@ -149,6 +161,15 @@ pub struct Difference {
     pub received: u64,
     /// Writes that the other lacked.
     pub sent: u64,
+}
+
+/// What was found when a node's keys were looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Inspected {
+    /// Keys that had come apart.
+    pub apart: u64,
+    /// Keys that differed and were not judged: they were being written, or were beyond the bound.
+    pub undecided: u64,
 }
 
 /// A key as one node knows it.
@@ -363,6 +384,8 @@ impl StateAnswer {
             Self::Page { entries, .. } if entries.len() > limits::STATE_PAGE_MAX => Err("too many keys"),
             Self::Page { entries, .. } => entries.iter().try_for_each(|value| value.context.check()),
             Self::Reconciled { peers } if peers.len() > limits::PEERS_MAX => Err("too many nodes"),
+            Self::Mended { peers, .. } if peers.len() > limits::PEERS_MAX => Err("too many nodes"),
+            Self::Mended { keys, .. } if keys.len() > limits::APART_KEYS_LISTED_MAX => Err("too many keys"),
             Self::Status(status) if has_too_many(&status.partition) => Err("too many nodes"),
             Self::Written { .. }
             | Self::Absent
@@ -371,6 +394,7 @@ impl StateAnswer {
             | Self::Policies(_)
             | Self::Status(_)
             | Self::Reconciled { .. }
+            | Self::Mended { .. }
             | Self::Roster(_) => Ok(()),
         }
     }

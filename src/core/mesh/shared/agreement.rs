@@ -7,7 +7,7 @@ use super::super::{Mesh, Pending};
 use crate::core::contract::{Change, Output, Table};
 use crate::core::ids::{NodeId, NodeKey};
 use crate::core::limits;
-use crate::core::model::{Event, MemberStatus, Mode, NodeCard, Roster, Seat, Strategy};
+use crate::core::model::{Event, MemberStatus, Mode, NodeCard, PartitionConfig, Roster, Seat, Strategy};
 use crate::core::partition::PartitionEffect;
 use crate::core::register::{
     LeaseView, RegisterEffect, RegisterError, RegisterMessage, RosterChange, RosterSettings, steward,
@@ -83,7 +83,33 @@ impl Mesh {
         }
     }
 
+    /// Once a process: a file that says other than the roster has no effect, and the operator should know.
+    pub(super) fn compare_with_file(&mut self, roster: &Roster) {
+        if std::mem::replace(&mut self.shared.compared_with_file, true) {
+            return;
+        }
+        let PartitionConfig { quorum_size, tie_breaker, max_offline, .. } = &self.shared.config;
+        let size = quorum_size.filter(|size| roster.quorum_size != Some(*size)).map(|size| size.to_string());
+        let node = tie_breaker.as_ref().filter(|node| roster.tie_breaker.as_ref() != Some(node));
+        let is_set = *max_offline != PartitionConfig::default().max_offline;
+        let seconds =
+            (is_set && *max_offline != roster.max_offline).then(|| max_offline.as_secs().to_string());
+        let differing = [
+            ("quorum_size", size),
+            ("tie_breaker", node.map(ToString::to_string)),
+            ("max_offline_seconds", seconds),
+        ];
+        for (key, value) in differing.into_iter().filter_map(|(key, value)| Some((key, value?))) {
+            tracing::warn!(
+                setting = key,
+                "the file's {key} is not the roster's and has no effect: `shoal cluster set {key}={value}` changes it \
+                in the whole mesh"
+            );
+        }
+    }
+
     fn on_roster(&mut self, roster: &Roster) {
+        self.compare_with_file(roster);
         self.shared.partition.set_roster(roster, self.now);
         self.shared.floors.forget_all_but(roster);
         self.shared.away_since.retain(|node, _| roster.members.contains_key(node));

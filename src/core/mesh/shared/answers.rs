@@ -31,6 +31,7 @@ impl Mesh {
                 self.set_policy(requester, &prefix, policy.as_deref())
             }
             StateRequest::Reconcile => self.reconcile(requester),
+            StateRequest::Mend => self.mend(requester),
             StateRequest::SetRoster { .. } | StateRequest::Evict { .. } if self.forwards(requester) => {
                 self.forward(requester, request);
             }
@@ -93,6 +94,7 @@ impl Mesh {
             StateRequest::Put { .. }
             | StateRequest::SetPolicy { .. }
             | StateRequest::Reconcile
+            | StateRequest::Mend
             | StateRequest::SetRoster { .. }
             | StateRequest::Evict { .. }
             | StateRequest::ForceRoster { .. }
@@ -251,7 +253,10 @@ impl Mesh {
                 "{key:?} is no setting of the roster: quorum_size, tie_breaker or max_offline_seconds"
             )),
         };
-        settings.split_writes = split_writes;
+        // What was allowed for a quorum was allowed for that quorum.
+        if key != "max_offline_seconds" {
+            settings.split_writes = split_writes;
+        }
         match parsed {
             Ok(()) => self.propose(RosterChange::Settings(settings), Some(requester)),
             Err(refusal) => self.answer(requester, Err(refusal)),

@@ -4,6 +4,7 @@
 //! - `writes`: local writes, the queue of those that wait for a majority, what the disk says
 //! - `spread`: writes on their way to the others, and theirs to this node
 //! - `repair`: comparing with a peer, and taking over what differs
+//! - `reconcile`, `mend`: the same for an operator, with all nodes; and keys that have come apart
 //! - `floor`: what every member has on its disk
 //! - `bases`: clocks in few bytes, told beyond a floor
 //! - `answers`: what clients are told
@@ -19,6 +20,8 @@ mod bases;
 mod clocks;
 mod disk;
 mod floor;
+mod mend;
+mod reconcile;
 mod repair;
 mod spread;
 mod view;
@@ -33,7 +36,9 @@ use self::bases::Bases;
 use self::clocks::Clocks;
 use self::disk::Disk;
 use self::floor::Floors;
-use self::repair::{Asked, Comparing, Serving};
+use self::mend::Mending;
+use self::reconcile::Comparing;
+use self::repair::{Asked, Serving};
 pub use self::view::SharedView;
 use self::writes::Confirming;
 pub(super) use self::writes::Durable;
@@ -69,6 +74,8 @@ pub(super) struct Shared {
     /// forward by a day does not make every queued write a day older. A process that starts later takes the wall
     /// clock as it finds it.
     queue_offset_ms: i128,
+    /// The operator has been told where the file's settings differ from the roster's.
+    compared_with_file: bool,
     /// Whether a bootstrap of the register is wanted as soon as the mesh's id is stored.
     bootstraps: bool,
     /// The process start that beats are counted within; it is raised when the mesh knows a later one.
@@ -93,6 +100,7 @@ pub(super) struct Shared {
     /// The round of comparisons that the mode waits for, and with whom it is done.
     round: Option<(u64, BTreeSet<NodeKey>)>,
     comparing: Option<Comparing>,
+    mending: Option<Mending>,
     /// A whole comparison with a member has been made by this process.
     synchronised: bool,
     confirming: VecDeque<Confirming>,
@@ -143,6 +151,7 @@ impl Shared {
             leader: None,
             wall_offset_ms: i128::from(boot.unix_ms) - i128::from(now.as_nanos() / 1_000_000),
             queue_offset_ms: i128::from(boot.unix_ms) - i128::from(now.as_nanos() / 1_000_000),
+            compared_with_file: false,
             bootstraps: begins && !remembered.rebuilt,
             start: remembered.start,
             first_start: remembered.start,
@@ -160,6 +169,7 @@ impl Shared {
             serving: BTreeMap::new(),
             round: None,
             comparing: None,
+            mending: None,
             synchronised: false,
             confirming: VecDeque::new(),
             acks_due: BTreeSet::new(),
@@ -237,6 +247,7 @@ impl Mesh {
     pub(super) fn begin_shared(&mut self) {
         if let Some(roster) = self.shared.register.roster().cloned() {
             self.shared.partition.set_roster(&roster, self.now);
+            self.compare_with_file(&roster);
         }
         self.tell_liveness();
         if self.joined {
@@ -310,7 +321,8 @@ impl Mesh {
             self.shared.refused += 1;
             tracing::error!(
                 ?key,
-                "a peer has seen the same writes and holds other values: one of the two disks is damaged"
+                "a peer has seen the same writes and holds other values: one of the two disks is damaged; \
+                `shoal cluster reconcile --force` writes the keys in question anew"
             );
         }
     }

@@ -1,15 +1,15 @@
 //! Comparing with a peer and taking over what it has: one question, answered in parts, at a bounded pace.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::{Mesh, Requester};
+use super::super::Mesh;
 use crate::core::ids::{NodeId, NodeKey};
 use crate::core::model::{Clock, DotRange};
 use crate::core::state::{Offer, Part};
 use crate::core::time::Instant;
-use crate::core::wire::{Control, Difference, ResponseBody, Seen, StateAnswer, StatePart};
+use crate::core::wire::{Control, Difference, Seen, StatePart};
 
 /// A question without a further part for so long is given up.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -24,8 +24,6 @@ const PARTS_AT_ONCE: usize = 4;
 const PARTS_PAUSE: Duration = Duration::from_millis(125);
 /// A gap older than this is asked about.
 const GAP_PATIENCE: Duration = Duration::from_secs(1);
-/// How long a comparison that an operator asked for may take.
-const COMPARING_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A question of this node.
 #[derive(Debug)]
@@ -41,6 +39,16 @@ pub(super) struct Asked {
     paused_until: Option<Instant>,
     /// The answer is a snapshot: what its sender had seen, and its floor.
     known: Option<Arc<(Clock, Clock)>>,
+    purpose: Purpose,
+}
+
+/// Why a peer is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To take in what this node lacks.
+    TakeIn,
+    /// To look at everything that it holds, and to change nothing.
+    Inspect,
 }
 
 /// An answer under way.
@@ -53,15 +61,6 @@ pub(super) struct Serving {
     floor: u64,
     lacks: u64,
     pub(super) next: Instant,
-}
-
-/// A comparison that an operator asked for.
-#[derive(Debug)]
-pub(super) struct Comparing {
-    requester: Requester,
-    peers: BTreeMap<NodeId, Option<Difference>>,
-    waiting: BTreeSet<NodeKey>,
-    since: Instant,
 }
 
 impl Mesh {
@@ -78,10 +77,14 @@ impl Mesh {
     /// Asks a peer for what it has and this node lacks, unless it is being asked.
     pub(super) fn ask_state(&mut self, key: NodeKey) {
         let wanted = self.shared.round.as_ref().is_some_and(|(_, done)| !done.contains(&key))
-            || self.shared.comparing.as_ref().is_some_and(|comparing| comparing.waiting.contains(&key));
+            || self.shared.comparing.as_ref().is_some_and(|comparing| comparing.waits_for(&key));
         if self.shared.asked.contains_key(&key) || (!wanted && self.shared.asked.len() >= ASKED_AT_ONCE) {
             return;
         }
+        self.ask(key, Purpose::TakeIn);
+    }
+
+    pub(super) fn ask(&mut self, key: NodeKey, purpose: Purpose) {
         let question = self.next_number();
         let round = self.shared.round.as_ref().map(|(round, _)| *round);
         let asked = Asked {
@@ -92,11 +95,12 @@ impl Mesh {
             received: 0,
             paused_until: None,
             known: None,
+            purpose,
         };
         self.shared.asked.insert(key, asked);
         let clock = self.shared.state.clock().clone();
         let clock = self.seen(&clock);
-        let whole = self.shared.state.is_behind();
+        let whole = purpose == Purpose::Inspect || self.shared.state.is_behind();
         self.send_control(&key, Control::StateAsk { question, clock, whole });
     }
 
@@ -113,9 +117,8 @@ impl Mesh {
                 self.ask_state(key);
             }
         }
-        if self.shared.comparing.as_ref().is_some_and(|c| now.since(c.since) >= COMPARING_PATIENCE) {
-            self.end_comparing();
-        }
+        self.retry_comparing();
+        self.retry_mending();
     }
 
     /// A gap that does not close by itself is asked about.
@@ -222,8 +225,16 @@ impl Mesh {
                 asked.known = Some(Arc::new((told.clock(), floor)));
             }
         }
-        let known = self.shared.asked.get(&key).and_then(|asked| asked.known.clone());
+        let asked = self.shared.asked.get(&key);
+        let inspects = asked.is_some_and(|asked| asked.purpose == Purpose::Inspect);
+        let known = asked.and_then(|asked| asked.known.clone());
         let part = Part { updates, known, after, upto, closes, is_last };
+        if inspects {
+            if is_last {
+                self.shared.asked.remove(&key);
+            }
+            return self.on_inspected(key, &part);
+        }
         match self.shared.state.apply_part(&part) {
             Ok(applied) => self.on_applied(applied),
             Err(refuse) => {
@@ -263,41 +274,7 @@ impl Mesh {
             let round = *round;
             self.shared.partition.handle_synchronised(round, from, self.now);
         }
-        if let Some(comparing) = &mut self.shared.comparing
-            && comparing.waiting.remove(&key)
-        {
-            comparing.peers.insert(from.clone(), Some(Difference { received: asked.received, sent: lacks }));
-            if comparing.waiting.is_empty() {
-                self.end_comparing();
-            }
-        }
-    }
-
-    /// Compares with every node that there is a link to, for an operator.
-    pub(super) fn reconcile(&mut self, requester: Requester) {
-        if self.shared.comparing.is_some() {
-            let what = "the comparison with all nodes, which is under way,".to_owned();
-            return self.answer(requester, Err(crate::core::error::Refusal::Overloaded { what }));
-        }
-        let keys = self.linked();
-        let names = keys.iter().filter_map(|key| Some((self.node_of(key)?, None)));
-        let peers = names.collect();
-        let waiting: BTreeSet<_> = keys.iter().copied().collect();
-        let nobody = waiting.is_empty();
-        self.shared.comparing = Some(Comparing { requester, peers, waiting, since: self.now });
-        for key in keys {
-            self.shared.asked.remove(&key);
-            self.ask_state(key);
-        }
-        if nobody {
-            self.end_comparing();
-        }
-    }
-
-    fn end_comparing(&mut self) {
-        if let Some(Comparing { requester, peers, .. }) = self.shared.comparing.take() {
-            self.answer(requester, Ok(ResponseBody::State(StateAnswer::Reconciled { peers })));
-        }
+        self.note_compared(key, from, Difference { received: asked.received, sent: lacks });
     }
 }
 

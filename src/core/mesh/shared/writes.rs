@@ -53,6 +53,8 @@ pub(in crate::core::mesh) enum Durable {
 pub(in crate::core::mesh) enum By {
     Client(Requester),
     Ticket(Ticket),
+    /// An operator who has keys written anew.
+    Mending,
 }
 
 /// A write that waits until a quorum has it on its disks.
@@ -327,6 +329,10 @@ impl Mesh {
                 match by {
                     By::Client(requester) => self.refuse_for_store(requester, reason),
                     By::Ticket(ticket) => self.shared.queue.handle_not_resolved(&ticket),
+                    By::Mending => {
+                        let (node, reason) = (self.own.clone(), reason.to_owned());
+                        self.on_written_anew(Err(Refusal::StoreFailed { node, reason }));
+                    }
                 }
             }
             Durable::Flush { token, is_repair } => {
@@ -372,6 +378,7 @@ impl Mesh {
                 }
             },
             By::Ticket(ticket) => self.on_ticket_done(&ticket),
+            By::Mending => self.on_written_anew(Ok(())),
         }
     }
 
