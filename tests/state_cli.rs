@@ -184,7 +184,7 @@ fn maps_sets_and_counters_keep_what_was_put_into_them() {
     assert_eq!(done(&node, &["state", "set", "list", "s"]), "x/y\n");
 
     done(&node, &["state", "counter", "add", "hits"]);
-    done(&node, &["state", "counter", "add", "hits", "41"]);
+    done(&node, &["state", "counter", "add", "hits", "41", "--ack", "quorum"]);
     done(&node, &["state", "counter", "add", "hits", "-2"]);
     assert_eq!(done(&node, &["state", "counter", "get", "hits"]), "40\n");
     assert!(fails(&node, &["state", "counter", "get", "none"], 1).contains("nothing was added"));
