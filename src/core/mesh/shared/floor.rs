@@ -71,6 +71,9 @@ pub(super) struct Floors {
     /// Where the collection goes on.
     collecting: Option<Option<Key>>,
     due: Option<Instant>,
+    /// Only those count that are there: what tests break, to see that they would notice.
+    #[cfg(test)]
+    pub(super) of_the_live_view: bool,
 }
 
 impl Floors {
@@ -195,6 +198,7 @@ impl Mesh {
         let all: Option<Vec<_>> = roster
             .members
             .keys()
+            .filter(|node| self.counts(node))
             .map(|node| acks.get(node).filter(|ack| ack.epoch == roster.epoch))
             .map(|ack| ack.map(|ack| Open { beyond: ack.clock.beyond(&collected), ack }))
             .collect();
@@ -223,6 +227,20 @@ impl Mesh {
             self.tell_member_soon(&node.key(), Control::StateFloor { epoch, number, floor, voids, asks });
         }
         self.on_floor(self.key, roster.epoch, number, seen, &voids, asks);
+    }
+
+    /// Whether a member's disk counts for the floor: that of every one does, alive or not.
+    #[cfg(not(test))]
+    #[allow(clippy::unused_self, reason = "tests ask it of a mesh")]
+    fn counts(&self, _node: &NodeId) -> bool {
+        true
+    }
+
+    #[cfg(test)]
+    fn counts(&self, node: &NodeId) -> bool {
+        let known = self.membership.known(&node.key());
+        let is_there = *node == self.own || known.is_some_and(|known| known.status.is_reachable());
+        is_there || !self.shared.floors.of_the_live_view
     }
 
     pub(super) fn on_floor(

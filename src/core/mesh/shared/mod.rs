@@ -18,6 +18,8 @@ mod answers;
 mod bases;
 mod clocks;
 mod disk;
+#[cfg(test)]
+mod flaws;
 mod floor;
 mod repair;
 mod spread;
@@ -32,6 +34,8 @@ use rand::RngExt;
 use self::bases::Bases;
 use self::clocks::Clocks;
 use self::disk::Disk;
+#[cfg(test)]
+pub(crate) use self::flaws::Flaw;
 use self::floor::Floors;
 use self::repair::{Asked, Comparing, Serving};
 pub use self::view::SharedView;
