@@ -436,6 +436,9 @@ pub const STATE_BYTES_MAX: usize = 4 << 30;
 pub const SLOT_BYTES_MAX: usize = 96;
 /// Writes of this node that wait for the disk. One more: refused as overloaded.
 pub const STATE_WRITES_WAITING_MAX: usize = 2048;
+/// How far the number of a floor may be ahead of the last one that a node has reached: one a second for a century.
+/// Further: refused.
+pub const FLOOR_JUMP_MAX: u64 = 1 << 32;
 /// How far the number of a write may be ahead of the last one known of its actor. Further: refused.
 pub const DOT_JUMP_MAX: u64 = 1 << 32;
 /// The shortest and the longest time without a beat, after which a voter counts as not reachable, that may be

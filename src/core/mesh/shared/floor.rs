@@ -87,7 +87,16 @@ impl Floors {
 
     /// Everything that a member with this floor has forgotten the contexts of is here.
     pub(super) fn adopt(&mut self, number: u64) {
-        self.adopted = self.adopted.max(number);
+        if self.is_near(number) {
+            self.adopted = self.adopted.max(number);
+        } else {
+            tracing::warn!(number, "no mesh has reached so many floors: not believed");
+        }
+    }
+
+    /// Whether the number of a floor can be that of one which the mesh has reached.
+    fn is_near(&self, number: u64) -> bool {
+        number <= self.adopted.saturating_add(limits::FLOOR_JUMP_MAX)
     }
 
     /// Another node begins to compute: it knows nothing of what the one before it was told.
@@ -252,6 +261,9 @@ impl Mesh {
         voids: &[DotRange],
         asks: Option<u64>,
     ) {
+        if !self.believes_floor(from, number) {
+            return;
+        }
         if let Some(question) = asks {
             self.shared.floors.heard = Some((question, self.shared.state.clock().clone()));
             if from == self.key {
@@ -285,6 +297,25 @@ impl Mesh {
         }
         self.shared.floors.collected = self.shared.floors.adopted;
         self.shared.floors.adopted = number;
+    }
+
+    /// Whether a floor comes from one that may tell it: as far as this node knows, nobody else holds the lease. A
+    /// number that is far ahead would keep this node from ever taking in another floor.
+    fn believes_floor(&mut self, from: NodeKey, number: u64) -> bool {
+        if from == self.key {
+            return true;
+        }
+        let Some(node) = self.node_of(&from) else {
+            return false;
+        };
+        let votes = self.shared.register.roster().is_some_and(|roster| roster.is_voter(&node));
+        let leads = votes && self.leader().is_none_or(|leader| *leader == node);
+        if leads && self.shared.floors.is_near(number) {
+            return true;
+        }
+        self.shared.refused += 1;
+        tracing::warn!(from = %node, number, "only the holder of the lease tells of floors, one after the other: refused");
+        false
     }
 
     /// Tells a node what is on this one's disk as soon as everything is that this one has seen.

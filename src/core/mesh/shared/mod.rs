@@ -409,6 +409,12 @@ impl Mesh {
         self.refuse_old_tickets();
     }
 
+    /// A number of a process start that no node has reached: it would lock this one out of its own name.
+    pub(super) fn refuse_start(&mut self, from: &NodeId, start: u64) {
+        self.shared.refused += 1;
+        tracing::warn!(%from, start, "an absurd start of this node was told: refused");
+    }
+
     /// A node that knows writes of very many processes which not every member has makes no more of them.
     fn doubt_full_clock(&mut self) {
         let open = self.shared.state.open_actors();
