@@ -8,10 +8,15 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use common::netns::{Net, address, until};
+use bytes::Bytes;
+use common::netns::{Net, RealNode, address, until};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rusqlite::Connection;
 use serde_json::Value;
+use shoal::core::contract::Table;
+use shoal::core::model::{Clock, Dot};
+use shoal::core::state::State;
 
 const NODES: usize = 5;
 
@@ -109,7 +114,7 @@ fn write_everywhere(net: &Net, stop: &AtomicBool, history: &Mutex<Vec<Write>>) {
     });
 }
 
-fn five(net: &Net) -> Vec<common::netns::RealNode<'_>> {
+fn five(net: &Net) -> Vec<RealNode<'_>> {
     let first = net.start(1, &["--bootstrap"]);
     first.until_ready();
     let mut nodes = vec![first];
@@ -122,6 +127,47 @@ fn five(net: &Net) -> Vec<common::netns::RealNode<'_>> {
         members.iter().filter(|member| member["voter"] == true).count() == NODES
     });
     nodes
+}
+
+/// What a node's file holds: the writes that it knows, and every key with the names and values of those that stand.
+type Stored = (Clock, BTreeMap<String, Vec<(Dot, Bytes)>>);
+
+fn stored(net: &Net, node: usize) -> Stored {
+    let mut file = Connection::open(net.path(&format!("node-{node}/shoal.db"))).expect("opened");
+    let moment = file.transaction().expect("read at one moment");
+    let rows = |table: &str| -> Vec<(Bytes, Bytes)> {
+        let mut statement = moment.prepare(&format!("SELECT key, row FROM {table}")).expect("a table");
+        let bytes = |row: &rusqlite::Row<'_>, at| row.get::<_, Vec<u8>>(at).map(Bytes::from);
+        let rows = statement.query_map([], |row| Ok((bytes(row, 0)?, bytes(row, 1)?))).expect("read");
+        rows.map(|row| row.expect("two columns of bytes")).collect()
+    };
+    let mut tables = [(Table::State, rows("state")), (Table::Clock, rows("clock"))].into();
+    let state = State::load(&mut tables);
+    let values = state.keys().map(|(key, state)| {
+        let values = state.values().map(|(sibling, value)| (sibling.dot, value.clone()));
+        (key.to_string(), values.collect::<Vec<_>>())
+    });
+    // Who has forgotten a deletion and who has not hold the same.
+    (state.clock().clone(), values.filter(|(_, values)| !values.is_empty()).collect())
+}
+
+/// What was taken from others goes to the disk a moment later: then all files hold the same, and they do so when the
+/// nodes have ended.
+fn the_files_are_equal(net: &Net, nodes: Vec<RealNode<'_>>) {
+    until("all have it on their disks", || (2..=NODES).all(|n| stored(net, n) == stored(net, 1)));
+    let shown = all_of(net, 1);
+    for node in nodes {
+        assert!(node.stop().success());
+    }
+    let (clock, keys) = stored(net, 1);
+    assert_eq!(
+        keys.keys().collect::<Vec<_>>(),
+        shown.keys().collect::<Vec<_>>(),
+        "it holds what it has shown"
+    );
+    for n in 2..=NODES {
+        assert_eq!(stored(net, n), (clock.clone(), keys.clone()), "the file of node-{n} and that of node-1");
+    }
 }
 
 /// Each client writes its keys in turn and nobody else does: the last write that was made is what must stand, or a
@@ -163,7 +209,7 @@ fn nothing_is_lost(net: &Net, history: &[Write]) {
 #[test]
 fn two_of_five_that_are_cut_off_queue_what_is_written_and_every_ticket_has_its_outcome_afterwards() {
     let net = Net::new(NODES);
-    let _nodes = five(&net);
+    let nodes = five(&net);
     let (stop, history) = (AtomicBool::new(false), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         let _stopping = Stopping(&stop);
@@ -218,6 +264,7 @@ fn two_of_five_that_are_cut_off_queue_what_is_written_and_every_ticket_has_its_o
     let equal = || (2..=NODES).all(|n| all_of(&net, n) == all_of(&net, 1));
     until("all show the same", equal);
     nothing_is_lost(&net, &history);
+    the_files_are_equal(&net, nodes);
 }
 
 /// For how long nodes are killed.
@@ -261,4 +308,5 @@ fn nodes_that_are_killed_by_chance_while_everybody_writes_lose_nothing() {
     assert!(kills >= 5, "{kills} in {KILLING:?}");
     println!("{kills} nodes were killed while {} writes were made", history.len());
     nothing_is_lost(&net, &history);
+    the_files_are_equal(&net, nodes.into_iter().flatten().collect());
 }

@@ -443,6 +443,9 @@ pub const APART_KEYS_MAX: usize = 10_000;
 pub const APART_BYTES_MAX: usize = 64 << 20;
 /// Of those keys so many are named to the operator. More: they are counted.
 pub const APART_KEYS_LISTED_MAX: usize = 100;
+/// How far the number of a floor may be ahead of the last one that a node has reached: one a second for a century.
+/// Further: refused.
+pub const FLOOR_JUMP_MAX: u64 = 1 << 32;
 /// How far the number of a write may be ahead of the last one known of its actor. Further: refused.
 pub const DOT_JUMP_MAX: u64 = 1 << 32;
 /// The shortest and the longest time without a beat, after which a voter counts as not reachable, that may be

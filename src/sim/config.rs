@@ -31,6 +31,9 @@ pub struct Config {
     pub commit_max: Duration,
     /// The share of commits that fail.
     pub commit_failures: f64,
+    /// A rule that no node keeps.
+    #[cfg(test)]
+    pub(super) flaw: Option<crate::core::mesh::Flaw>,
 }
 
 impl Config {
@@ -49,6 +52,8 @@ impl Config {
             partition: PartitionConfig::default(),
             commit_max: Duration::from_millis(5),
             commit_failures: 0.0,
+            #[cfg(test)]
+            flaw: None,
         }
     }
 

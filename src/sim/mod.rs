@@ -19,6 +19,7 @@
 //! - `disks`: disks that fill up, are slow, fail at the worst moment or are older than they say
 //! - `alarm`: an ERROR in the log fails the run
 //! - `report`: what happened, in figures
+//! - `mutations`: the tests of the checkers: meshes whose nodes all break one rule
 //! - `scenario`: a run as a person asks for it, told as text
 //!
 //! It does not model bandwidth, congestion, processing time or disks that lie about durability.
@@ -33,6 +34,8 @@ mod disks;
 mod faults;
 mod ledger;
 mod machine;
+#[cfg(test)]
+mod mutations;
 mod net;
 mod paths;
 mod regions;

@@ -235,6 +235,8 @@ impl World {
             commit_last: now,
             agents: BTreeMap::new(),
         });
+        #[cfg(test)]
+        self.spoil(machine);
         self.drain(machine);
     }
 

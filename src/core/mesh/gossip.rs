@@ -280,7 +280,10 @@ impl Mesh {
     /// store from before one restart begins with the same number as that restart did.
     fn on_start_taken(&mut self, from: &NodeId, start: u64) {
         let own = self.membership.incarnation();
-        if start >= own.start() && start <= own.start().saturating_add(limits::INCARNATION_START_JUMP_MAX) {
+        if start > own.start().saturating_add(limits::INCARNATION_START_JUMP_MAX) {
+            return self.refuse_start(from, start);
+        }
+        if start >= own.start() {
             tracing::warn!(%from, start, "a peer has met another process of this node with this start number");
             self.on_later_start(start);
         }

@@ -32,6 +32,8 @@ use rand_chacha::ChaCha8Rng;
 use self::regions::Regions;
 pub use self::regions::{cross_share, region_keep};
 use self::requests::{Open, Requester};
+#[cfg(test)]
+pub(crate) use self::shared::Flaw;
 pub use self::shared::SharedView;
 use self::shared::{Durable, Shared};
 use self::timers::{Timer, Timers};

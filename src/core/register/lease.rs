@@ -78,6 +78,8 @@ pub(super) struct Lease {
     /// It is no use bidding before.
     not_before: Instant,
     told: LeaseView,
+    #[cfg(test)]
+    bids_from: Instant,
 }
 
 impl Lease {
@@ -112,7 +114,8 @@ impl Register {
     /// Whether this node holds the lease and has renewed it under the present roster.
     pub(super) fn leads(&self, now: Instant) -> bool {
         let held = self.lease.held.as_ref();
-        held.is_some_and(|held| now < held.until && Some(held.base) == self.epoch())
+        let is_renewed = |base| Some(base) == self.epoch() || self.breaks(Rule::RenewBeforeNextChange);
+        held.is_some_and(|held| now < held.until && is_renewed(held.base))
     }
 
     /// Lets end what is over; before anything else at any moment.
@@ -265,7 +268,7 @@ impl Register {
         }
         let granted = self.lease.granted.as_ref().filter(|granted| granted.to != self.own);
         let free = granted.map_or(Instant::ZERO, |granted| granted.until);
-        let lapsed = free.max(self.quiet_until).max(self.lease.not_before);
+        let lapsed = free.max(self.quiet_until).max(self.lease.not_before).max(self.lease.bids_from());
         let in_turn = lapsed + limits::LEASE_RANK_STEP * self.rank()?;
         Some(again.map_or(in_turn, |again| again.max(in_turn)))
     }
@@ -297,8 +300,21 @@ impl Register {
 
 #[cfg(test)]
 impl Lease {
-    /// Bids not before.
+    /// Bids not before, whatever else happens; renews what it holds.
     pub(super) fn bid_from(&mut self, at: Instant) {
         self.not_before = at;
+        self.bids_from = at;
+    }
+
+    fn bids_from(&self) -> Instant {
+        self.bids_from
+    }
+}
+
+#[cfg(not(test))]
+impl Lease {
+    #[allow(clippy::unused_self, reason = "tests ask it of a lease")]
+    fn bids_from(&self) -> Instant {
+        Instant::ZERO
     }
 }

@@ -113,11 +113,15 @@ pub enum RegisterEffect {
 #[cfg_attr(not(test), allow(dead_code, reason = "only tests break rules"))]
 pub(super) enum Rule {
     StoreBeforeGrant,
+    StoreBeforePromise,
     StoreBeforeAccepted,
     RefuseLowerBallot,
     AdoptHighest,
     CountFromSending,
     RecoverBeforeVoting,
+    JoinBeforeVoting,
+    RefuseOlderEpochs,
+    RenewBeforeNextChange,
     GrantNobodyElse,
     QuietAtStart,
     TermsOnlyRise,
@@ -346,7 +350,8 @@ impl Register {
     pub fn may_vote(&self) -> bool {
         let sound = self.durable.sound || self.breaks(Rule::RecoverBeforeVoting);
         let voter = self.durable.roster.as_ref().is_some_and(|roster| roster.is_voter(&self.own));
-        sound && voter && !self.joining && !self.recovery.is_doubting()
+        let joined = !self.joining || self.breaks(Rule::JoinBeforeVoting);
+        sound && voter && joined && !self.recovery.is_doubting()
     }
 
     /// The next thing to be done.
@@ -444,6 +449,11 @@ impl Register {
     /// A number that no earlier process of this node has used.
     fn question(&mut self) -> u64 {
         self.number().wrapping_add(self.life)
+    }
+
+    #[cfg(test)]
+    pub(super) fn break_rule(&mut self, rule: Rule) {
+        self.broken = Some(rule);
     }
 
     #[cfg(test)]

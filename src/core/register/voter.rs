@@ -24,6 +24,9 @@ impl Register {
         let accepted = self.durable.instance.accepted.clone();
         let instance = Instance { promised: Some(ballot.clone()), accepted: accepted.clone() };
         let answer = RegisterMessage::Promise { ballot, accepted };
+        if self.breaks(Rule::StoreBeforePromise) {
+            return self.answer_before_stored(from, instance, answer);
+        }
         self.answer_once_stored(from, instance, answer);
     }
 
@@ -46,9 +49,7 @@ impl Register {
         let instance = Instance { promised: Some(ballot.clone()), accepted };
         let answer = RegisterMessage::Accepted { ballot };
         if self.breaks(Rule::StoreBeforeAccepted) {
-            self.send(from, answer);
-            let next = Durable { instance, ..self.durable.clone() };
-            return self.write(next, Then::Nothing);
+            return self.answer_before_stored(from, instance, answer);
         }
         self.answer_once_stored(from, instance, answer);
     }
@@ -102,7 +103,8 @@ impl Register {
             self.send(from.clone(), RegisterMessage::RosterAsk { have: own });
         }
         let asker_votes = self.durable.roster.as_ref().is_some_and(|roster| roster.is_voter(from));
-        own == Some(base) && asker_votes && self.may_vote()
+        let is_present = own == Some(base) || own > Some(base) && self.breaks(Rule::RefuseOlderEpochs);
+        is_present && asker_votes && self.may_vote()
     }
 
     fn answer_once_stored(&mut self, to: NodeId, instance: Instance, answer: RegisterMessage) {
@@ -111,6 +113,12 @@ impl Register {
         }
         let next = Durable { instance, ..self.durable.clone() };
         self.write(next, Then::Answer(to, Box::new(answer)));
+    }
+
+    /// What must never happen; only tests do it.
+    fn answer_before_stored(&mut self, to: NodeId, instance: Instance, answer: RegisterMessage) {
+        self.send(to, answer);
+        self.write(Durable { instance, ..self.durable.clone() }, Then::Nothing);
     }
 
     fn outbid(&mut self, to: NodeId, ballot: Ballot) {

@@ -79,6 +79,10 @@ impl State {
                 self.check_content(&update.key, sibling)?;
                 actors.add(Dot { actor: sibling.dot.actor, n: 1 });
             }
+            // A write that is named as replaced before it is made could never be taken in.
+            for (actor, _) in update.state.context.iter() {
+                self.check_dot(Dot { actor: *actor, n: update.state.context.max(actor) })?;
+            }
         }
         let unknown = actors.iter().filter(|(actor, _)| self.clock.get(actor).is_none());
         let (settled, open): (Vec<_>, Vec<_>) =

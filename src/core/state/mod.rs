@@ -98,7 +98,7 @@ pub struct State {
 /// A rule that tests break, to see that they would notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(not(test), allow(dead_code, reason = "only tests break rules"))]
-enum Rule {
+pub(super) enum Rule {
     /// A write says nothing of those of its actor before it.
     GapsStayOpen,
     /// A write that is known and does not stand here has been replaced.
@@ -302,6 +302,11 @@ impl State {
     #[must_use]
     pub fn key_of(&self, dot: Dot) -> Option<(&Key, &KeyState)> {
         self.keys.get_key_value(self.at(dot)?)
+    }
+
+    #[cfg(test)]
+    pub(super) fn break_rule(&mut self, rule: Rule) {
+        self.broken = Some(rule);
     }
 
     #[cfg(test)]

@@ -303,6 +303,8 @@ impl Mesh {
             && self.is_full_mesh()
             && self.membership.live_count() < limits::FULL_MESH_NODES_MAX / 2
         {
+            self.shared.refused += 1;
+            tracing::warn!(%from, voter = %beat.voter, "it speaks for another voter: its beat is refused");
             return;
         }
         let is_voter = self.shared.register.roster().is_some_and(|roster| roster.is_voter(&beat.voter));

@@ -71,6 +71,9 @@ pub(super) struct Floors {
     /// Where the collection goes on.
     collecting: Option<Option<Key>>,
     due: Option<Instant>,
+    /// Only those count that are there: what tests break, to see that they would notice.
+    #[cfg(test)]
+    pub(super) of_the_live_view: bool,
 }
 
 impl Floors {
@@ -84,7 +87,16 @@ impl Floors {
 
     /// Everything that a member with this floor has forgotten the contexts of is here.
     pub(super) fn adopt(&mut self, number: u64) {
-        self.adopted = self.adopted.max(number);
+        if self.is_near(number) {
+            self.adopted = self.adopted.max(number);
+        } else {
+            tracing::warn!(number, "no mesh has reached so many floors: not believed");
+        }
+    }
+
+    /// Whether the number of a floor can be that of one which the mesh has reached.
+    fn is_near(&self, number: u64) -> bool {
+        number <= self.adopted.saturating_add(limits::FLOOR_JUMP_MAX)
     }
 
     /// Another node begins to compute: it knows nothing of what the one before it was told.
@@ -195,6 +207,7 @@ impl Mesh {
         let all: Option<Vec<_>> = roster
             .members
             .keys()
+            .filter(|node| self.counts(node))
             .map(|node| acks.get(node).filter(|ack| ack.epoch == roster.epoch))
             .map(|ack| ack.map(|ack| Open { beyond: ack.clock.beyond(&collected), ack }))
             .collect();
@@ -225,6 +238,20 @@ impl Mesh {
         self.on_floor(self.key, roster.epoch, number, seen, &voids, asks);
     }
 
+    /// Whether a member's disk counts for the floor: that of every one does, alive or not.
+    #[cfg(not(test))]
+    #[allow(clippy::unused_self, reason = "tests ask it of a mesh")]
+    fn counts(&self, _node: &NodeId) -> bool {
+        true
+    }
+
+    #[cfg(test)]
+    fn counts(&self, node: &NodeId) -> bool {
+        let known = self.membership.known(&node.key());
+        let is_there = *node == self.own || known.is_some_and(|known| known.status.is_reachable());
+        is_there || !self.shared.floors.of_the_live_view
+    }
+
     pub(super) fn on_floor(
         &mut self,
         from: NodeKey,
@@ -234,6 +261,9 @@ impl Mesh {
         voids: &[DotRange],
         asks: Option<u64>,
     ) {
+        if !self.believes_floor(from, number) {
+            return;
+        }
         if let Some(question) = asks {
             self.shared.floors.heard = Some((question, self.shared.state.clock().clone()));
             if from == self.key {
@@ -267,6 +297,25 @@ impl Mesh {
         }
         self.shared.floors.collected = self.shared.floors.adopted;
         self.shared.floors.adopted = number;
+    }
+
+    /// Whether a floor comes from one that may tell it: as far as this node knows, nobody else holds the lease. A
+    /// number that is far ahead would keep this node from ever taking in another floor.
+    fn believes_floor(&mut self, from: NodeKey, number: u64) -> bool {
+        if from == self.key {
+            return true;
+        }
+        let Some(node) = self.node_of(&from) else {
+            return false;
+        };
+        let votes = self.shared.register.roster().is_some_and(|roster| roster.is_voter(&node));
+        let leads = votes && self.leader().is_none_or(|leader| *leader == node);
+        if leads && self.shared.floors.is_near(number) {
+            return true;
+        }
+        self.shared.refused += 1;
+        tracing::warn!(from = %node, number, "only the holder of the lease tells of floors, one after the other: refused");
+        false
     }
 
     /// Tells a node what is on this one's disk as soon as everything is that this one has seen.

@@ -19,6 +19,8 @@ mod answers;
 mod bases;
 mod clocks;
 mod disk;
+#[cfg(test)]
+mod flaws;
 mod floor;
 mod mend;
 mod reconcile;
@@ -35,6 +37,8 @@ use rand::RngExt;
 use self::bases::Bases;
 use self::clocks::Clocks;
 use self::disk::Disk;
+#[cfg(test)]
+pub(crate) use self::flaws::Flaw;
 use self::floor::Floors;
 use self::mend::Mending;
 use self::reconcile::Comparing;
@@ -415,6 +419,12 @@ impl Mesh {
         self.shared.synchronised = false;
         self.shared.register.handle_old_store(self.now);
         self.refuse_old_tickets();
+    }
+
+    /// A number of a process start that no node has reached: it would lock this one out of its own name.
+    pub(super) fn refuse_start(&mut self, from: &NodeId, start: u64) {
+        self.shared.refused += 1;
+        tracing::warn!(%from, start, "an absurd start of this node was told: refused");
     }
 
     /// A node that knows writes of very many processes which not every member has makes no more of them.

@@ -5,9 +5,13 @@
 //! equally fast: the clock of `a` is slow and that of `c` fast, within the bound. Writes are committed at
 //! any later moment.
 //!
-//! Two meshes are walked: in one, `a` and `b` change the roster at the same time (without a lease, so that they
-//! meet); in the other they bid for the lease. Each rule of the register is then broken, one at a time, and the walk
-//! must find a run in which it matters.
+//! Three meshes are walked: in one, `a` and `b` change the roster at the same time (without a lease, so that they
+//! meet); in another they bid for the lease; in the third, `a` is the only voter at first, holds the lease and makes
+//! voters of `b` and `c`, one after the other, while `b` bids as soon as it votes. Each rule of the register is then
+//! broken, one at a time, and the walk must find a run in which it matters.
+//!
+//! The disk of `c` may also be replaced by an old copy of itself. Only peers can tell, so it joins first, as every
+//! process does, and by the end of that it has been told.
 //!
 //! A quick test of the whole rules ends after [`STATES_QUICK`] states, those with the fewest steps first. With
 //! `SHOAL_REGISTER_WIDE=1` there is no such end, and more is begun, crashed and ticked.
@@ -33,6 +37,7 @@ const RATES: [u64; 3] = [991, 1000, 1009];
 enum Subject {
     Chain,
     Lease,
+    Growth,
 }
 
 /// What is walked, and which rule is broken.
@@ -44,6 +49,7 @@ struct Walk {
     begins: [u8; 2],
     crashes: u8,
     losses: u8,
+    restores: u8,
     ticks: u8,
     tick_ms: u64,
 }
@@ -61,6 +67,9 @@ struct Mesh {
     ticks: u8,
     crashes: u8,
     losses: u8,
+    restores: u8,
+    /// The disk of `c` is an old copy, and nothing on it says so yet.
+    is_old: bool,
     begun: [u8; 2],
     lives: u64,
     /// Who held which term, ever.
@@ -117,13 +126,16 @@ enum Step {
     Commit,
     Crash,
     Lose,
+    Restore,
+    /// `c` has joined, and was told meanwhile that its disk is an old one.
+    Told,
     /// `a` or `b` begins an attempt or a bid.
     Begin(usize),
     Tick,
 }
 
 /// What only saves time is lost in every run: who is refused or behind finds out without it. So is the lease where
-/// the chain is walked.
+/// the chain is walked. Where the mesh grows, its new voters must hear of it.
 fn matters(message: &RegisterMessage, subject: Subject) -> bool {
     let of_lease = matches!(
         message,
@@ -131,8 +143,10 @@ fn matters(message: &RegisterMessage, subject: Subject) -> bool {
             | RegisterMessage::LeaseGrant { .. }
             | RegisterMessage::LeaseRefuse { .. }
     );
-    if of_lease && subject == Subject::Chain {
-        return false;
+    match subject {
+        Subject::Chain if of_lease => return false,
+        Subject::Growth if matches!(message, RegisterMessage::Learn { .. }) => return true,
+        Subject::Chain | Subject::Lease | Subject::Growth => {}
     }
     !matches!(
         message,
@@ -193,6 +207,7 @@ impl Mesh {
         self.registers[at] = open(NAMES[at], &self.disks[at], store, self.lives, now);
         self.registers[at].broken = broken;
         self.registers[at].lease.bid_from(NEVER);
+        self.registers[at].set_joining(self.is_old, now);
         self.collect(at);
     }
 }
@@ -212,9 +227,27 @@ impl Walk {
                 register.lease.bid_from(Instant::ZERO);
                 register.handle_timeout(now);
             }
+            Subject::Growth => {
+                register.lease.bid_from(Instant::ZERO);
+                register.handle_timeout(now);
+            }
         }
         register.lease.bid_from(NEVER);
         mesh.collect(at);
+        if self.subject == Subject::Growth && at == 0 {
+            let register = &mut mesh.registers[at];
+            register.propose(RosterChange::put(node("b"), voter()), now);
+            register.propose(RosterChange::put(node("c"), voter()), now);
+            mesh.collect(at);
+        }
+    }
+
+    /// The roster at the beginning.
+    fn roster(&self) -> Roster {
+        match self.subject {
+            Subject::Chain | Subject::Lease => roster(&NAMES, &[]),
+            Subject::Growth => roster(&NAMES[..1], &NAMES[1..]),
+        }
     }
 }
 
@@ -223,8 +256,7 @@ impl Model for Walk {
     type Action = Step;
 
     fn init_states(&self) -> Vec<Mesh> {
-        let roster = roster(&NAMES, &[]);
-        let disks = vec![disk(&roster); 3];
+        let disks = vec![disk(&self.roster()); 3];
         let open_one = |at: usize| {
             let start = Instant::from_nanos(5_000 * RATES[at] * 1000);
             let mut register = open(NAMES[at], &disks[at], StoreState::Whole, 1000 * (at as u64 + 1), start);
@@ -242,6 +274,8 @@ impl Model for Walk {
             ticks: 0,
             crashes: 0,
             losses: 0,
+            restores: 0,
+            is_old: false,
             begun: [0; 2],
             lives: 1_000_000,
             holders: BTreeMap::new(),
@@ -259,6 +293,12 @@ impl Model for Walk {
         }
         if mesh.losses < self.losses {
             steps.push(Step::Lose);
+        }
+        if mesh.restores < self.restores {
+            steps.push(Step::Restore);
+        }
+        if mesh.registers[2].joining {
+            steps.push(Step::Told);
         }
         if mesh.ticks < self.ticks {
             steps.push(Step::Tick);
@@ -278,6 +318,7 @@ impl Model for Walk {
             Step::Commit => {
                 let (token, changes) = next.write.take()?;
                 apply(&mut next.disks[2], changes);
+                next.is_old &= next.disks[2].contains_key(b"sound".as_slice());
                 let now = next.now(2);
                 next.registers[2].handle_committed(token, now);
                 next.collect(2);
@@ -291,6 +332,19 @@ impl Model for Walk {
                 // It keeps the roster, as if it had been told already: one step less to walk.
                 next.disks[2].retain(|key, _| key.as_ref() == b"roster");
                 next.restart(StoreState::Doubtful, self.broken);
+            }
+            Step::Restore => {
+                next.restores += 1;
+                next.is_old = true;
+                next.disks[2] = disk(&self.roster());
+                next.restart(StoreState::Whole, self.broken);
+            }
+            Step::Told => {
+                let now = next.now(2);
+                next.registers[2].handle_old_store(now);
+                next.registers[2].lease.bid_from(NEVER);
+                next.registers[2].set_joining(false, now);
+                next.collect(2);
             }
             Step::Begin(at) => {
                 next.begun[at] += 1;
@@ -322,6 +376,7 @@ impl Model for Walk {
             Property::always("no two leases at once", |_, mesh: &Mesh| !mesh.two_leases),
             Property::sometimes(COMES, |walk, mesh: &Mesh| match walk.subject {
                 Subject::Chain => !mesh.successors.is_empty(),
+                Subject::Growth => mesh.successors.len() == 2,
                 Subject::Lease => !mesh.holders.is_empty(),
             }),
         ]
@@ -335,6 +390,7 @@ fn chain() -> Walk {
         begins: [1; 2],
         crashes: 1,
         losses: 0,
+        restores: 0,
         ticks: 0,
         tick_ms: 0,
     }
@@ -347,9 +403,14 @@ fn lease() -> Walk {
         begins: [1; 2],
         crashes: 1,
         losses: 0,
+        restores: 0,
         ticks: 2,
         tick_ms: 600,
     }
+}
+
+fn growth() -> Walk {
+    Walk { subject: Subject::Growth, crashes: 0, ticks: 0, ..lease() }
 }
 
 /// Walks it and says how many different states there were and which properties were found broken.
@@ -405,14 +466,44 @@ fn no_run_with_a_lost_store_gives_a_term_two_holders_or_two_leases_at_once() {
 }
 
 #[test]
+fn no_run_with_an_old_store_gives_a_roster_two_successors() {
+    let (states, broken) = walk(Walk { crashes: wide(), restores: 1, ticks: 2, tick_ms: 600, ..chain() });
+    assert_eq!(broken, [""; 0]);
+    assert!(states > 1000, "{states} states are no walk");
+}
+
+#[test]
+fn no_run_with_an_old_store_gives_a_term_two_holders_or_two_leases_at_once() {
+    let (states, broken) = walk(Walk { crashes: wide(), restores: 1, ticks: 2 + wide(), ..lease() });
+    assert_eq!(broken, [""; 0]);
+    assert!(states > 1000, "{states} states are no walk");
+}
+
+#[test]
+fn no_run_in_which_voters_are_added_one_after_the_other_gives_two_leases_at_once() {
+    let (states, broken) = walk(Walk { begins: [1, 2], crashes: 1, ticks: 2 + wide(), ..growth() });
+    assert_eq!(broken, [""; 0]);
+    assert!(states > 1000, "{states} states are no walk");
+}
+
+#[test]
 fn every_rule_of_the_chain_that_is_broken_is_found_by_a_walk() {
     let calm = Walk { crashes: 0, ..chain() };
     let lost = Walk { losses: 1, ..calm.clone() };
     let found = "one successor an epoch";
+    expect_found(Rule::StoreBeforePromise, chain(), found);
     expect_found(Rule::StoreBeforeAccepted, chain(), found);
+    expect_found(Rule::RefuseOlderEpochs, calm.clone(), found);
     expect_found(Rule::RefuseLowerBallot, calm.clone(), found);
     expect_found(Rule::AdoptHighest, calm, found);
     expect_found(Rule::RecoverBeforeVoting, lost, found);
+}
+
+#[test]
+fn a_voter_with_an_old_store_that_votes_before_it_has_joined_is_found_by_a_walk() {
+    let restored = |walk| Walk { crashes: 0, restores: 1, ..walk };
+    expect_found(Rule::JoinBeforeVoting, restored(chain()), "one successor an epoch");
+    expect_found(Rule::JoinBeforeVoting, restored(lease()), "one holder a term");
 }
 
 #[test]
@@ -421,6 +512,7 @@ fn every_rule_of_the_lease_that_is_broken_is_found_by_a_walk() {
     let calm = Walk { crashes: 0, ..lease() };
     expect_found(Rule::RecoverBeforeVoting, Walk { losses: 1, ..calm.clone() }, holders);
     expect_found(Rule::StoreBeforeGrant, lease(), holders);
+    expect_found(Rule::RenewBeforeNextChange, growth(), leases);
     expect_found(Rule::TermsOnlyRise, calm.clone(), holders);
     expect_found(Rule::CountFromSending, Walk { begins: [2; 2], ..calm.clone() }, leases);
     expect_found(Rule::GrantNobodyElse, Walk { begins: [2; 2], ..calm }, leases);
