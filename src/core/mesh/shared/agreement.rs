@@ -145,6 +145,12 @@ impl Mesh {
         matches!(self.shared.register.lease(self.now), LeaseView::Mine { .. })
     }
 
+    /// Whether whoever gives orders has told so with its last beat: nobody else can have taken over since.
+    pub(super) fn hears_the_leader(&self) -> bool {
+        let between_beats = self.shared.config.detection_timeout / 4;
+        self.shared.leader.as_ref().is_some_and(|(_, heard)| self.now.since(*heard) <= between_beats * 3 / 2)
+    }
+
     /// Who gives orders, as far as was heard of late.
     pub(super) fn leader(&self) -> Option<&NodeId> {
         let (node, heard) = self.shared.leader.as_ref()?;

@@ -313,6 +313,10 @@ impl Mesh {
         if leads && self.shared.floors.is_near(number) {
             return true;
         }
+        if votes && !leads && !self.hears_the_leader() {
+            // It may well have taken the lease over a moment ago: it tells of the floor again soon.
+            return false;
+        }
         self.shared.refused += 1;
         tracing::warn!(from = %node, number, "only the holder of the lease tells of floors, one after the other: refused");
         false
