@@ -56,7 +56,7 @@ enum Step {
 }
 
 impl Mesh {
-    /// Inspects every node that there is a link to, and writes anew what has come apart.
+    /// Inspects every member that there is a link to, and writes anew what has come apart.
     pub(super) fn mend(&mut self, requester: Requester) {
         if self.shared.mending.is_some() {
             let what = "the inspection of all nodes, which is under way,".to_owned();
@@ -65,7 +65,9 @@ impl Mesh {
         if let Err(refusal) = self.may_mend() {
             return self.answer(requester, Err(refusal));
         }
-        let left = self.linked();
+        let mut left = self.linked();
+        // Of a node that is no member, nobody knows what it lacks.
+        left.retain(|key| self.is_member(key));
         let peers = left.iter().filter_map(|key| Some((self.node_of(key)?, None))).collect();
         self.shared.mending = Some(Mending {
             requester,
