@@ -11,8 +11,8 @@
 //!   It builds without the rest (`--no-default-features`).
 //! - [`sim`]: drives the very same core under virtual time over a simulated network, from one seed.
 //! - `node`: the shell around the core, and the only code that awaits, sleeps, reads or writes: the loop
-//!   (`driver`), connections (`transport`), disk (`store`), agents (`runtime`), and the path of messages
-//!   (`dispatch`), which takes no core step at all.
+//!   (`driver`), connections (`transport`), disk (`store`), agents (`runtime`: built in, processes, WebAssembly
+//!   components with the feature `wasm`), and the path of messages (`dispatch`), which takes no core step at all.
 //! - `api`: HTTP on top of `node::Handle`, with types of its own.
 //! - `cli`: the command line; a client of the API, except for the command that runs a node.
 //!

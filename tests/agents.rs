@@ -138,7 +138,8 @@ type Reports = mpsc::UnboundedReceiver<(AgentName, u64, AgentReport)>;
 fn runtime(directory: &Path, keeper: &str) -> (Runtime, Reports) {
     let (tell, reports) = mpsc::unbounded_channel();
     let node = NodeId::new("node-1").expect("valid");
-    let config = RuntimeConfig { node, keeper: keeper.into(), directory: directory.to_owned() };
+    let modules = directory.join("modules");
+    let config = RuntimeConfig { node, keeper: keeper.into(), directory: directory.to_owned(), modules };
     (Runtime::new(config, move |agent, run, report| drop(tell.send((agent, run, report)))), reports)
 }
 

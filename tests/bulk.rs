@@ -10,7 +10,9 @@ use shoal::core::error::Refused;
 use shoal::core::ids::{Incarnation, LinkId, NodeKey, ProcessId};
 use shoal::core::limits;
 use shoal::core::model::Hello;
-use shoal::core::wire::{self, Control, MemberEntry, MemberEntryState, RequestBody};
+use shoal::core::wire::{
+    self, Control, MemberEntry, MemberEntryState, ModulePart, RequestBody, ResponseBody,
+};
 use shoal::node::certs::Ca;
 use shoal::node::clock;
 
@@ -72,6 +74,20 @@ async fn a_large_list_goes_beside_the_link_in_either_direction_and_arrives_as_th
 
     let bytes = one.peer(here).stats().udp_tx.bytes;
     assert!(bytes < 40_000, "the link itself carried {bytes} bytes beside 3 lists of over 100 KiB");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_of_a_module_goes_beside_the_link() {
+    let ca = new_ca("test");
+    let (one, here, mut two, there) = linked(&ca).await;
+    let bytes = vec![7; limits::MODULE_PART_BYTES];
+    let part = ModulePart { total_bytes: bytes.len() as u64, bytes: bytes.into() };
+    let part = Control::Response { id: 1, result: Ok(ResponseBody::ModulePart(part)) };
+    one.transport.send_control(here, &part);
+    assert_eq!(next_control(&mut two).await, (there, part));
+    assert_eq!(one.peer(here).has_bulk(), (true, false));
+    let sent = one.peer(here).stats().udp_tx.bytes;
+    assert!(sent < 40_000, "the link itself carried {sent} bytes");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -49,7 +49,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("node::config", &["GROUND"]),
     ("node::discovery", &["GROUND", "node::clock"]),
     ("node::events", &["GROUND", "node::clock"]),
-    ("node::runtime", &["GROUND"]),
+    ("node::runtime", &["GROUND", "node::clock"]),
     ("node::crash_point", &[]),
     ("node::store", &["GROUND", "node::clock", "node::crash_point"]),
     ("node::telemetry", &["node::config"]),

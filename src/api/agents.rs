@@ -21,7 +21,7 @@ use super::types::{Agent, AgentInfo, AgentRef, Deploy, Logs};
 use crate::core::error::{Refusal, SendError};
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
-use crate::core::model::{AgentSpec, AgentState, AgentView};
+use crate::core::model::{AgentSource, AgentSpec, AgentState, AgentView};
 use crate::core::wire::{RequestBody, ResponseBody};
 
 /// Lines of a log when the client does not say.
@@ -60,7 +60,11 @@ pub(super) async fn deploy(
     State(api): State<Arc<Api>>,
     Json(Deploy { name, node, source }): Json<Deploy>,
 ) -> Result<Response, Problem> {
-    let spec = AgentSpec { name: name.clone(), source: source.into() };
+    let mut spec = AgentSpec { name: name.clone(), source: source.into() };
+    if let AgentSource::Wasm(source) = &mut spec.source {
+        // Where the module was uploaded, most likely.
+        source.origin = Some(api.node.own().clone());
+    }
     spec.check().map_err(Problem::bad_request)?;
     let node = node.unwrap_or_else(|| api.node.own().clone());
     let started = api.node.request(node.clone(), RequestBody::Deploy { spec }).await;

@@ -18,6 +18,7 @@ mod health;
 mod history;
 mod listen;
 mod messages;
+mod modules;
 mod problem;
 mod read;
 mod roster;
@@ -84,6 +85,8 @@ struct Api {
     node: Handle,
     metrics: PrometheusHandle,
     watchers: Arc<Semaphore>,
+    /// Modules that may be uploaded at this moment.
+    uploads: Semaphore,
     counters: Counters,
     closing: CancellationToken,
 }
@@ -133,6 +136,7 @@ pub async fn serve(
         node,
         metrics,
         watchers: Arc::new(Semaphore::new(limits::API_WATCHERS_MAX)),
+        uploads: Semaphore::new(limits::MODULE_UPLOADS_MAX),
         closing: closing.clone(),
     });
     let router = router(api).layer(from_fn_with_state(Guard::new(address, token), guard));
@@ -164,6 +168,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/certificates/crl", post(certificates::offer))
         .route("/v1/agents", post(agents::deploy))
         .route("/v1/agents/{name}", delete(agents::stop))
+        .route("/v1/modules", post(modules::put))
         .route("/v1/policies/{*prefix}", put(state::set_policy).delete(state::drop_policy))
         .route("/v1/cluster/roster", post(roster::set))
         .route("/v1/cluster/remove", post(roster::remove))
@@ -181,6 +186,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/agents", get(agents::list))
         .route("/v1/agents/{name}", get(agents::info))
         .route("/v1/agents/{name}/logs", get(agents::logs))
+        .route("/v1/modules", get(modules::list))
         .route("/v1/messages", post(messages::send))
         .route("/v1/state", get(state::list))
         .route("/v1/state/{*key}", get(state::get).put(state::put).delete(state::delete))

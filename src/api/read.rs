@@ -28,7 +28,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Json<T> {
             let detail = "the body must be JSON: send the header `content-type: application/json`";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", detail));
         }
-        let reading = read_body(request);
+        let reading = read_body(request, limits::API_BODY_BYTES_MAX);
         let Ok(body) = tokio::time::timeout(limits::API_READ_DEADLINE, reading).await else {
             let detail = format!("the body did not arrive within {} s", limits::API_READ_DEADLINE.as_secs());
             return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", detail));
@@ -43,16 +43,17 @@ fn is_json(request: &Request) -> bool {
     media_type.eq_ignore_ascii_case("application/json")
 }
 
-async fn read_body(request: Request) -> Result<Bytes, Problem> {
+/// The whole body, of at most so many bytes.
+pub(super) async fn read_body(request: Request, bytes_max: usize) -> Result<Bytes, Problem> {
     let too_large = || {
-        let detail = format!("the body has more than {} bytes", limits::API_BODY_BYTES_MAX);
+        let detail = format!("the body has more than {bytes_max} bytes");
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
     };
     let body = request.into_body();
-    if body.size_hint().lower() > limits::API_BODY_BYTES_MAX as u64 {
+    if body.size_hint().lower() > bytes_max as u64 {
         return Err(too_large());
     }
-    match Limited::new(body, limits::API_BODY_BYTES_MAX).collect().await {
+    match Limited::new(body, bytes_max).collect().await {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
         Err(error) => Err(Problem::bad_request(format!("the body could not be read: {error}"))),

@@ -5,6 +5,7 @@
 mod certificates;
 mod facts;
 mod history;
+mod modules;
 mod roster;
 mod state;
 
@@ -24,6 +25,7 @@ pub use self::certificates::{
 };
 pub use self::facts::{Arrival, Authority, Facts, Link, NetworkPath, NodeReport, ShownCertificate};
 pub use self::history::{Finding, Found, History, HistoryEntry};
+pub use self::modules::{Grants, InstanceLife, Module, WasmSource};
 pub use self::roster::{
     Cut, Difference, Inspected, Mended, NodeMode, Partition, Reconcile, Reconciled, Remove, Resolve,
     ResolveStrategy, Roster, RosterMember, SetRoster, Side, SilentNode,
@@ -321,6 +323,8 @@ pub enum Source {
         #[serde(default)]
         args: Vec<String>,
     },
+    /// A WebAssembly component.
+    Wasm(WasmSource),
 }
 
 /// How a process agent is spoken to.
@@ -511,6 +515,7 @@ impl From<Source> for AgentSource {
                 };
                 Self::Process { protocol, command, args }
             }
+            Source::Wasm(source) => Self::Wasm(source.into()),
         }
     }
 }
@@ -526,6 +531,7 @@ impl From<AgentSource> for Source {
                 };
                 Self::Process { protocol, command, args }
             }
+            AgentSource::Wasm(source) => Self::Wasm(source.into()),
         }
     }
 }

@@ -5,7 +5,7 @@ use clap::{Args, Subcommand};
 use super::client::Connection;
 use super::print::{self, Table};
 use super::{Failure, Shown, client_of};
-use crate::api::types::{Agent, AgentInfo, AgentRef, Logs, Protocol, Source};
+use crate::api::types::{Agent, AgentInfo, AgentRef, InstanceLife, Logs, Protocol, Source, WasmSource};
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
 
@@ -137,7 +137,26 @@ fn describe(source: &Source) -> (&'static str, String) {
             let words: Vec<_> = std::iter::once(command).chain(args).map(|word| quoted(word)).collect();
             (kind, words.join(" "))
         }
+        Source::Wasm(source) => ("wasm", describe_wasm(source)),
     }
+}
+
+/// Only what is not as usual, beside the module.
+fn describe_wasm(source: &WasmSource) -> String {
+    let WasmSource { module, instance, grants, memory_bytes, fuel } = source;
+    let mut words = vec![module.to_string()];
+    if *instance == InstanceLife::PerMessage {
+        words.push("--instance per-message".to_owned());
+    }
+    if *memory_bytes != limits::WASM_MEMORY_BYTES_DEFAULT {
+        words.push(format!("--memory-bytes {memory_bytes}"));
+    }
+    if *fuel != limits::WASM_FUEL_DEFAULT {
+        words.push(format!("--fuel {fuel}"));
+    }
+    words.extend(grants.state.iter().map(|prefix| format!("--grant-state {}", quoted(prefix))));
+    words.extend(grants.addresses.iter().map(|address| format!("--grant-address {address}")));
+    words.join(" ")
 }
 
 /// In quotes where a reader could not tell one word from two.

@@ -29,6 +29,10 @@ pub(super) const ANSWER_DEADLINE: Duration = limits::REQUEST_DEADLINE.saturating
 /// A stream of events is never silent for longer.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
+/// The media type of what most requests carry, and that of a module.
+const JSON: &str = "application/json";
+const OCTETS: &str = "application/octet-stream";
+
 /// Where a command looks for a node when it is not told.
 const API_DEFAULT: &str = "http://127.0.0.1:8080";
 
@@ -150,6 +154,19 @@ impl Client {
         self.exchange(Method::POST, path, body.into(), within).await
     }
 
+    /// `POST path` with a body of bytes; the answer may take as long as `within`.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub(super) async fn upload<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: Bytes,
+        within: Duration,
+    ) -> Result<T, Failure> {
+        self.exchange_typed(Method::POST, path, (body, OCTETS), within).await
+    }
+
     /// `PUT path` with a body.
     ///
     /// # Errors
@@ -164,6 +181,16 @@ impl Client {
         method: Method,
         path: &str,
         body: Bytes,
+        within: Duration,
+    ) -> Result<T, Failure> {
+        self.exchange_typed(method, path, (body, JSON), within).await
+    }
+
+    async fn exchange_typed<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: (Bytes, &'static str),
         within: Duration,
     ) -> Result<T, Failure> {
         let exchange = async {
@@ -185,12 +212,17 @@ impl Client {
     /// # Errors
     /// [`Failure`].
     pub(super) async fn events(&self, path: &str) -> Result<Events, Failure> {
-        let response = self.send(Method::GET, path, Bytes::new()).await?;
+        let response = self.send(Method::GET, path, (Bytes::new(), JSON)).await?;
         Ok(Events { body: response.into_body(), read: Vec::new(), authority: self.authority.clone() })
     }
 
     /// Sends a request; an answer that is an error becomes a [`Failure`].
-    async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, Failure> {
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: (Bytes, &'static str),
+    ) -> Result<Response<Incoming>, Failure> {
         let connecting = TcpStream::connect((self.host.as_str(), self.port));
         let stream = match timeout(CONNECT_DEADLINE, connecting).await {
             Ok(Ok(stream)) => stream,
@@ -207,7 +239,12 @@ impl Client {
         if response.status().is_success() { Ok(response) } else { Err(self.refused(response).await) }
     }
 
-    fn request(&self, method: Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, Failure> {
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        (body, media_type): (Bytes, &'static str),
+    ) -> Result<Request<Full<Bytes>>, Failure> {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
@@ -215,7 +252,7 @@ impl Client {
             .header(ACCEPT, "application/json, text/event-stream")
             .header(USER_AGENT, concat!("shoal/", env!("CARGO_PKG_VERSION")));
         if !body.is_empty() {
-            request = request.header(CONTENT_TYPE, "application/json");
+            request = request.header(CONTENT_TYPE, media_type);
         }
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, token);

@@ -1,7 +1,10 @@
 //! `shoal deploy`: starts an agent on a node, which keeps it until it is stopped.
 
+mod wasm;
+
 use clap::{Args, ValueEnum};
 
+use self::wasm::WasmArgs;
 use super::client::{ANSWER_DEADLINE, Connection};
 use super::{Failure, Shown, client_of, print};
 use crate::api::types::{AgentRef, Deploy, Protocol, Source};
@@ -12,10 +15,11 @@ use crate::core::ids::{AgentName, NodeId};
 #[command(after_help = "Examples:
   shoal deploy echo --name echo
   shoal deploy ./upper.py --name upper --target-node node-2
-  shoal deploy python3 --name web --kind http -- serve.py --verbose")]
+  shoal deploy python3 --name web --kind http -- serve.py --verbose
+  shoal deploy notes.wasm --name notes --kind wasm --grant-state notes/ --target-node node-3")]
 pub(crate) struct DeployArgs {
-    /// `echo` or `native:echo` for the built-in agent; else an executable on the node's machine: a path,
-    /// or a name that the node looks up in its PATH
+    /// `echo` or `native:echo` for the built-in agent; with `--kind wasm` a WebAssembly component on this
+    /// machine; else an executable on the node's machine: a path, or a name that the node looks up in its PATH
     source: String,
     /// Name of the agent; messages are addressed to it
     #[arg(long)]
@@ -23,12 +27,14 @@ pub(crate) struct DeployArgs {
     /// Node that runs it [default: the node that is asked]
     #[arg(long, value_name = "NODE")]
     target_node: Option<NodeId>,
-    /// How an executable is spoken to [default: stdio]
+    /// How an executable is spoken to, or that it is a component [default: stdio]
     #[arg(long, value_enum)]
     kind: Option<Kind>,
     /// Arguments for the executable
     #[arg(last = true, value_name = "ARGS")]
     args: Vec<String>,
+    #[command(flatten)]
+    wasm: WasmArgs,
     #[command(flatten)]
     shown: Shown,
     #[command(flatten)]
@@ -41,12 +47,17 @@ enum Kind {
     Stdio,
     /// HTTP on loopback, at the port in the environment variable PORT
     Http,
+    /// A WebAssembly component of the world in wit/agent.wit
+    Wasm,
 }
 
 /// Waits until the agent takes messages.
 pub(super) async fn run(args: DeployArgs) -> Result<(), Failure> {
-    let source = source(&args)?;
     let client = client_of(&args.connection)?;
+    let source = match local_source(&args)? {
+        Some(source) => source,
+        None => wasm::source(&client, &args.source, &args.wasm).await?,
+    };
     let deploy = Deploy { name: args.name, node: args.target_node, source };
     let deployed: AgentRef = client.post("/v1/agents", &deploy, ANSWER_DEADLINE).await?;
     print::show(args.shown.output, &deployed, |deployed| {
@@ -54,20 +65,31 @@ pub(super) async fn run(args: DeployArgs) -> Result<(), Failure> {
     })
 }
 
-fn source(args: &DeployArgs) -> Result<Source, Failure> {
+/// What the agent is made of, unless it is a component that is to be uploaded first.
+fn local_source(args: &DeployArgs) -> Result<Option<Source>, Failure> {
+    if args.kind == Some(Kind::Wasm) {
+        if !args.args.is_empty() {
+            return Err(Failure::Usage("a WASM agent takes no arguments".to_owned()));
+        }
+        return Ok(None);
+    }
+    if args.wasm.is_given() {
+        let why = "--instance, --memory-bytes, --fuel and the grants are for --kind wasm";
+        return Err(Failure::Usage(why.to_owned()));
+    }
     let builtin = if args.source == "echo" { Some("echo") } else { args.source.strip_prefix("native:") };
     if let Some(builtin) = builtin {
         if args.kind.is_some() || !args.args.is_empty() {
             let why = format!("{} is built in: it takes neither --kind nor arguments", args.source);
             return Err(Failure::Usage(why));
         }
-        return Ok(Source::Native { builtin: builtin.to_owned() });
+        return Ok(Some(Source::Native { builtin: builtin.to_owned() }));
     }
     let protocol = match args.kind {
         Some(Kind::Http) => Protocol::Http,
-        Some(Kind::Stdio) | None => Protocol::Stdio,
+        Some(Kind::Stdio | Kind::Wasm) | None => Protocol::Stdio,
     };
-    Ok(Source::Process { protocol, command: command(&args.source)?, args: args.args.clone() })
+    Ok(Some(Source::Process { protocol, command: command(&args.source)?, args: args.args.clone() }))
 }
 
 /// A path is meant from here, wherever the node runs; a bare name is the node's to look up.
@@ -95,7 +117,8 @@ mod tests {
 
     fn source_of(line: &str) -> Result<Source, Failure> {
         let words = std::iter::once("deploy").chain(line.split(' '));
-        source(&Deployed::try_parse_from(words).expect("parses").args)
+        let source = local_source(&Deployed::try_parse_from(words).expect("parses").args)?;
+        Ok(source.expect("not a component"))
     }
 
     fn process(protocol: Protocol, command: &str, args: &[&str]) -> Source {
@@ -118,8 +141,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_built_in_agent_would_ignore_is_bad_usage() {
-        for line in ["echo --name a --kind http", "native:echo --name a -- x"] {
+    fn what_the_kind_of_agent_would_ignore_is_bad_usage() {
+        for line in [
+            "echo --name a --kind http",
+            "native:echo --name a -- x",
+            "echo --name a --fuel 7",
+            "./upper.py --name a --grant-state notes/",
+            "upper.wasm --name a --kind wasm -- x",
+        ] {
             assert_eq!(source_of(line).expect_err(line).exit_code(), 2);
         }
     }

@@ -19,13 +19,16 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Refusal, Refused};
-use super::ids::{AgentName, CaKeyId, LinkId, MeshId, MeshName, NodeId, PersistNo, ProcessId, RequestId};
+use super::ids::{
+    AgentName, CaKeyId, LinkId, MeshId, MeshName, ModuleId, NodeId, PersistNo, ProcessId, RequestId,
+};
 use super::model::{
     Action, AgentSpec, AgentView, CrossRegion, Event, Finding, Hello, Load, MemberView, Mode, NodeCard,
     Overrides, PartitionConfig, PartitionView, Profile,
 };
 use super::wire::{
-    AgentStats, Control, HistoryPage, HistoryQuery, NodeFacts, RequestBody, ResponseBody, StateChange,
+    AgentStats, Control, HistoryPage, HistoryQuery, ModulePart, NodeFacts, RequestBody, ResponseBody,
+    StateChange,
 };
 
 mod changes;
@@ -428,6 +431,13 @@ pub enum NodeQuery {
     Facts,
     /// A part of its history.
     History(HistoryQuery),
+    /// A part of a WASM module that it keeps.
+    ModulePart {
+        /// Which module.
+        module: ModuleId,
+        /// From which byte on.
+        offset: u64,
+    },
 }
 
 /// The shell's answer.
@@ -437,6 +447,8 @@ pub enum NodeAnswer {
     Facts(Box<NodeFacts>),
     /// To [`NodeQuery::History`].
     History(HistoryPage),
+    /// To [`NodeQuery::ModulePart`].
+    ModulePart(ModulePart),
 }
 
 /// What a mesh is made from.

@@ -307,6 +307,66 @@ pub struct RequestId(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PersistNo(pub u64);
 
+/// Names a WASM module: the SHA-256 of its bytes. As text, 64 hexadecimal digits in lower case.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ModuleId([u8; 32]);
+
+impl ModuleId {
+    /// The name of these bytes.
+    #[must_use]
+    pub fn of(module: &[u8]) -> Self {
+        Self(Sha256::digest(module).into())
+    }
+}
+
+impl fmt::Display for ModuleId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for ModuleId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for ModuleId {
+    type Err = NotAModuleId;
+    fn from_str(text: &str) -> Result<Self, NotAModuleId> {
+        let digits = text.as_bytes();
+        let is_digit = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        if digits.len() != 64 || !digits.iter().all(is_digit) {
+            return Err(NotAModuleId);
+        }
+        let mut bytes = [0; 32];
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
+            let value = |digit: u8| (digit as char).to_digit(16).unwrap_or_default() as u8;
+            *byte = value(pair[0]) << 4 | value(pair[1]);
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl TryFrom<String> for ModuleId {
+    type Error = NotAModuleId;
+    fn try_from(text: String) -> Result<Self, NotAModuleId> {
+        text.parse()
+    }
+}
+
+impl From<ModuleId> for String {
+    fn from(id: ModuleId) -> Self {
+        id.to_string()
+    }
+}
+
+/// A text does not name a module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a module is named by its SHA-256: 64 hexadecimal digits in lower case")]
+pub struct NotAModuleId;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+mod wasm;
+
+pub use wasm::*;
+
 /// Bytes of a node id. Longer: refused where it is parsed.
 pub const NODE_ID_BYTES_MAX: usize = 128;
 /// Bytes of an agent's name. Longer: refused where it is parsed.

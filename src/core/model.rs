@@ -23,6 +23,7 @@ mod replica;
 mod roster;
 mod sides;
 mod tickets;
+mod wasm;
 
 pub use decisions::{Action, Condition, ConditionError, Decision};
 pub use dots::{Actor, Clock, Dot, DotRange, Span};
@@ -36,6 +37,7 @@ pub use replica::{Hlc, KeyState, KeyUpdate, Sibling, Slot, Writer, check_key};
 pub use roster::{Epoch, Roster, Seat};
 pub use sides::{Cut, Side, Sides, SilentNode};
 pub use tickets::{Outcome, Ticket, TicketError, TicketState, TicketView};
+pub use wasm::{Grants, InstanceLife, WasmSource};
 
 /// What a node says about itself; it travels in the hello and as the record `_owned/<node>/node`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -195,16 +197,19 @@ pub enum AgentSource {
         /// Its arguments.
         args: Vec<String>,
     },
+    /// A WebAssembly component.
+    Wasm(WasmSource),
 }
 
 impl AgentSource {
-    /// The word that users see: `native`, `stdio` or `http`.
+    /// The word that users see: `native`, `stdio`, `http` or `wasm`.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Native { .. } => "native",
             Self::Process { protocol: ProcessProtocol::Stdio, .. } => "stdio",
             Self::Process { protocol: ProcessProtocol::Http, .. } => "http",
+            Self::Wasm(_) => "wasm",
         }
     }
 }
@@ -246,6 +251,7 @@ impl AgentSpec {
                 }
                 Ok(())
             }
+            AgentSource::Wasm(source) => source.check(),
         }
     }
 }

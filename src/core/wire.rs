@@ -35,7 +35,7 @@ pub use facts::{
     QueueFacts,
 };
 pub use history::{HistoryEntry, HistoryPage, HistoryQuery, Recorded};
-pub use requests::{RequestBody, ResponseBody};
+pub use requests::{ModulePart, RequestBody, ResponseBody};
 pub use shape::check;
 pub use state::{
     Ack, Beat, Difference, Inspected, Seen, SharedSummary, SiblingValue, StateAnswer, StateChange,
@@ -421,6 +421,7 @@ impl Body for Control {
             Self::Response { result: Ok(ResponseBody::Facts(facts)), .. } => facts.check(),
             Self::Response { result: Ok(ResponseBody::History(page)), .. } => page.check(),
             Self::Response { result: Ok(ResponseBody::State(answer)), .. } => answer.check(),
+            Self::Response { result: Ok(ResponseBody::ModulePart(part)), .. } => part.check(),
             Self::State(delta) => delta.check(),
             Self::StatePart(part) => part.check(),
             Self::StateAsk { clock, .. } => clock.beyond.check(),

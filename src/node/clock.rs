@@ -56,6 +56,14 @@ pub fn random_bytes<const N: usize>() -> [u8; N] {
     bytes
 }
 
+/// Fills with bytes from the system's generator.
+///
+/// # Panics
+/// As [`random_bytes`].
+pub fn fill_random(bytes: &mut [u8]) {
+    getrandom::fill(bytes).expect("the operating system gives randomness");
+}
+
 /// A random id (UUID version 4).
 #[must_use]
 pub fn random_id() -> Uuid {

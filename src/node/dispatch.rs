@@ -548,7 +548,12 @@ mod tests {
     #[tokio::test]
     async fn an_agent_beyond_the_configured_latency_is_refused_with_the_distance_unless_its_node_is_named() {
         let (core, mut wishes) = mpsc::channel(8);
-        let config = RuntimeConfig { node: node("own"), keeper: "/none".into(), directory: "/none".into() };
+        let config = RuntimeConfig {
+            node: node("own"),
+            keeper: "/none".into(),
+            directory: "/none".into(),
+            modules: "/none".into(),
+        };
         let dispatcher = Dispatcher::new(node("own"), Runtime::new(config, |_, _, _| {}), core);
         let far = Instance {
             node: node("far"),

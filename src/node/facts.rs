@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use super::clock;
 use super::driver::Shared;
+use super::runtime::Runtime;
 use super::store::History;
 use super::transport::{Transport, TransportFacts};
 use crate::core::contract::{Input, NodeAnswer, NodeQuery, View};
@@ -69,6 +70,7 @@ pub(super) struct Witness {
     pub(super) core: mpsc::WeakSender<Input>,
     pub(super) shared: Arc<Shared>,
     pub(super) transport: Transport,
+    pub(super) runtime: Runtime,
     pub(super) history: History,
     pub(super) lateness: Arc<Lateness>,
     pub(super) profile: Profile,
@@ -102,6 +104,9 @@ impl Witness {
             NodeQuery::History(query) => {
                 let page = self.history.read(&query).map_err(|error| error.to_string())?;
                 Ok(NodeAnswer::History(page))
+            }
+            NodeQuery::ModulePart { module, offset } => {
+                self.runtime.module_part(&module, offset).map(NodeAnswer::ModulePart)
             }
         }
     }

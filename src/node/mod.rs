@@ -19,6 +19,7 @@ mod facts;
 pub mod identity;
 mod load;
 pub mod runtime;
+mod shares;
 pub mod store;
 pub mod telemetry;
 pub mod transport;
@@ -42,14 +43,15 @@ use self::driver::{Driver, End, Shared};
 use self::events::{Events, Subscription};
 use self::facts::{Lateness, Witness};
 use self::identity::{IdentityState, Keeper, KeeperHandle, Loaded, OfferError, Offered, Places};
-use self::runtime::{Runtime, RuntimeConfig};
+use self::runtime::{KeptModule, Runtime, RuntimeConfig};
+use self::shares::Shares;
 use self::store::{NodeKeys, Opened, Outcome, Store, StoreError};
 use self::transport::join::Door;
 use self::transport::tls::{NodeIdentity, TlsError};
 use self::transport::{Congestion, Peer, PeerCertificate, Transport, TransportConfig, TransportError};
 use crate::core::contract::{Boot, Effect, Input, Output, Remembered, StartMode, View};
 use crate::core::error::{Refusal, SendError};
-use crate::core::ids::{LinkId, MeshId, MeshName, NodeId, ProcessId};
+use crate::core::ids::{LinkId, MeshId, MeshName, ModuleId, NodeId, ProcessId};
 use crate::core::limits;
 use crate::core::mesh::Mesh;
 use crate::core::model::{Answer, Message, NodeCard, Overrides};
@@ -124,6 +126,7 @@ pub struct Handle {
     core: mpsc::Sender<Input>,
     shared: Arc<Shared>,
     dispatcher: Dispatcher,
+    runtime: Runtime,
     transport: Transport,
     identity: KeeperHandle,
     policy: Arc<PolicyCommand>,
@@ -160,8 +163,12 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
     });
     check_mesh(config, &remembered)?;
     let (report, reports) = mpsc::unbounded_channel();
-    let runtime =
-        RuntimeConfig { node: config.node.id.clone(), keeper, directory: agents_directory(config)? };
+    let runtime = RuntimeConfig {
+        node: config.node.id.clone(),
+        keeper,
+        directory: agents_directory(config)?,
+        modules: config.node.data_dir.join("modules"),
+    };
     let runtime = Runtime::new(runtime, move |agent, run, what| {
         // The driver is gone only when the node is.
         let _ = report.send(Input::Agent { agent, run, report: what });
@@ -192,6 +199,11 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
     let mut mesh = Mesh::with_state(boot(advertised.clone()), state, clock.now());
     let outputs: Vec<_> = std::iter::from_fn(|| mesh.poll_output()).collect();
     let shared = Arc::new(Shared::new(mesh.view()));
+    runtime.set_commons(Arc::new(Shares {
+        own: config.node.id.clone(),
+        core: core.clone(),
+        shared: Arc::clone(&shared),
+    }));
     let discovery = start_discovery(config, mesh_name.clone(), advertised, &core, &shared)?;
     let transport = Transport::open(
         transport_config(config, &keys, identity, door),
@@ -207,6 +219,7 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
         core: core.downgrade(),
         shared: Arc::clone(&shared),
         transport: transport.clone(),
+        runtime: runtime.clone(),
         history: store.history(),
         lateness: Arc::new(Lateness::default()),
         profile: config.cluster.profile,
@@ -222,7 +235,7 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
         store,
         witness,
         transport: transport.clone(),
-        runtime,
+        runtime: runtime.clone(),
         identity: identity.clone(),
         dispatcher: dispatcher.clone(),
         discovery,
@@ -246,8 +259,17 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
         turns: Semaphore::new(limits::POLICIES_AT_ONCE_MAX),
     };
     let policy = Arc::new(policy);
-    let handle =
-        Handle { own, core, shared, dispatcher, transport, identity, policy, started: Instant::now() };
+    let handle = Handle {
+        own,
+        core,
+        shared,
+        dispatcher,
+        runtime,
+        transport,
+        identity,
+        policy,
+        started: Instant::now(),
+    };
     Ok(Node { handle, driver: tokio::spawn(driver.run()) })
 }
 
@@ -545,6 +567,22 @@ impl Handle {
     /// [`Refusal`].
     pub async fn request(&self, node: NodeId, body: RequestBody) -> Result<ResponseBody, Refusal> {
         self.shared.request(&self.core, node, body).await
+    }
+
+    /// Keeps a WASM module on this node, if it is a component that can be an agent.
+    ///
+    /// # Errors
+    /// What is wrong with it, in one sentence; it is not kept.
+    pub async fn put_module(&self, bytes: bytes::Bytes) -> Result<ModuleId, String> {
+        self.runtime.put_module(bytes).await
+    }
+
+    /// The WASM modules on this node, each with whether an agent of it uses it.
+    ///
+    /// # Errors
+    /// What the disk said, in one sentence.
+    pub async fn modules(&self) -> Result<Vec<(KeptModule, bool)>, String> {
+        self.runtime.modules().await
     }
 
     /// Sends a message and waits for the answer.

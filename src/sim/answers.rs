@@ -12,6 +12,10 @@ impl World {
                 NodeAnswer::Facts(Box::new(NodeFacts { version: "0.0.0".to_owned(), ..NodeFacts::default() }))
             }
             NodeQuery::History(_) => NodeAnswer::History(HistoryPage::default()),
+            NodeQuery::ModulePart { .. } => {
+                let answer = Err("there are no modules in a simulation".to_owned());
+                return self.input_soon(machine, Input::NodeAnswer { question, answer });
+            }
         };
         self.input_soon(machine, Input::NodeAnswer { question, answer: Ok(answer) });
     }

@@ -202,7 +202,8 @@ impl World {
                 | RequestBody::AgentLogs { .. }
                 | RequestBody::Facts
                 | RequestBody::History { .. }
-                | RequestBody::State(_) => Duration::ZERO,
+                | RequestBody::State(_)
+                | RequestBody::ModulePart { .. } => Duration::ZERO,
             };
             self.now.since(*at) > limits::REQUEST_DEADLINE + more + REPLY_SLACK
         };

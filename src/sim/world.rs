@@ -492,7 +492,7 @@ impl World {
     fn start_agent(&mut self, machine: usize, spec: AgentSpec, run: u64) {
         let agent = spec.name.clone();
         let command = match &spec.source {
-            AgentSource::Native { .. } => "",
+            AgentSource::Native { .. } | AgentSource::Wasm(_) => "",
             AgentSource::Process { command, .. } => command.as_str(),
         };
         let (fails, ends) = (command == "fails", command == "ends");

@@ -56,7 +56,8 @@ impl Mesh {
             | RequestBody::AgentLogs { .. }
             | RequestBody::Facts
             | RequestBody::History { .. }
-            | RequestBody::State(_) => limits::REQUEST_DEADLINE,
+            | RequestBody::State(_)
+            | RequestBody::ModulePart { .. } => limits::REQUEST_DEADLINE,
         };
         let id = self.next_number();
         self.requests.insert(id, Open { requester: request, node, deadline });
@@ -93,6 +94,9 @@ impl Mesh {
             RequestBody::State(request) => self.on_state_request(requester, request),
             RequestBody::Facts => self.ask_node(requester, NodeQuery::Facts),
             RequestBody::History { query } => self.ask_node(requester, NodeQuery::History(query)),
+            RequestBody::ModulePart { module, offset } => {
+                self.ask_node(requester, NodeQuery::ModulePart { module, offset });
+            }
             RequestBody::Leave { drain_ms } => {
                 let drain = Duration::from_millis(drain_ms).min(limits::DEADLINE_MAX);
                 // What the mesh shared goes with it; nothing is stored behind this.
@@ -149,6 +153,7 @@ impl Mesh {
         let result = match answer {
             Ok(NodeAnswer::Facts(facts)) => Ok(ResponseBody::Facts(facts)),
             Ok(NodeAnswer::History(page)) => Ok(ResponseBody::History(page)),
+            Ok(NodeAnswer::ModulePart(part)) => Ok(ResponseBody::ModulePart(part)),
             Err(reason) => Err(Refusal::NoAnswer { node: self.own.clone(), reason }),
         };
         self.answer(requester, result);

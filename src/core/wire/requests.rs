@@ -1,9 +1,11 @@
 //! What nodes ask of each other, and what they answer.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{AgentStats, HistoryPage, HistoryQuery, NodeFacts, StateAnswer, StateRequest};
-use crate::core::ids::AgentName;
+use crate::core::ids::{AgentName, ModuleId};
+use crate::core::limits;
 use crate::core::model::AgentSpec;
 
 /// What one node may ask another to do.
@@ -48,6 +50,13 @@ pub enum RequestBody {
     },
     /// Something about the state, the roster or the mode.
     State(StateRequest),
+    /// A part of a WASM module.
+    ModulePart {
+        /// Which module.
+        module: ModuleId,
+        /// From which byte on.
+        offset: u64,
+    },
 }
 
 /// What a request brings.
@@ -74,4 +83,31 @@ pub enum ResponseBody {
     History(HistoryPage),
     /// About the state, the roster or the mode.
     State(StateAnswer),
+    /// A part of a WASM module.
+    ModulePart(ModulePart),
+}
+
+/// Some bytes of a WASM module.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModulePart {
+    /// How many bytes the module has.
+    pub total_bytes: u64,
+    /// Those from the offset that was asked for; at most [`MODULE_PART_BYTES`](limits::MODULE_PART_BYTES).
+    pub bytes: Bytes,
+}
+
+impl ModulePart {
+    /// Checks the bounds of a part that came from elsewhere.
+    ///
+    /// # Errors
+    /// The rule that is broken.
+    pub fn check(&self) -> Result<(), &'static str> {
+        if self.total_bytes > limits::MODULE_BYTES_MAX as u64 {
+            return Err("the module is too large");
+        }
+        if self.bytes.len() > limits::MODULE_PART_BYTES {
+            return Err("the part of the module is too large");
+        }
+        Ok(())
+    }
 }

@@ -8,7 +8,7 @@ use super::{Control, FrameKind, RequestBody, ResponseBody, check};
 use super::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN};
 use crate::core::error::Refusal;
 use crate::core::ids::NodeId;
-use crate::core::model::Hello;
+use crate::core::model::{AgentSource, Hello};
 
 /// The protocol versions that a node speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,13 +121,14 @@ impl RequestBody {
     #[must_use]
     pub fn since_version(&self) -> u8 {
         match self {
+            Self::Deploy { spec } if matches!(spec.source, AgentSource::Wasm(_)) => 2,
             Self::Ping
             | Self::Deploy { .. }
             | Self::StopAgent { .. }
             | Self::AgentInfo { .. }
             | Self::AgentLogs { .. }
             | Self::Leave { .. } => 1,
-            Self::Facts | Self::History { .. } | Self::State(_) => 2,
+            Self::Facts | Self::History { .. } | Self::State(_) | Self::ModulePart { .. } => 2,
         }
     }
 }
@@ -137,8 +138,9 @@ impl ResponseBody {
     #[must_use]
     pub fn since_version(&self) -> u8 {
         match self {
+            Self::AgentInfo { spec, .. } if matches!(spec.source, AgentSource::Wasm(_)) => 2,
             Self::Done | Self::AgentInfo { .. } | Self::Lines { .. } => 1,
-            Self::Facts(_) | Self::History(_) | Self::State(_) => 2,
+            Self::Facts(_) | Self::History(_) | Self::State(_) | Self::ModulePart(_) => 2,
         }
     }
 }

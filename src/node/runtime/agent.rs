@@ -12,9 +12,9 @@ use uuid::Uuid;
 
 use super::log::{Log, shown};
 use super::mailbox::{Known, Mailbox, Over, Phase, Refused, Tracking};
-use super::{Delivery, Finish};
+use super::{Delivery, Finish, wasm};
 use crate::core::error::SendError;
-use crate::core::ids::{AgentName, NodeId};
+use crate::core::ids::{AgentName, ModuleId, NodeId};
 use crate::core::limits;
 use crate::core::model::{AgentSource, Answer, ProcessProtocol};
 use crate::core::wire::AgentStats;
@@ -37,6 +37,8 @@ pub(super) struct Run {
     pub(super) intake: Intake,
     /// How long it may drain, once it is asked to stop.
     pub(super) stop: watch::Sender<Option<Duration>>,
+    /// The module that it is made of.
+    pub(super) module: Option<ModuleId>,
     pid: AtomicU32,
     since: OnceLock<Instant>,
 }
@@ -60,9 +62,16 @@ impl Run {
             AgentSource::Process { protocol: ProcessProtocol::Http, .. } => {
                 Intake::Mailbox(Box::new(Mailbox::new(Tracking::All, limits::AGENT_HTTP_REQUESTS_MAX)))
             }
+            AgentSource::Wasm(source) => {
+                Intake::Mailbox(Box::new(Mailbox::new(Tracking::All, wasm::window_of(source))))
+            }
         };
         let stop = watch::Sender::new(None);
-        Self { number, intake, stop, pid: AtomicU32::new(0), since: OnceLock::new() }
+        let module = match source {
+            AgentSource::Wasm(source) => Some(source.module),
+            AgentSource::Native { .. } | AgentSource::Process { .. } => None,
+        };
+        Self { number, intake, stop, module, pid: AtomicU32::new(0), since: OnceLock::new() }
     }
 
     pub(super) fn phase(&self) -> Phase {

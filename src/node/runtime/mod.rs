@@ -1,5 +1,5 @@
-//! Runs agents. One behaviour seen from outside, several kinds inside: `native` (built in) and
-//! `process` (an executable, spoken to in JSON lines or HTTP).
+//! Runs agents. One behaviour seen from outside, several kinds inside: `native` (built in), `process` (an
+//! executable, spoken to in JSON lines or HTTP) and `wasm` (a WebAssembly component).
 //!
 //! An agent has *runs*, numbered by who starts them. A run begins with [`Runtime::start`] and ends with one
 //! report, [`AgentReport::Ended`] or [`AgentReport::Stopped`], before which [`AgentReport::Running`] comes at
@@ -19,6 +19,11 @@ mod mailbox;
 mod process;
 mod protocol;
 mod stdio;
+#[cfg(feature = "wasm")]
+mod wasm;
+#[cfg(not(feature = "wasm"))]
+#[path = "wasm_absent.rs"]
+mod wasm;
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
@@ -27,21 +32,23 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, watch};
 
-use self::agent::{Agent, Run};
+use self::agent::{Agent, Intake, Run};
 use self::launch::Process;
-use self::mailbox::Phase;
+use self::mailbox::{Mailbox, Phase};
+pub use self::wasm::Kept as KeptModule;
+use self::wasm::Wasm;
 use crate::core::contract::AgentReport;
-use crate::core::error::SendError;
-use crate::core::ids::{AgentName, NodeId};
+use crate::core::error::{Refusal, SendError};
+use crate::core::ids::{AgentName, ModuleId, NodeId};
 use crate::core::limits;
 use crate::core::model::{AgentSource, AgentSpec, Answer, Message, Performative};
-use crate::core::wire::AgentStats;
+use crate::core::wire::{AgentStats, ModulePart, StateAnswer, StateRequest};
 
 /// Takes what became of a message, exactly once. Runs on whatever task finishes the message, so it
 /// must not block.
@@ -101,6 +108,24 @@ pub trait Outlet: Send + Sync + 'static {
     fn ask(&self, draft: Draft) -> Pin<Box<dyn Future<Output = Result<Answer, SendError>> + Send>>;
 }
 
+/// What the nodes of a mesh have in common, as WASM agents need it; the node offers it.
+pub trait Commons: Send + Sync + 'static {
+    /// Asks this node about the state, or to write it.
+    fn state(
+        &self,
+        request: StateRequest,
+    ) -> Pin<Box<dyn Future<Output = Result<StateAnswer, Refusal>> + Send>>;
+    /// The other nodes that can be asked now, the nearest first.
+    fn peers(&self) -> Vec<NodeId>;
+    /// Asks another node for a part of a module.
+    fn module_part(
+        &self,
+        node: NodeId,
+        module: ModuleId,
+        offset: u64,
+    ) -> Pin<Box<dyn Future<Output = Result<ModulePart, Refusal>> + Send>>;
+}
+
 /// What the runtime must know.
 #[derive(Debug, Clone)]
 pub struct RuntimeConfig {
@@ -110,6 +135,8 @@ pub struct RuntimeConfig {
     pub keeper: PathBuf,
     /// The working directory of process agents. It must exist; agents share it.
     pub directory: PathBuf,
+    /// Where the modules of WASM agents are kept. It is made when the first comes in.
+    pub modules: PathBuf,
 }
 
 /// Takes reports: which agent, which run, what. Must not block.
@@ -124,6 +151,8 @@ struct Ground {
     config: RuntimeConfig,
     reports: Reports,
     outlet: OnceLock<Arc<dyn Outlet>>,
+    commons: OnceLock<Arc<dyn Commons>>,
+    wasm: Wasm,
     agents: ArcSwap<HashMap<AgentName, Arc<Agent>>>,
     /// Held while `agents`, or the run of one, is exchanged; never over an await.
     changing: Mutex<()>,
@@ -159,10 +188,12 @@ impl Runtime {
         let kept =
             ENVIRONMENT.iter().filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?)));
         let environment = kept.chain([("PATH".into(), path.clone())]).collect();
-        Self(Arc::new(Ground {
+        let ground = Arc::new(Ground {
+            wasm: Wasm::new(config.modules.clone()),
             config,
             reports: Box::new(reports),
             outlet: OnceLock::new(),
+            commons: OnceLock::new(),
             agents: ArcSwap::default(),
             changing: Mutex::new(()),
             live: watch::Sender::new(0),
@@ -172,12 +203,54 @@ impl Runtime {
             environment,
             path,
             tokio: tokio::runtime::Handle::current(),
-        }))
+        });
+        tokio::spawn(sweep(Arc::downgrade(&ground)));
+        Self(ground)
     }
 
     /// Lets agents send. Until then they are told that the node does not carry messages yet. Only the first call counts.
     pub fn set_outlet(&self, outlet: Arc<dyn Outlet>) {
         let _ = self.0.outlet.set(outlet);
+    }
+
+    /// Lets WASM agents use the state, and modules come from peers. Only the first call counts.
+    pub fn set_commons(&self, commons: Arc<dyn Commons>) {
+        let _ = self.0.commons.set(commons);
+    }
+
+    /// Takes in a WASM module and keeps it, if it is a component that can be an agent.
+    ///
+    /// # Errors
+    /// What is wrong with it, in one sentence; it is not kept.
+    pub async fn put_module(&self, bytes: bytes::Bytes) -> Result<ModuleId, String> {
+        self.0.wasm.put(bytes).await
+    }
+
+    /// A part of a module of this node. May block on the disk.
+    ///
+    /// # Errors
+    /// Why there is none, in one sentence.
+    pub fn module_part(&self, module: &ModuleId, offset: u64) -> Result<ModulePart, String> {
+        self.0.wasm.part(module, offset)
+    }
+
+    /// The modules of this node, each with whether an agent of it uses it.
+    ///
+    /// # Errors
+    /// What the disk said, in one sentence.
+    pub async fn modules(&self) -> Result<Vec<(KeptModule, bool)>, String> {
+        let kept = self.0.wasm.list().await?;
+        let in_use = self.0.modules_in_use();
+        let told = |kept: KeptModule| {
+            let is_used = in_use.contains(&kept.module);
+            (kept, is_used)
+        };
+        Ok(kept.into_iter().map(told).collect())
+    }
+
+    /// Removes the modules that no agent uses and that were not touched for `unused_max`, as the node does now and then.
+    pub async fn collect_modules(&self, unused_max: Duration) {
+        self.0.wasm.collect(self.0.modules_in_use(), unused_max).await;
     }
 
     /// Starts a run of an agent, and returns at once. The run's reports tell what comes of it; also when it
@@ -277,7 +350,30 @@ impl fmt::Debug for Runtime {
     }
 }
 
+/// Looks for modules that nobody uses. Agents that come back with their node are there long before the first look.
+async fn sweep(ground: Weak<Ground>) {
+    let mut pause = limits::MODULE_UNUSED_MAX;
+    loop {
+        tokio::time::sleep(pause).await;
+        let Some(ground) = ground.upgrade() else { return };
+        ground.wasm.collect(ground.modules_in_use(), limits::MODULE_UNUSED_MAX).await;
+        pause = limits::MODULE_SWEEP_INTERVAL;
+    }
+}
+
+/// The mailbox of a run that has one: see [`Run::new`].
+fn mailbox_of(run: &Run) -> &Mailbox {
+    match &run.intake {
+        Intake::Mailbox(mailbox) => mailbox,
+        Intake::Echo(_) => unreachable!("only runs with a mailbox have tasks that take from it"),
+    }
+}
+
 impl Ground {
+    fn modules_in_use(&self) -> HashSet<ModuleId> {
+        self.agents.load().values().filter_map(|agent| agent.run.load().module).collect()
+    }
+
     fn report(&self, agent: &AgentName, run: u64, report: AgentReport) {
         match &report {
             AgentReport::Ended { reason } => tracing::warn!(%agent, run, reason, "agent ended"),
@@ -335,6 +431,7 @@ async fn live(mut guard: RunGuard, source: AgentSource) {
         AgentSource::Process { protocol, command, args } => {
             process::supervise(&ground, &agent, &run, Process { protocol, command, args }).await
         }
+        AgentSource::Wasm(source) => wasm::supervise(&ground, &agent, &run, source).await,
     };
     guard.reason = match &report {
         AgentReport::Ended { reason } => reason.clone(),

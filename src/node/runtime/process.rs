@@ -17,13 +17,13 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::agent::{Agent, Intake, Run};
+use super::agent::{Agent, Run};
 use super::keeper::{self, KeeperLine, Kept, Report};
 use super::launch::{Launched, Port, Process, launch};
 use super::lines::{Line, Lines};
 use super::log::Log;
 use super::mailbox::{Mailbox, Phase};
-use super::{Ground, http, stdio};
+use super::{Ground, http, mailbox_of, stdio};
 use crate::core::contract::AgentReport;
 use crate::core::limits;
 use crate::core::model::ProcessProtocol;
@@ -359,14 +359,6 @@ impl Supervision {
             Stage::Starting { .. } | Stage::Running => how,
         };
         ended(with_log(reason, &self.agent.log, self.log_mark))
-    }
-}
-
-/// A process agent's run has a mailbox: see [`Run::new`].
-fn mailbox_of(run: &Run) -> &Mailbox {
-    match &run.intake {
-        Intake::Mailbox(mailbox) => mailbox,
-        Intake::Echo(_) => unreachable!("only runs of processes are supervised"),
     }
 }
 

@@ -8,8 +8,8 @@
 //! down with its link.
 //!
 //! The core does not know of it: frames come in as the link's. They may overtake, and be overtaken by, those
-//! on the link's control stream. Only frames that allow it go this way: lists and records, which carry
-//! versions, are idempotent, and are asked for again where one is missing. For the same reason frames that
+//! on the link's control stream. Only frames that allow it go this way: lists, records and parts of modules, which
+//! carry versions or answer a question, are idempotent, and are asked for again where one is missing. For the same reason frames that
 //! are under way when the connection breaks are not sent again; what cannot be sent here goes over the
 //! link, and is counted.
 //!
@@ -29,7 +29,7 @@ use super::framing::{FrameReader, FrameWriter, SendFailure};
 use super::peer::Peer;
 use super::reading::{Lane, read_frames};
 use crate::core::limits;
-use crate::core::wire::{self, Control};
+use crate::core::wire::{self, Control, ResponseBody};
 
 /// What both sides may say when a bulk connection is no longer needed.
 const DONE: VarInt = VarInt::from_u32(0);
@@ -72,12 +72,13 @@ impl Bulk {
         Self { version, outgoing: Mutex::new(Outgoing::Closed), incoming: Mutex::new(None) }
     }
 
-    /// Whether a frame may leave the order of the control stream. Those that may are versioned lists; all
-    /// others are small.
+    /// Whether a frame may leave the order of the control stream. Those that may are versioned lists, and parts of
+    /// modules, which their asker puts in order; all others are small.
     pub(super) fn may_carry(&self, frame: &Control) -> bool {
         let is_list =
             matches!(frame, Control::Members { .. } | Control::OwnedDigest { .. } | Control::Owned { .. });
-        self.version >= wire::BULK_SINCE && is_list
+        let is_part = matches!(frame, Control::Response { result: Ok(ResponseBody::ModulePart(_)), .. });
+        self.version >= wire::BULK_SINCE && (is_list || is_part)
     }
 
     /// The protocol version of its frames.
