@@ -14,7 +14,7 @@ use crate::core::error::{Refusal, SendError};
 use crate::core::limits;
 use crate::core::model::{Address, Performative, WasmSource};
 use crate::core::wire::{Ack, StateAnswer, StateRequest};
-use crate::node::clock as system;
+use crate::node::clock::{fill_random, unix_ms};
 use crate::node::runtime::agent::Agent;
 use crate::node::runtime::{Commons, Draft, Ground, Outlet, protocol};
 
@@ -223,7 +223,7 @@ impl log::Host for Host {
 impl clock::Host for Host {
     async fn unix_ms(&mut self) -> wasmtime::Result<u64> {
         self.count()?;
-        Ok(system::unix_ms())
+        Ok(unix_ms())
     }
 
     async fn monotonic_ns(&mut self) -> wasmtime::Result<u64> {
@@ -239,7 +239,7 @@ impl random::Host for Host {
             return Err(Stop::Random { wanted: count }.into());
         }
         let mut bytes = vec![0; count as usize];
-        system::fill_random(&mut bytes);
+        fill_random(&mut bytes);
         Ok(bytes)
     }
 }
