@@ -79,6 +79,10 @@ impl World {
         self.machines[machine].mishaps.crashes_after_commit = true;
     }
 
+    pub(super) fn spare_after_commit(&mut self, machine: usize) {
+        self.machines[machine].mishaps.crashes_after_commit = false;
+    }
+
     pub(super) fn fill_disk(&mut self, machine: usize, full: bool) {
         self.machines[machine].mishaps.is_full = full;
     }

@@ -14,7 +14,7 @@ use crate::core::wire::{RequestBody, StateRequest};
 /// One thing that is done to the mesh. Machines are meant by their index.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Fault {
-    /// Starts a machine's process; nothing when it runs.
+    /// Starts a machine's process. When it runs, no crash waits for it any more.
     Start {
         /// Which.
         machine: usize,
@@ -168,6 +168,7 @@ impl World {
     pub fn apply(&mut self, fault: &Fault) {
         match fault {
             Fault::Start { machine } => {
+                self.spare_after_commit(*machine);
                 if self.machines[*machine].process.is_none() {
                     self.start(*machine);
                 }

@@ -263,19 +263,6 @@ impl Mesh {
         }
     }
 
-    /// Tells a process whose start number another process of its node had, until it has taken a later one.
-    fn tell_start_taken(&mut self, link: LinkId, key: NodeKey) {
-        let (Some(process), Some(latest)) = (self.links.get(link), self.latest_starts.get(&key)) else {
-            return;
-        };
-        let start = latest.0;
-        let goes_on_above =
-            self.membership.known(&key).is_some_and(|known| known.incarnation.start() > start);
-        if latest.1 != process.process && start >= process.start && !goes_on_above {
-            self.output(Output::Control { link, frame: Control::StartTaken { start } });
-        }
-    }
-
     /// A peer has met another process of this node with this process's start number or a later one. A copy of the
     /// store from before one restart begins with the same number as that restart did.
     fn on_start_taken(&mut self, from: &NodeId, start: u64) {
@@ -537,7 +524,7 @@ impl Mesh {
         self.nameless.remove(key);
         self.restarts_told.remove(key);
         self.processes.remove(key);
-        self.latest_starts.remove(key);
+        self.forget_start(key);
         if let Some(node) = self.links.card(key).map(|card| card.node_id.clone()) {
             self.note_departure(&node);
             self.links.forget(key);

@@ -253,11 +253,7 @@ impl Mesh {
         let known = self.membership.known(&key);
         self.links.seed_accepted(&key);
         self.processes.insert(key, link.process);
-        let met = (link.start, link.process);
-        let latest = self.latest_starts.entry(key).or_insert(met);
-        if latest.1 == met.1 || latest.0 < met.0 {
-            *latest = (latest.0.max(met.0), met.1);
-        }
+        self.note_start(key, link.start, link.process);
         let address = link.address.clone();
         self.membership.set_modern(key, link.version >= COMPACT_SINCE);
         self.links.insert(id, link);

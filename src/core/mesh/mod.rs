@@ -18,6 +18,7 @@ mod joining;
 mod regions;
 mod requests;
 mod shared;
+mod starts;
 mod timers;
 mod trust;
 mod versions;
@@ -36,9 +37,10 @@ use self::requests::{Open, Requester};
 pub(crate) use self::shared::Flaw;
 pub use self::shared::SharedView;
 use self::shared::{Durable, Shared};
+use self::starts::Starts;
 use self::timers::{Timer, Timers};
 pub use self::view::{Fingerprint, Gauges};
-use super::contract::{Boot, Change, Counters, Effect, Input, Output, StartMode};
+use super::contract::{Boot, Change, Counters, Effect, Input, Output, StartMode, Table};
 use super::coordinates::Coordinates;
 use super::ids::{AgentName, Incarnation, LinkId, MeshId, MeshName, NodeId, NodeKey, PersistNo, ProcessId};
 use super::links::Links;
@@ -115,7 +117,7 @@ pub struct Mesh {
     /// The last process seen under each node id.
     processes: BTreeMap<NodeKey, ProcessId>,
     /// The latest start met of each node, and which process that was.
-    latest_starts: BTreeMap<NodeKey, (u64, ProcessId)>,
+    latest_starts: Starts,
     /// Doubted links, by the nonce of the check that decides about them.
     probations: BTreeMap<LinkId, (u64, Hello)>,
     /// Who refused this node or was refused, and with which code, as far as told.
@@ -151,6 +153,8 @@ impl Mesh {
     #[must_use]
     pub fn with_state(boot: Boot, state: State, now: Instant) -> Self {
         let mut rng = ChaCha8Rng::from_seed(boot.seed);
+        let met = boot.remembered.tables.get(&Table::Register);
+        let latest_starts = met.map(|rows| starts::load(rows)).unwrap_or_default();
         let (shared, leftovers) = Shared::new(&boot, state, rng.random(), now);
         let Boot { card, mesh_name, process_id, remembered, start, .. } = boot;
         let Boot { profile, overrides, cross_region, .. } = boot;
@@ -181,7 +185,7 @@ impl Mesh {
             regions: Regions::default(),
             cross_region,
             processes: BTreeMap::new(),
-            latest_starts: BTreeMap::new(),
+            latest_starts,
             probations: BTreeMap::new(),
             told_refused: BTreeSet::new(),
             load_told: None,

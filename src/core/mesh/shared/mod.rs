@@ -46,6 +46,7 @@ use self::repair::{Asked, Serving};
 pub use self::view::SharedView;
 use self::writes::Confirming;
 pub(super) use self::writes::Durable;
+use super::starts::is_row_of_starts;
 use super::{Mesh, Requester, Timer};
 use crate::core::contract::{Boot, Table};
 use crate::core::ids::{LinkId, NodeId, NodeKey};
@@ -134,7 +135,8 @@ impl Shared {
         let remembered = &boot.remembered;
         let own = boot.card.node_id.clone();
         let rows = |table| remembered.tables.get(&table).map(Vec::as_slice).unwrap_or_default();
-        let doubtful = remembered.rebuilt || rows(Table::Register).is_empty();
+        let is_forgotten = rows(Table::Register).iter().all(|(key, _)| is_row_of_starts(key));
+        let doubtful = remembered.rebuilt || is_forgotten;
         let store = if doubtful { StoreState::Doubtful } else { StoreState::Whole };
         let restored =
             Queue::restore(own.clone(), remembered.start, QueueBounds::default(), rows(Table::Queue));
