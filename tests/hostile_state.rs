@@ -9,13 +9,13 @@ use std::sync::{Arc, LazyLock, Mutex};
 use bytes::Bytes;
 use metrics_exporter_prometheus::PrometheusHandle;
 use shoal::core::error::Refused;
-use shoal::core::ids::NodeId;
+use shoal::core::ids::{NodeId, ProcessId};
 use shoal::core::limits;
 use shoal::core::model::{
     Actor, Clock, Dot, DotRange, Epoch, Hello, Hlc, KeyState, KeyUpdate, Mode, Sibling, Span, Writer,
 };
 use shoal::core::wire::{
-    self, Ack, Beat, Control, RequestBody, ResponseBody, Seen, StateAnswer, StateDelta, StatePart,
+    self, Ack, Beat, Control, Past, RequestBody, ResponseBody, Seen, StateAnswer, StateDelta, StatePart,
     StateRequest, StateStatus, StateValue,
 };
 use shoal::node::{clock, telemetry};
@@ -170,8 +170,14 @@ impl Liar {
 
 const NAME: &str = "node-9";
 
+/// A process of the liar.
 fn actor() -> Actor {
-    Actor(clock::random_id())
+    actor_of(NAME)
+}
+
+fn actor_of(writer: &str) -> Actor {
+    let (drawn, _) = clock::random_id().as_u64_pair();
+    Actor::fresh(&node(writer).key(), drawn.to_be_bytes())
 }
 
 fn node(name: &str) -> NodeId {
@@ -222,21 +228,34 @@ fn lies(own: Dot, epoch: Epoch) -> Vec<(&'static str, Control)> {
     let beat =
         Beat { voter: node("node-2"), start: 99, number: 1 << 40, leads: true, hops: 0, unix_ms: None };
     vec![
-        ("it names a write of this process that it has not made", state(write("a", unmade, nothing(), NAME))),
+        (
+            "it names a write of this process that it has not made",
+            passed_on(write("a", unmade, nothing(), NAME)),
+        ),
+        ("it sends as its own what another node wrote", state(write("a", unmade, nothing(), NAME))),
         ("it sends as its own what another node wrote", state(write("a", unmade, nothing(), "node-1"))),
-        ("has two contents", state(write("a", own, nothing(), NAME))),
+        ("has two contents", passed_on(write("a", own, nothing(), NAME))),
         ("it names a write of this process that it has not made", state(write("a", theirs, ahead, NAME))),
         ("jump ahead", state(write("b", far, nothing(), NAME))),
         ("jump ahead", state(write("b", theirs, leap, NAME))),
         ("it speaks for another voter", Control::Beat(beat)),
         ("only the holder of the lease tells of floors", floor(u64::MAX, nothing())),
         ("only the holder of the lease tells of floors", floor(2, prefix(actor(), limits::DOT_MAX))),
-        ("an absurd start of this node", Control::StartTaken { start: u64::MAX }),
+        ("an absurd start of this node", met(u64::MAX)),
     ]
 }
 
 fn state(delta: StateDelta) -> Control {
     Control::State(delta)
+}
+
+/// Not as its own.
+fn passed_on(delta: StateDelta) -> Control {
+    Control::State(StateDelta { hops: 1, ..delta })
+}
+
+fn met(start: u64) -> Control {
+    Control::Past(Past::Met { start, process: ProcessId(clock::random_id()), promises: 0 })
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -67,6 +67,8 @@ pub const SWIM_STASH_AGE_MAX: Duration = Duration::from_millis(500);
 pub const INCARNATION_START_JUMP_MAX: u64 = 1 << 24;
 /// The highest number of a process start: an incarnation keeps 44 bits for it. Beyond: the node does not start.
 pub const INCARNATION_START_MAX: u64 = (1 << 44) - 1;
+/// Processes of its own that a node's store knows. More: the oldest is forgotten, and no peer is asked about it.
+pub const LINEAGE_PROCESSES_MAX: usize = 256;
 
 /// Bytes of a message's content. More: refused at the sender.
 pub const CONTENT_BYTES_MAX: usize = 1 << 20;

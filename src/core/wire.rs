@@ -38,7 +38,7 @@ pub use history::{HistoryEntry, HistoryPage, HistoryQuery, Recorded};
 pub use requests::{ModulePart, RequestBody, ResponseBody};
 pub use shape::check;
 pub use state::{
-    Ack, Beat, Difference, Inspected, Seen, SharedSummary, SiblingValue, StateAnswer, StateChange,
+    Ack, Beat, Difference, Inspected, Past, Seen, SharedSummary, SiblingValue, StateAnswer, StateChange,
     StateDelta, StatePart, StateRequest, StateStatus, StateValue, TicketDone,
 };
 pub use versions::{VersionRange, no_common_version, versions_of_hello};
@@ -157,12 +157,8 @@ pub enum Control {
         /// Where the newcomer came from.
         address: String,
     },
-    /// The sender has met another process of the receiver's node that had this start number or a later one: the
-    /// receiver's store is an older copy.
-    StartTaken {
-        /// The number.
-        start: u64,
-    },
+    /// About the past of a node's store.
+    Past(Past),
     /// "Are you there": answered at once with [`Control::CheckAnswer`].
     Check {
         /// Chosen by the sender.
@@ -442,7 +438,7 @@ impl Body for Control {
             | Self::HeldForFailed { .. }
             | Self::Leaving { .. }
             | Self::DuplicateSeen { .. }
-            | Self::StartTaken { .. }
+            | Self::Past(_)
             | Self::Check { .. }
             | Self::CheckAnswer { .. }
             | Self::Request { .. }

@@ -36,8 +36,12 @@ impl Machine {
 impl World {
     pub(super) fn persist(&mut self, machine: usize, no: PersistNo, changes: Vec<Change>) {
         let now = self.now;
-        let commit_max = self.machines[machine].mishaps.commit_max.unwrap_or(self.config.commit_max);
-        let takes = commit_max.mul_f64(rand::RngExt::random(&mut self.rng));
+        // A slow disk is slow each time.
+        let (commit_max, least) = match self.machines[machine].mishaps.commit_max {
+            Some(commit_max) => (commit_max, 0.5),
+            None => (self.config.commit_max, 0.0),
+        };
+        let takes = commit_max.mul_f64(rand::RngExt::random_range(&mut self.rng, least..1.0));
         let fails = self.chance(self.config.commit_failures);
         let Some(process) = &mut self.machines[machine].process else {
             return;

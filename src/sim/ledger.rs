@@ -97,7 +97,10 @@ impl Ledger {
                     // A deletion that has been replaced elsewhere after it was collected may stand: it says nothing.
                     Some(record) if record.value.is_none() => {}
                     Some(record) => {
-                        if let Some(by) = record.surely_by.iter().find(|by| clock.contains(**by)) {
+                        // What was lost with a disk is closed as known, and what it had replaced stands again.
+                        let is_lost = |by: &Dot| self.records.get(by).is_some_and(&is_excused);
+                        let by = record.surely_by.iter().find(|by| clock.contains(**by) && !is_lost(by));
+                        if let Some(by) = by {
                             wrong.push(format!("{dot:?} stands at {key}, which {by:?} has replaced"));
                         }
                     }

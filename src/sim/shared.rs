@@ -424,6 +424,13 @@ impl World {
         found
     }
 
+    /// Whether a voter has forgotten what it promised when it may have been a quorum alone: by design, only an operator
+    /// ends that.
+    #[must_use]
+    pub fn waits_for_an_operator(&self) -> bool {
+        self.views().any(|(_, view)| view.beyond_recovery)
+    }
+
     /// Acknowledged writes that nobody knows.
     fn lost(&self, clock: &Clock) -> Vec<String> {
         let checks = &self.checkers.shared;

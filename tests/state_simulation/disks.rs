@@ -5,6 +5,8 @@ use super::*;
 #[test]
 fn fault_03_a_write_that_was_stored_and_not_answered_is_there_after_the_restart() {
     let mut world = healthy_mesh(3, 11);
+    // Until its store has nothing else to do: the crash is to follow the write.
+    world.run_for(seconds(5));
     let (key, value) = ("a".to_owned(), Some(Bytes::from_static(b"one")));
     world.apply(&Fault::CrashAfterCommit { machine: 0 });
     let id = ask(&mut world, 0, StateRequest::Put { key, value, context: None, ack: Ack::Local });
@@ -13,7 +15,6 @@ fn fault_03_a_write_that_was_stored_and_not_answered_is_there_after_the_restart(
     assert!(!world.is_running(0) && !world.report().replies.contains_key(&(0, id)));
     world.start(0);
     rests(&mut world);
-    // Its store may have been busy with something else when it died: then the write is nowhere.
     let there: Vec<_> = (0..3).map(|m| get(&mut world, m, "a")).collect();
     assert_eq!(there, vec![Some("one".to_owned()); 3]);
 }
@@ -240,10 +241,10 @@ fn two_thousand_queued_writes_are_replayed_in_order_and_in_less_than_a_minute() 
 #[test]
 fn fault_19_a_disk_that_says_nothing_degrades_its_node_until_it_answers_and_loses_nothing() {
     let mut world = healthy_mesh(3, 51);
-    world.apply(&Fault::SlowDisk { machine: 2, commit_max: Some(seconds(60)) });
+    world.apply(&Fault::SlowDisk { machine: 2, commit_max: Some(seconds(12)) });
     let (key, value) = ("a".to_owned(), Some(Bytes::from_static(b"one")));
     let id = ask(&mut world, 2, StateRequest::Put { key, value, context: None, ack: Ack::Local });
-    world.run_for(seconds(8));
+    world.run_for(Duration::from_millis(5_900));
     assert!(!world.report().replies.contains_key(&(2, id)), "nothing is answered before it is on the disk");
     assert_eq!(mode(&world, 2), Mode::Degraded);
     let told = status(&mut world, 2).reason;
@@ -261,6 +262,20 @@ fn fault_19_a_disk_that_says_nothing_degrades_its_node_until_it_answers_and_lose
 }
 
 #[test]
+fn fault_26_a_copy_of_the_running_node_is_noticed_by_the_writes_that_others_have_of_it() {
+    let (mut world, ticket) = copied_before_a_replay(20);
+    written(&mut world, 0, "a", "newer");
+    rests(&mut world);
+    // The process that was copied is the last one before this: nothing but its writes shows that it went on.
+    world.apply(&Fault::Restore { machine: 2 });
+    world.start(2);
+    rests(&mut world);
+    assert_eq!(siblings(&mut world, 0, "a"), ["newer"]);
+    let told = outcome(&mut world, 2, &ticket);
+    assert!(matches!(&told, Outcome::Rejected { reason } if reason.contains("old copy")), "{told:?}");
+}
+
+#[test]
 fn fault_26_an_old_copy_is_noticed_by_peers_that_were_started_again_since_they_met_what_came_after_it() {
     let mut world = healthy_mesh(3, 19);
     world.crash(2);
@@ -271,8 +286,72 @@ fn fault_26_an_old_copy_is_noticed_by_peers_that_were_started_again_since_they_m
     world.apply(&Fault::Restore { machine: 2 });
     (0..2).for_each(|machine| world.crash(machine));
     world.start_all();
+    doubts_and_recovers(&mut world, 2);
+}
+
+/// The machine's node finds out that its store is an old copy, and gets over it.
+fn doubts_and_recovers(world: &mut World, machine: usize) {
     let end = world.now() + seconds(20);
-    let doubts = |world: &World| world.shared_view(2).is_some_and(|view| !view.sound);
+    let doubts = |world: &World| world.shared_view(machine).is_some_and(|view| !view.sound);
     assert!(world.run_until(end, doubts).is_some(), "it goes on as if it had promised nothing");
+    let end = world.now() + seconds(60);
+    let recovered = |world: &World| world.shared_view(machine).is_some_and(|view| view.sound);
+    assert!(world.run_until(end, recovered).is_some(), "nobody tells it what it may have promised");
+    rests(world);
+}
+
+#[test]
+fn fault_26_an_old_copy_is_noticed_when_its_start_numbers_have_passed_those_of_what_was_lost() {
+    let mut world = healthy_mesh(3, 21);
+    world.crash(2);
+    world.apply(&Fault::Backup { machine: 2 });
+    world.start(2);
+    rests(&mut world);
+    world.apply(&Fault::Restore { machine: 2 });
+    world.cut(&[0, 1], &[2]);
+    for _ in 0..3 {
+        world.start(2);
+        world.run_for(seconds(2));
+        world.crash(2);
+    }
+    // The others have forgotten what they do not keep on their disks.
+    (0..2).for_each(|machine| world.crash(machine));
+    heal(&mut world);
+    world.start_all();
+    doubts_and_recovers(&mut world, 2);
+}
+
+#[test]
+fn fault_26_a_copy_of_the_running_node_is_noticed_by_the_promises_that_it_made_since() {
+    let mut world = healthy_mesh(3, 22);
+    rests(&mut world);
+    world.run_for(seconds(5));
+    let holder = (0..3).find(|m| world.lease_of(*m).is_some()).expect("somebody leads");
+    let other = (holder + 1) % 3;
+    world.apply(&Fault::Backup { machine: other });
+    world.crash(holder);
+    // Whoever leads next does so by the vote of the one that was copied, or is that one.
+    let end = world.now() + seconds(30);
+    let led = world.run_until(end, |world| (0..3).any(|m| m != holder && world.lease_of(m).is_some()));
+    assert!(led.is_some(), "somebody leads again");
+    world.run_for(seconds(1));
+    world.start(holder);
+    rests(&mut world);
+    world.apply(&Fault::Restore { machine: other });
+    world.start(other);
+    doubts_and_recovers(&mut world, other);
+}
+
+#[test]
+fn a_regular_start_is_not_taken_for_an_old_copy_not_even_when_all_lose_power_just_after_it() {
+    let mut world = healthy_mesh(3, 23);
+    for round in 0..40 {
+        (0..3).for_each(|machine| world.crash(machine));
+        world.start_all();
+        let end = world.now() + Duration::from_micros(500 * (1 << (round % 12)));
+        let doubts =
+            |world: &World| (0..3).any(|machine| world.shared_view(machine).is_some_and(|view| !view.sound));
+        assert!(world.run_until(end, doubts).is_none(), "in round {round} at {:?}", world.now());
+    }
     rests(&mut world);
 }

@@ -263,19 +263,6 @@ impl Mesh {
         }
     }
 
-    /// A peer has met another process of this node with this process's start number or a later one. A copy of the
-    /// store from before one restart begins with the same number as that restart did.
-    fn on_start_taken(&mut self, from: &NodeId, start: u64) {
-        let own = self.membership.incarnation();
-        if start > own.start().saturating_add(limits::INCARNATION_START_JUMP_MAX) {
-            return self.refuse_start(from, start);
-        }
-        if start >= own.start() {
-            tracing::warn!(%from, start, "a peer has met another process of this node with this start number");
-            self.on_later_start(start);
-        }
-    }
-
     /// The mesh knows a later incarnation of this node than its own, or the present one has no numbers left.
     fn on_outdated_self(&mut self, later: Incarnation) {
         if later.start() > self.membership.incarnation().start() {
@@ -283,31 +270,6 @@ impl Mesh {
         } else {
             self.restart_above(later.start());
         }
-    }
-
-    fn on_later_start(&mut self, start: u64) {
-        if self.is_restarting() {
-            return;
-        }
-        tracing::warn!(
-            start,
-            "peers remember a later start of this node than its own store: continuing above it"
-        );
-        self.on_old_store();
-        self.restart_above(start);
-    }
-
-    fn is_restarting(&self) -> bool {
-        self.pending.values().any(|(_, then)| matches!(then, Pending::RestartAs(_)))
-    }
-
-    fn restart_above(&mut self, start: u64) {
-        if self.is_restarting() {
-            return;
-        }
-        let start = start + 1;
-        // This process takes `start`; the next one must not take it again.
-        self.persist(vec![Change::StartAtLeast(start + 1)], Pending::RestartAs(start));
     }
 
     /// Calls a few of those who are lost: failed members, and nodes that are remembered and were not heard.
@@ -336,6 +298,12 @@ impl Mesh {
         self.set_timer(pause, Timer::Sync);
     }
 
+    /// The first that a peer hears over a link.
+    pub(super) fn greet(&mut self, link: LinkId) {
+        self.send_summary(link);
+        self.tell_what_is_kept(link);
+    }
+
     pub(super) fn send_summary(&mut self, link: LinkId) {
         let members = self.membership.entries_hash();
         let owned = self.registry.digest_hash();
@@ -362,7 +330,7 @@ impl Mesh {
         if self.links.proven(&key) != Some(link) {
             self.links.prove(link);
             // The peer reads messages only from those who have said something over the link.
-            self.send_summary(link);
+            self.greet(link);
             self.view_changed = true;
         }
         if let Some(mesh_id) = mesh_id {
@@ -370,7 +338,6 @@ impl Mesh {
         }
         match frame {
             Control::Summary { members, owned, shared, crls } => {
-                self.tell_start_taken(link, key);
                 if let Some(shared) = shared {
                     self.compare_shared(key, shared);
                 }
@@ -403,7 +370,7 @@ impl Mesh {
             Control::DuplicateSeen { address } => {
                 self.event(Event::DuplicateNode { node: self.own.clone(), address });
             }
-            Control::StartTaken { start } => self.on_start_taken(&node, start),
+            Control::Past(past) => self.on_past(link, key, &node, past),
             Control::Check { nonce } => {
                 self.output(Output::Control { link, frame: Control::CheckAnswer { nonce } });
             }

@@ -253,14 +253,13 @@ impl Mesh {
         let known = self.membership.known(&key);
         self.links.seed_accepted(&key);
         self.processes.insert(key, link.process);
-        self.note_start(key, link.start, link.process);
         let address = link.address.clone();
         self.membership.set_modern(key, link.version >= COMPACT_SINCE);
         self.links.insert(id, link);
         self.learn_card(&hello.card);
         self.view_changed = true;
         // The peer takes this as its acceptance; both compare what they know.
-        self.send_summary(id);
+        self.greet(id);
         if known.is_some_and(|k| !k.status.is_reachable() && k.incarnation == hello.incarnation) {
             let frame = Control::HeldForFailed { incarnation: hello.incarnation };
             self.output(Output::Control { link: id, frame });
@@ -354,7 +353,7 @@ impl Mesh {
         self.fail_requests_to(&link.node, &Refusal::LinkLost { node: link.node.clone() });
         if let Some(spare) = self.links.spare(&link.key, link.process) {
             self.links.prove(spare);
-            return self.send_summary(spare);
+            return self.greet(spare);
         }
         let next = self.links.all().find(|(_, l)| l.key == link.key && l.doubted).map(|(id, _)| id);
         if let Some(next) = next {

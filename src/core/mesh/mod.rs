@@ -15,6 +15,7 @@
 mod agents;
 mod gossip;
 mod joining;
+mod lineage;
 mod regions;
 mod requests;
 mod shared;
@@ -30,6 +31,7 @@ use std::time::Duration;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use self::lineage::Lineage;
 use self::regions::Regions;
 pub use self::regions::{cross_share, region_keep};
 use self::requests::{Open, Requester};
@@ -116,8 +118,10 @@ pub struct Mesh {
     cross_region: CrossRegion,
     /// The last process seen under each node id.
     processes: BTreeMap<NodeKey, ProcessId>,
-    /// The latest start met of each node, and which process that was.
-    latest_starts: Starts,
+    /// The process of each peer that was met last.
+    starts: Starts,
+    /// What this node's own store knows of its past.
+    lineage: Lineage,
     /// Doubted links, by the nonce of the check that decides about them.
     probations: BTreeMap<LinkId, (u64, Hello)>,
     /// Who refused this node or was refused, and with which code, as far as told.
@@ -154,7 +158,8 @@ impl Mesh {
     pub fn with_state(boot: Boot, state: State, now: Instant) -> Self {
         let mut rng = ChaCha8Rng::from_seed(boot.seed);
         let met = boot.remembered.tables.get(&Table::Register);
-        let latest_starts = met.map(|rows| starts::load(rows)).unwrap_or_default();
+        let starts = met.map(|rows| starts::load(rows)).unwrap_or_default();
+        let lineage = met.map(|rows| Lineage::load(rows)).unwrap_or_default();
         let (shared, leftovers) = Shared::new(&boot, state, rng.random(), now);
         let Boot { card, mesh_name, process_id, remembered, start, .. } = boot;
         let Boot { profile, overrides, cross_region, .. } = boot;
@@ -185,7 +190,8 @@ impl Mesh {
             regions: Regions::default(),
             cross_region,
             processes: BTreeMap::new(),
-            latest_starts,
+            starts,
+            lineage,
             probations: BTreeMap::new(),
             told_refused: BTreeSet::new(),
             load_told: None,
@@ -207,6 +213,7 @@ impl Mesh {
         if !leftovers.is_empty() {
             mesh.persist(leftovers, Pending::Shared(Durable::Leftovers));
         }
+        mesh.store_process();
         mesh.begin(start, &remembered.peers, remembered.agents);
         mesh
     }
@@ -383,7 +390,10 @@ impl Mesh {
     fn on_committed(&mut self, no: PersistNo) {
         match self.pending.remove(&no).map(|(_, then)| then) {
             None | Some(Pending::Nothing) => {}
-            Some(Pending::Register(token)) => self.shared.on_register_stored(token, self.now),
+            Some(Pending::Register(token)) => {
+                self.on_promise_stored();
+                self.shared.on_register_stored(token, self.now);
+            }
             Some(Pending::Shared(durable)) => self.on_durable(durable),
             Some(Pending::BelongTo(mesh_id)) => self.become_joined(mesh_id),
             Some(Pending::Deploy { spec, requester }) => self.on_deploy_stored(spec, requester),
@@ -395,6 +405,7 @@ impl Mesh {
                 self.membership.restart_as(Incarnation::first_of(start));
                 self.registry.restart(start);
                 self.shared.restart_as(start);
+                self.on_restart_stored(start);
                 self.say_hello_anew();
             }
         }
@@ -402,7 +413,8 @@ impl Mesh {
 
     fn on_commit_failed(&mut self, no: PersistNo, reason: &str) {
         match self.pending.remove(&no).map(|(_, then)| then) {
-            None | Some(Pending::Nothing | Pending::RestartAs(_)) => {}
+            None | Some(Pending::Nothing) => {}
+            Some(Pending::RestartAs(_)) => self.on_disk_failed(reason),
             Some(Pending::Register(token)) => {
                 self.shared.on_register_not_stored(token, self.now);
                 self.on_disk_failed(reason);

@@ -1,6 +1,5 @@
-//! Which process of each peer this node has met last: kept over this node's own restarts, because nothing else betrays
-//! a peer whose store is a copy from before its last restart. Such a process begins with the number that the one
-//! before it had, and knows nothing of what that one promised.
+//! Which process of each peer this node has met last, and how much it had promised: kept over this node's own restarts,
+//! because nothing else betrays a peer whose store is an older copy (`lineage`).
 
 use std::collections::BTreeMap;
 
@@ -8,14 +7,14 @@ use bytes::Bytes;
 
 use super::{Durable, Mesh, Pending};
 use crate::core::contract::{Change, Output, Table};
-use crate::core::ids::{LinkId, NodeKey, ProcessId};
-use crate::core::wire::{Control, decode_value, encode_value};
+use crate::core::ids::{LinkId, NodeId, NodeKey, ProcessId};
+use crate::core::wire::{Control, Past, decode_value, encode_value};
 
 /// What the keys of its rows begin with, among those of the register.
 const PREFIX: &[u8] = b"met/";
 
-/// The highest process start that was met of each peer, and which process that was.
-pub(super) type Starts = BTreeMap<NodeKey, (u64, ProcessId)>;
+/// Of each peer: the start of the process that was met last, which one it was, and how many promises it had stored.
+pub(super) type Starts = BTreeMap<NodeKey, (u64, ProcessId, u64)>;
 
 /// Whether a row of the register's table is one of these.
 pub(super) fn is_row_of_starts(key: &[u8]) -> bool {
@@ -36,41 +35,47 @@ fn row_of(key: &NodeKey) -> Bytes {
 }
 
 impl Mesh {
-    /// A link to a process of the peer is there.
-    pub(super) fn note_start(&mut self, key: NodeKey, start: u64, process: ProcessId) {
-        let before = self.latest_starts.get(&key).copied();
-        let after = match before {
-            Some((latest, other)) if other != process && latest >= start => return,
-            Some((latest, _)) => (latest.max(start), process),
-            None => (start, process),
-        };
-        if before == Some(after) {
-            return;
+    pub(super) fn on_past(&mut self, link: LinkId, key: NodeKey, from: &NodeId, past: Past) {
+        match past {
+            Past::Kept { start, promises, accounts } => self.on_kept(link, key, (start, promises), accounts),
+            Past::Met { start, process, promises } => {
+                self.on_met(link, from, (start, process, promises));
+            }
         }
-        self.latest_starts.insert(key, after);
+    }
+
+    /// A process has this on its disk. It is the last one met from now on, if it knows of the one before.
+    fn on_kept(&mut self, link: LinkId, key: NodeKey, kept: (u64, u64), accounts: Option<(ProcessId, u64)>) {
+        let Some(process) = self.links.get(link).map(|link| link.process) else {
+            return;
+        };
+        let (start, promises) = kept;
+        match self.starts.get(&key).copied() {
+            Some((start, other, promises))
+                if other != process && accounts.is_none_or(|told| told != (other, promises)) =>
+            {
+                let met = Past::Met { start, process: other, promises };
+                self.output(Output::Control { link, frame: Control::Past(met) });
+            }
+            before if before != Some((start, process, promises)) => {
+                self.note_start(key, (start, process, promises));
+            }
+            _ => {}
+        }
+    }
+
+    fn note_start(&mut self, key: NodeKey, met: (u64, ProcessId, u64)) {
+        self.starts.insert(key, met);
         if !self.shared.has_left {
-            let put = Change::Put { table: Table::Register, key: row_of(&key), row: encode_value(&after) };
+            let put = Change::Put { table: Table::Register, key: row_of(&key), row: encode_value(&met) };
             self.persist(vec![put], Pending::Shared(Durable::Leftovers));
         }
     }
 
     pub(super) fn forget_start(&mut self, key: &NodeKey) {
-        if self.latest_starts.remove(key).is_some() && !self.shared.has_left {
+        if self.starts.remove(key).is_some() && !self.shared.has_left {
             let delete = Change::Delete { table: Table::Register, key: row_of(key) };
             self.persist(vec![delete], Pending::Shared(Durable::Leftovers));
-        }
-    }
-
-    /// Tells a process whose start number another process of its node had, until it has taken a later one.
-    pub(super) fn tell_start_taken(&mut self, link: LinkId, key: NodeKey) {
-        let (Some(process), Some(latest)) = (self.links.get(link), self.latest_starts.get(&key)) else {
-            return;
-        };
-        let start = latest.0;
-        let goes_on_above =
-            self.membership.known(&key).is_some_and(|known| known.incarnation.start() > start);
-        if latest.1 != process.process && start >= process.start && !goes_on_above {
-            self.output(Output::Control { link, frame: Control::StartTaken { start } });
         }
     }
 }

@@ -44,7 +44,7 @@ impl Mesh {
             | Control::HeldForFailed { .. }
             | Control::Leaving { .. }
             | Control::DuplicateSeen { .. }
-            | Control::StartTaken { .. }
+            | Control::Past(_)
             | Control::Check { .. }
             | Control::CheckAnswer { .. }
             | Control::CrlDigest { .. }

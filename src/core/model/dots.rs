@@ -11,11 +11,30 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::core::ids::NodeKey;
 use crate::core::limits;
 
-/// Who mints dots: one process of one node, and never again another. Drawn by chance at its first write.
+/// Who mints dots: one process of one node, and never again another. Half of it is drawn by chance at the first write,
+/// half tells whose process it is: so a node knows its own writes although its store has forgotten them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Actor(pub uuid::Uuid);
+
+impl Actor {
+    /// A new one of that node.
+    #[must_use]
+    pub fn fresh(node: &NodeKey, drawn: [u8; 8]) -> Self {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&drawn);
+        bytes[8..].copy_from_slice(&node.0[..8]);
+        Self(uuid::Uuid::from_bytes(bytes))
+    }
+
+    /// Whether a process of that node mints with it.
+    #[must_use]
+    pub fn is_of(&self, node: &NodeKey) -> bool {
+        self.0.as_bytes()[8..] == node.0[..8]
+    }
+}
 
 impl fmt::Debug for Actor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -333,6 +333,16 @@ impl Queue {
         batch
     }
 
+    /// Offers one that waits out of its turn: to be resolved, not to be made.
+    pub fn offer(&mut self, ticket: &Ticket) -> Option<QueuedWrite> {
+        let no = self.no_of(ticket)?;
+        let waiting = self.waiting.get_mut(&no).filter(|waiting| matches!(waiting.stage, Stage::Waiting))?;
+        waiting.stage = Stage::Offered;
+        self.offered += 1;
+        self.ready.remove(&no);
+        Some(waiting.row.write())
+    }
+
     /// When [`next_batch`](Self::next_batch) has something again; `None` while nothing is ready, or as many as may be
     /// are under way.
     #[must_use]

@@ -82,6 +82,12 @@ fn read<T: serde::de::DeserializeOwned>(row: Option<&Bytes>, is_readable: &mut b
     value.ok()
 }
 
+/// The key of the row without which a store is not believed in: others are asked what this node may have promised.
+#[must_use]
+pub fn row_of_soundness() -> Bytes {
+    Bytes::from_static(SOUND)
+}
+
 /// Something on its way to the disk.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Write {

@@ -13,7 +13,7 @@ use super::rules::meets_every_quorum;
 use super::{Register, Rule};
 use crate::core::ids::NodeId;
 use crate::core::limits;
-use crate::core::model::Epoch;
+use crate::core::model::{Epoch, Roster};
 use crate::core::time::Instant;
 
 /// What one voter answered.
@@ -59,7 +59,24 @@ impl Register {
         tracing::warn!(
             "the store is old or new: this node votes when others have told it what it may have promised"
         );
+        if self.is_beyond_recovery() {
+            tracing::warn!(
+                "no other voter can know what this one may have promised: as long as it does not vote, nobody gives \
+                orders, and only `shoal cluster resolve --strategy force` ends that"
+            );
+        }
         self.tend_recovery(now);
+    }
+
+    /// Whether this node has forgotten what it promised, and even all other voters together could not tell it: it may
+    /// have been a quorum alone.
+    #[must_use]
+    pub fn is_beyond_recovery(&self) -> bool {
+        let others = |roster: &Roster| {
+            let others = roster.voters().filter(|voter| **voter != self.own).cloned().collect();
+            roster.is_voter(&self.own) && !meets_every_quorum(roster, &others, &self.own)
+        };
+        !self.is_sound() && self.durable.roster.as_ref().is_some_and(others)
     }
 
     pub(super) fn tend_recovery(&mut self, now: Instant) -> bool {

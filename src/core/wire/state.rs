@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::core::ids::NodeId;
+use crate::core::ids::{NodeId, ProcessId};
 use crate::core::limits;
 use crate::core::model::{
     Clock, Dot, DotRange, Epoch, KeyUpdate, Mode, Outcome, PartitionView, Roster, Ticket, TicketView, Writer,
@@ -270,6 +270,29 @@ pub struct StateDelta {
     /// Whether a client waits for a quorum: the receiver tells what it has on its disk as soon as this is.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ack: bool,
+}
+
+/// What a node and a peer tell each other of the past of the node's store: how an old copy of it is noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Past {
+    /// This is on the sender's disk, and may be remembered of it.
+    Kept {
+        /// The start of its process.
+        start: u64,
+        /// How often its register has stored something.
+        promises: u64,
+        /// The process that the receiver has told it of last, with its promises, if its store accounts for them.
+        accounts: Option<(ProcessId, u64)>,
+    },
+    /// The last process of the receiver's node that the sender has met is another one.
+    Met {
+        /// Its start.
+        start: u64,
+        /// Which one.
+        process: ProcessId,
+        /// The promises that it had stored, as far as told.
+        promises: u64,
+    },
 }
 
 /// A voter says that it is there.

@@ -95,7 +95,7 @@ impl Control {
             | Self::Check { .. }
             | Self::CheckAnswer { .. }
             | Self::KeepAlive => 1,
-            Self::StartTaken { .. }
+            Self::Past(_)
             | Self::CrlDigest { .. }
             | Self::Crl { .. }
             | Self::Redial

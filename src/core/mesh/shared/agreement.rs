@@ -66,7 +66,9 @@ impl Mesh {
                     Some(row) => Change::Put { table, key, row },
                     None => Change::Delete { table, key },
                 };
-                self.persist(changes.into_iter().map(change).collect(), Pending::Register(token));
+                let counted = self.count_promise();
+                let changes = changes.into_iter().map(change).chain([counted]);
+                self.persist(changes.collect(), Pending::Register(token));
             }
             RegisterEffect::RosterChanged(roster) => self.on_roster(&roster),
             RegisterEffect::LeaseChanged(lease) => self.on_lease(lease),

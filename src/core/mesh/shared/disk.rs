@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::super::{Mesh, Pending};
 use super::Durable;
 use crate::core::contract::Change;
+use crate::core::ids::PersistNo;
 use crate::core::limits;
 use crate::core::model::{Doubt, DoubtKind};
 use crate::core::time::Instant;
@@ -19,6 +20,8 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Disk {
     has_failed: bool,
+    /// What was given to it until that was known: how much of it has failed as well is not known yet.
+    given: u64,
     is_silent: bool,
     /// When it is tried again after it has failed.
     repair_due: Option<Instant>,
@@ -35,6 +38,7 @@ impl Mesh {
     /// The disk has not taken something.
     pub(in crate::core::mesh) fn on_disk_failed(&mut self, reason: &str) {
         if !std::mem::replace(&mut self.shared.disk.has_failed, true) {
+            self.shared.disk.given = self.persists;
             self.shared.partition.doubt(Doubt::DiskFailed(reason.to_owned()), self.now);
         }
         self.shared.disk.repair_due.get_or_insert(self.now + RETRY);
@@ -43,6 +47,10 @@ impl Mesh {
     /// Tries a disk that has failed again: whatever is in doubt there is written as it should be.
     pub(super) fn retry_disk(&mut self) {
         if self.shared.disk.repair_due.is_none_or(|due| due > self.now) {
+            return;
+        }
+        // What comes after the repair is built upon everything that came before it: so nothing is to be in doubt.
+        if self.pending.iter().any(|(no, (_, then))| self.is_in_doubt(*no, then)) {
             return;
         }
         self.shared.disk.repair_due = None;
@@ -54,6 +62,19 @@ impl Mesh {
         self.persist(changes, Pending::Shared(Durable::Flush { token, is_repair: true }));
     }
 
+    /// Whether it may have failed without this node knowing.
+    fn is_in_doubt(&self, no: PersistNo, then: &Pending) -> bool {
+        match then {
+            Pending::Shared(_) => true,
+            Pending::Register(_) | Pending::RestartAs(_) | Pending::LeaveMesh { .. } => {
+                no.0 <= self.shared.disk.given
+            }
+            Pending::Nothing | Pending::BelongTo(_) | Pending::Deploy { .. } | Pending::Undeploy { .. } => {
+                false
+            }
+        }
+    }
+
     /// What was in doubt on the disk is as it should be.
     pub(super) fn on_disk_well(&mut self) {
         if self.shared.state.has_failed() {
@@ -62,6 +83,7 @@ impl Mesh {
             return;
         }
         self.shared.disk.has_failed = false;
+        self.store_lineage_again();
         self.trust_disk();
     }
 

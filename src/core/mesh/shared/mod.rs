@@ -46,6 +46,7 @@ use self::repair::{Asked, Serving};
 pub use self::view::SharedView;
 use self::writes::Confirming;
 pub(super) use self::writes::Durable;
+use super::lineage::is_row_of_lineage;
 use super::starts::is_row_of_starts;
 use super::{Mesh, Requester, Timer};
 use crate::core::contract::{Boot, Table};
@@ -135,7 +136,8 @@ impl Shared {
         let remembered = &boot.remembered;
         let own = boot.card.node_id.clone();
         let rows = |table| remembered.tables.get(&table).map(Vec::as_slice).unwrap_or_default();
-        let is_forgotten = rows(Table::Register).iter().all(|(key, _)| is_row_of_starts(key));
+        let is_forgotten =
+            rows(Table::Register).iter().all(|(key, _)| is_row_of_starts(key) || is_row_of_lineage(key));
         let doubtful = remembered.rebuilt || is_forgotten;
         let store = if doubtful { StoreState::Doubtful } else { StoreState::Whole };
         let restored =
@@ -301,7 +303,7 @@ impl Mesh {
             | Control::HeldForFailed { .. }
             | Control::Leaving { .. }
             | Control::DuplicateSeen { .. }
-            | Control::StartTaken { .. }
+            | Control::Past(_)
             | Control::Check { .. }
             | Control::CheckAnswer { .. }
             | Control::Request { .. }
@@ -416,7 +418,7 @@ impl Mesh {
         self.shared.register.drop_lease(self.now);
     }
 
-    /// Peers remember a later start of this node than its disk does: the disk is an old one.
+    /// Peers remember a later start of this node than its disk does, or writes that it does not: the disk is an old one.
     pub(super) fn on_old_store(&mut self) {
         self.shared.synchronised = false;
         self.shared.register.handle_old_store(self.now);

@@ -235,8 +235,14 @@ impl Mesh {
             }
             return self.on_inspected(key, &part);
         }
+        let lost = self.lost_write(&part.updates, &part.closes);
         match self.shared.state.apply_part(&part) {
-            Ok(applied) => self.on_applied(applied),
+            Ok(applied) => {
+                self.on_applied(applied);
+                if let Some(dot) = lost {
+                    self.on_lost_write(from, dot);
+                }
+            }
             Err(refuse) => {
                 self.shared.asked.remove(&key);
                 return self.on_state_refused(from, refuse);

@@ -4,7 +4,7 @@ use super::super::Mesh;
 use super::agreement::RELAY_FANOUT;
 use crate::core::contract::Output;
 use crate::core::ids::{NodeId, NodeKey};
-use crate::core::model::Dot;
+use crate::core::model::{Dot, DotRange, KeyUpdate};
 use crate::core::state::{Applied, Refuse};
 use crate::core::wire::{Control, StateChange, StateDelta};
 
@@ -41,6 +41,7 @@ impl Mesh {
             tracing::warn!(%from, ?dot, "it sends as its own what another node wrote: refused");
             return;
         }
+        let lost = self.lost_write(&delta.updates, &delta.closes);
         match self.shared.state.apply(&delta.updates, &delta.closes) {
             Ok(applied) => {
                 let is_new = applied.is_new;
@@ -51,9 +52,24 @@ impl Mesh {
                 if let (true, Some(hops)) = (is_new, delta.hops.checked_sub(1)) {
                     self.spread_delta(StateDelta { hops, ..delta }, Some(key));
                 }
+                if let Some(dot) = lost {
+                    self.on_lost_write(from, dot);
+                }
             }
             Err(refuse) => self.on_state_refused(from, refuse),
         }
+    }
+
+    /// A write of an earlier process of this node that is not in its store, which had it before it was told: the store
+    /// is an old copy.
+    pub(super) fn lost_write(&self, updates: &[KeyUpdate], closes: &[DotRange]) -> Option<Dot> {
+        let (state, key) = (&self.shared.state, &self.key);
+        let is_lost = |dot: &Dot| {
+            dot.actor.is_of(key) && state.actor() != Some(dot.actor) && !state.clock().contains(*dot)
+        };
+        let written = updates.iter().flat_map(|update| &update.state.siblings).map(|sibling| sibling.dot);
+        let closed = closes.iter().map(|range| Dot { actor: range.actor, n: range.upto });
+        written.chain(closed).find(is_lost)
     }
 
     pub(super) fn on_state_refused(&mut self, from: &NodeId, refuse: Refuse) {
@@ -99,6 +115,6 @@ fn foreign(from: &NodeId, delta: &StateDelta) -> Option<Dot> {
                 .iter()
                 .any(|r| r.actor == sibling.dot.actor && (r.from..=r.upto).contains(&sibling.dot.n))
         })
-        .find(|sibling| sibling.writer.node != *from)
+        .find(|sibling| sibling.writer.node != *from || !sibling.dot.actor.is_of(&from.key()))
         .map(|sibling| sibling.dot)
 }

@@ -32,6 +32,8 @@ pub struct SharedView<'a> {
     pub roster: Option<&'a Roster>,
     /// All that it promised as a voter is on its disk, as far as it knows.
     pub sound: bool,
+    /// It has forgotten, and no other voter could tell it: only an operator can go on from there.
+    pub beyond_recovery: bool,
     /// What peers sent that it refused.
     pub refused: u64,
     /// Peers whose comparison with it is being answered.
@@ -55,6 +57,7 @@ impl Mesh {
             reason: &shared.reason,
             roster: shared.register.roster(),
             sound: shared.register.is_sound(),
+            beyond_recovery: shared.register.is_beyond_recovery(),
             refused: shared.refused,
             serving: shared.serving.len(),
         }

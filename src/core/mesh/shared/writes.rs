@@ -40,13 +40,22 @@ pub(in crate::core::mesh) enum Durable {
         by: By,
     },
     /// Others' writes.
-    Flush { token: u64, is_repair: bool },
+    Flush {
+        token: u64,
+        is_repair: bool,
+    },
     /// A write that waits for a majority.
-    Enqueue { ticket: Ticket, requester: Requester },
+    Enqueue {
+        ticket: Ticket,
+        requester: Requester,
+    },
     /// Tickets that have their outcome without a write.
-    Resolve { tickets: Vec<Ticket> },
+    Resolve {
+        tickets: Vec<Ticket>,
+    },
     /// Nothing that anybody waits for.
     Leftovers,
+    Process,
 }
 
 #[derive(Debug)]
@@ -144,9 +153,9 @@ impl Mesh {
         writer: &Arc<Writer>,
         more: Vec<Change>,
     ) -> Result<(Dot, Option<u64>, Vec<Change>), WriteError> {
-        let rng = &mut self.rng;
-        self.shared.state.use_actor(|| Actor(uuid::Uuid::from_bytes(rng.random())));
-        if self.shared.state.has_failed() {
+        let (rng, key_of_node) = (&mut self.rng, &self.key);
+        self.shared.state.use_actor(|| Actor::fresh(key_of_node, rng.random()));
+        if self.shared.state.has_failed() || self.shared.disk.has_failed() {
             return Err(WriteError::Disk);
         }
         let token = self.shared.token();
@@ -180,6 +189,9 @@ impl Mesh {
             let refusal = refusal_of(&self.own, WriteError::ContextAhead);
             return self.answer(requester, Err(refusal));
         }
+        if self.shared.disk.has_failed() {
+            return self.answer(requester, Err(refusal_of(&self.own, WriteError::Disk)));
+        }
         let seen = context.unwrap_or_else(|| self.shared.state.seen(&key));
         let unix_ms = self.shared.unix_ms(self.now);
         self.shared.queued_hlc = self.next_hlc().max(self.shared.queued_hlc.next_by(unix_ms));
@@ -206,7 +218,10 @@ impl Mesh {
 
     /// Makes the writes that waited, in order and at their pace.
     pub(super) fn replay(&mut self) {
-        if self.shared.mode() != Mode::Healthy || self.shared.state.has_failed() {
+        if self.shared.mode() != Mode::Healthy
+            || self.shared.state.has_failed()
+            || self.shared.disk.has_failed()
+        {
             return;
         }
         let unix_ms = self.shared.queue_ms(self.now);
@@ -222,8 +237,7 @@ impl Mesh {
         if let Some(became) = became.as_ref().and_then(decode) {
             context.join(&became);
         }
-        let node = NodeId::new(&write.writer).unwrap_or_else(|_| self.own.clone());
-        let writer = Arc::new(Writer { node, slot: None });
+        let writer = self.writer_of(&write);
         let hlc = Hlc(write.hlc);
         if let Some(dot) = self.shared.state.find_write(&write.key, hlc, &writer, write.value.as_ref()) {
             return self.resolve_made(ticket, &write.key, dot);
@@ -265,15 +279,34 @@ impl Mesh {
         }
     }
 
-    /// The disk is an old copy. Which of the queued writes on it were made since nobody can tell: none is made again.
+    /// The disk is an old copy. Which of the queued writes on it were made since nobody can tell, unless they stand: none
+    /// is made again.
     pub(super) fn refuse_old_tickets(&mut self) {
         let first = self.shared.first_start;
         let old = self.shared.queue.tickets().map(|view| view.ticket).filter(|ticket| ticket.start < first);
+        let old: Vec<_> = old.collect();
+        let mut lost = Vec::new();
+        for ticket in old {
+            let Some(write) = self.shared.queue.offer(&ticket) else {
+                continue;
+            };
+            let writer = self.writer_of(&write);
+            match self.shared.state.find_write(&write.key, Hlc(write.hlc), &writer, write.value.as_ref()) {
+                Some(dot) => self.resolve_made(ticket, &write.key, dot),
+                None => lost.push(ticket),
+            }
+        }
         let reason =
             "it was found in an old copy of this node's store and may have been made already: read the key, \
             and write it again if it is missing"
                 .to_owned();
-        self.resolve_tickets(old.collect(), &Outcome::Rejected { reason });
+        self.resolve_tickets(lost, &Outcome::Rejected { reason });
+    }
+
+    /// Who has queued a write.
+    fn writer_of(&self, write: &QueuedWrite) -> Arc<Writer> {
+        let node = NodeId::new(&write.writer).unwrap_or_else(|_| self.own.clone());
+        Arc::new(Writer { node, slot: None })
     }
 
     pub(super) fn expire_queued(&mut self) {
@@ -316,6 +349,7 @@ impl Mesh {
             }
             Durable::Resolve { tickets } => tickets.iter().for_each(|ticket| self.on_ticket_done(ticket)),
             Durable::Leftovers => {}
+            Durable::Process => self.on_process_stored(),
         }
     }
 
@@ -346,7 +380,7 @@ impl Mesh {
             Durable::Resolve { tickets } => {
                 tickets.iter().for_each(|ticket| self.shared.queue.handle_not_resolved(ticket));
             }
-            Durable::Leftovers => {}
+            Durable::Leftovers | Durable::Process => {}
         }
         self.on_disk_failed(reason);
     }
@@ -458,7 +492,8 @@ impl Mesh {
 
     pub(super) fn flush_if_due(&mut self) {
         let is_due = self.shared.flush_due.is_some_and(|due| due <= self.now);
-        if !is_due || self.shared.flushing || self.shared.state.has_failed() || self.shared.has_left {
+        let has_failed = self.shared.state.has_failed() || self.shared.disk.has_failed();
+        if !is_due || self.shared.flushing || has_failed || self.shared.has_left {
             return;
         }
         self.shared.flush_due = None;
