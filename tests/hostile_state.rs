@@ -302,6 +302,7 @@ async fn an_absurd_floor_in_an_answer(mesh: &TestMesh, liar: &mut Liar) {
         }
     };
     timeout(PATIENCE, is_member).await.expect("it becomes a member");
+    let (refused, lines) = (status(mesh).await.refused, RECORDS.log.lines().len());
     let ahead = || state(StateDelta { floor: 1 << 40, ..StateDelta::default() });
     for _ in 0..2 {
         liar.say(&ahead()).await;
@@ -309,6 +310,10 @@ async fn an_absurd_floor_in_an_answer(mesh: &TestMesh, liar: &mut Liar) {
         let part = StatePart { question, is_last: true, floor: u64::MAX, ..StatePart::default() };
         liar.say(&Control::StatePart(Box::new(part))).await;
     }
+    assert_eq!(status(mesh).await.refused, refused + 2);
+    let log = RECORDS.log.lines().split_off(lines);
+    let is_told = log.iter().any(|line| line.contains("so many floors") && line.contains(NAME));
+    assert!(is_told, "{log:#?}");
 }
 
 /// Frames that are no good whatever the node knows, and then one that no link survives.

@@ -85,13 +85,14 @@ impl Floors {
         self.collected
     }
 
-    /// Everything that a member with this floor has forgotten the contexts of is here.
-    pub(super) fn adopt(&mut self, number: u64) {
-        if self.is_near(number) {
+    /// Everything that a member with this floor has forgotten the contexts of is here. Returns whether the number was
+    /// believed.
+    pub(super) fn adopt(&mut self, number: u64) -> bool {
+        let is_near = self.is_near(number);
+        if is_near {
             self.adopted = self.adopted.max(number);
-        } else {
-            tracing::warn!(number, "no mesh has reached so many floors: not believed");
         }
+        is_near
     }
 
     /// Whether the number of a floor can be that of one which the mesh has reached.

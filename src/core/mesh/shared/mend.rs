@@ -205,7 +205,10 @@ impl Mesh {
                     return self.end_mending(Err(refusal_of(&self.own, error)));
                 }
                 Err(error) => {
-                    tracing::error!(%key, %error, "a key that has come apart cannot be written anew")
+                    tracing::error!(%key, %error, "a key that has come apart cannot be written anew");
+                    if let Some(mending) = &mut self.shared.mending {
+                        mending.listed.retain(|listed| **listed != *key);
+                    }
                 }
             }
         }

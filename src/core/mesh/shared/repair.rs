@@ -269,7 +269,10 @@ impl Mesh {
         let is_member = self.is_member(&key);
         if is_member || self.shared.register.roster().is_none() {
             self.shared.synchronised = true;
-            self.shared.floors.adopt(floor);
+            if !self.shared.floors.adopt(floor) {
+                self.shared.refused += 1;
+                tracing::warn!(%from, number = floor, "no mesh has reached so many floors: not believed");
+            }
         }
         // Who is no member as far as this node knows does not count, and is asked again: the roster may be on its way.
         if let Some((round, done)) = &mut self.shared.round
