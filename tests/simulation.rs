@@ -195,6 +195,29 @@ mod joining {
     }
 
     #[test]
+    fn a_large_mesh_joins_and_tells_its_news_without_links_between_all() {
+        let mut world = World::new(Config::lan(100, 1));
+        world.start_all();
+        world.run_for(ms(50 * 100));
+        must(&mut world, secs(1), "full membership", World::all_know_all);
+        let (_, bytes) = world.traffic();
+        assert!(bytes < 100 * 600_000, "{bytes} bytes for a join of a hundred");
+        let all_informed = |w: &World| (0..100).all(|m| w.informed(m) == 100);
+        must(&mut world, secs(10), "all records", all_informed);
+        // What the join needed is let go.
+        world.run_for(secs(90));
+        let links: Vec<_> = (0..100).map(|m| world.gauges(m).expect("it runs").links).collect();
+        assert!(links.iter().sum::<usize>() < 100 * 75, "{links:?}");
+        assert!(links.iter().all(|links| *links >= 12), "{links:?}");
+        for owner in [0, 50, 99] {
+            assert!(world.publish(owner));
+            must(&mut world, secs(5), "everyone has the news", |w| w.informed(owner) == 100);
+        }
+        assert!(world.shared_unrest().is_empty(), "{:?}", world.shared_unrest().first());
+        sound(&world);
+    }
+
+    #[test]
     fn two_islands_become_one_through_a_seed_that_both_know() {
         for seed in 0..3 {
             let mut world = World::new(Config::lan(10, seed));
@@ -581,6 +604,8 @@ mod coming_and_going {
             world.start(3);
             must(&mut world, secs(5), "it forgets the leaver", |w| w.all_see_all() && all(w, 1, None));
             settles(&mut world, secs(10));
+            // The commit may be under way.
+            world.run_for(ms(10));
             assert!(!world.disk(3).peers.contains_key(world.node(1)));
         }
     }

@@ -19,6 +19,24 @@ pub const PEERS_MAX: usize = 1024;
 pub const FULL_MESH_NODES_MAX: usize = 32;
 /// Peers that one node passes a new record on to in a mesh too large for direct delivery.
 pub const RELAY_FANOUT: usize = 8;
+/// Members that a node of such a mesh chooses to keep links with.
+pub const NEIGHBOURS: usize = 12;
+/// Members next to a node in the ring, on each side, that it has links with in such a mesh.
+pub const RING_NEIGHBOURS: usize = 4;
+/// Links that others have dialled and that such a node uses when any peer will do. One more is at rest: it ends when
+/// its dialler has nothing to say.
+pub const NEIGHBOURS_INBOUND_MAX: usize = 24;
+/// Bytes of member lists, digests and the records that these lack, which a node sends in a second. More: the peer is
+/// compared with later.
+pub const LIST_BYTES_PER_SECOND: u32 = 1 << 20;
+/// Bytes of them that are sent at once after a pause. More: at the pace of the second.
+pub const LIST_BYTES_AT_ONCE: u32 = 4 << 20;
+/// Exchanges of whole lists that a node of a large mesh begins in a second. More: later.
+pub const COMPARISONS_PER_SECOND: u32 = 1;
+/// Exchanges that it begins at once after a pause. More: at the pace of the second.
+pub const COMPARISONS_AT_ONCE: u32 = 4;
+/// Links whose peers wait for that. One more is compared with when chance takes it.
+pub const LISTS_OWED_MAX: usize = PEERS_MAX;
 /// Advertised addresses of one node. More: the record is refused.
 pub const ADDRESSES_MAX: usize = 8;
 /// Bytes of one `host:port` text. More: refused where it is parsed.
@@ -222,8 +240,7 @@ pub const SEND_WINDOW_BYTES: u64 = 4 << 20;
 /// Buffer for datagrams, each way; the oldest is dropped.
 pub const DATAGRAM_BUFFER_BYTES: usize = 16 << 10;
 /// A connection without a packet for this long is closed. In a small mesh every pair has exchanged a probe
-/// or a summary by then; in a large one a node keeps the links to its neighbours in the ring and to whom it
-/// talked of late, and a probe of anybody else begins with a handshake.
+/// or a summary by then; in a large one a node keeps the links to its neighbours and to whom it talked of late.
 pub const LINK_IDLE_MAX: Duration = Duration::from_secs(60);
 /// Where messages flow, a link is kept alive this often.
 pub const LINK_KEEP_ALIVE: Duration = Duration::from_secs(5);

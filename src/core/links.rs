@@ -45,6 +45,18 @@ pub(crate) struct Link {
     /// The protocol version that both ends speak.
     pub(crate) version: u8,
     pub(crate) doubted: bool,
+    /// Nobody here needs it: see [`Links::all_proven`].
+    pub(crate) at_rest: bool,
+    pub(crate) told: Told,
+}
+
+/// What whole lists were sent over a link: the hash of each, and when.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Told {
+    pub(crate) members: Option<(u64, Instant)>,
+    pub(crate) digest: Option<(u64, Instant)>,
+    /// The peer's first summary has come.
+    pub(crate) is_opened: bool,
 }
 
 /// A seed and how it fares.
@@ -87,6 +99,8 @@ pub(crate) struct Links {
     seeds: BTreeMap<String, Seed>,
     cards: BTreeMap<NodeKey, NodeCard>,
     stash: BTreeMap<NodeKey, Stash>,
+    /// Counts the changes of what [`Links::all_proven`] gives.
+    changes: u64,
 }
 
 /// Which of two links between the same two processes stays.
@@ -103,8 +117,14 @@ impl Links {
         self.links.get(&link)
     }
 
+    /// What was told over a link.
+    pub(crate) fn told_mut(&mut self, link: LinkId) -> Option<&mut Told> {
+        self.links.get_mut(&link).map(|link| &mut link.told)
+    }
+
     pub(crate) fn insert(&mut self, id: LinkId, link: Link) {
         if !link.doubted {
+            self.changes += 1;
             self.proven.insert(link.key, id);
         }
         self.links.insert(id, link);
@@ -127,6 +147,7 @@ impl Links {
     /// The peer talks over this link: so does this node from now on.
     pub(crate) fn prove(&mut self, id: LinkId) {
         if let Some(link) = self.links.get(&id) {
+            self.changes += 1;
             self.proven.insert(link.key, id);
         }
     }
@@ -136,6 +157,7 @@ impl Links {
         let link = self.links.remove(&id)?;
         let proven = self.proven.get(&link.key) == Some(&id);
         if proven {
+            self.changes += 1;
             self.proven.remove(&link.key);
         }
         Some((link, proven))
@@ -145,8 +167,30 @@ impl Links {
         self.proven.get(key).copied()
     }
 
+    /// The proven links among which this node chooses when any peer will do: all but those at rest. Over one at rest
+    /// goes only what is meant for its peer, and when that is nothing on both sides, it ends by itself after
+    /// [`limits::LINK_IDLE_MAX`].
     pub(crate) fn all_proven(&self) -> impl Iterator<Item = (NodeKey, LinkId)> + '_ {
+        self.every_proven().filter(|(_, id)| self.links.get(id).is_some_and(|link| !link.at_rest))
+    }
+
+    /// The proven links, those at rest too.
+    pub(crate) fn every_proven(&self) -> impl Iterator<Item = (NodeKey, LinkId)> + '_ {
         self.proven.iter().map(|(key, link)| (*key, *link))
+    }
+
+    /// Puts those links to rest of which `rests` says so, and takes the others into use again.
+    pub(crate) fn rest(&mut self, rests: impl Fn(LinkId) -> bool) {
+        for (id, link) in &mut self.links {
+            let at_rest = rests(*id);
+            self.changes += u64::from(at_rest != link.at_rest);
+            link.at_rest = at_rest;
+        }
+    }
+
+    /// A number that is another one after each change of what [`Links::all_proven`] gives.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes
     }
 
     pub(crate) fn all(&self) -> impl Iterator<Item = (LinkId, &Link)> {
@@ -354,7 +398,9 @@ mod tests {
         let key = node.key();
         let process = ProcessId(uuid::Uuid::nil());
         let address = String::new();
-        Link { node, key, process, start: 1, dialled, address, mesh_id: None, version: 1, doubted: false }
+        let told = Told::default();
+        let (mesh_id, version, doubted, at_rest) = (None, 1, false, false);
+        Link { node, key, process, start: 1, dialled, address, mesh_id, version, doubted, at_rest, told }
     }
 
     #[test]

@@ -74,7 +74,7 @@ impl Registry {
         self.owners.get(node)
     }
 
-    pub(crate) fn owners(&self) -> impl Iterator<Item = (&NodeId, &Owner)> {
+    pub(crate) fn owners(&self) -> impl ExactSizeIterator<Item = (&NodeId, &Owner)> {
         self.owners.iter()
     }
 

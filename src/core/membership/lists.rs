@@ -48,7 +48,22 @@ impl Membership {
 
     /// A hash of the member list that is equal on two nodes which agree on who is there (FNV-1a over keys,
     /// incarnations and presence). Suspicions and refutations pass too quickly to count.
+    ///
+    /// It is asked for with every summary, and kept until something changes.
     pub(crate) fn entries_hash(&self) -> u64 {
+        // A new incarnation of this node's own comes by many ways.
+        let own = self.incarnation();
+        if let Some((of, hash)) = self.entries_hash.get()
+            && of == own
+        {
+            return hash;
+        }
+        let hash = self.hash_entries();
+        self.entries_hash.set(Some((own, hash)));
+        hash
+    }
+
+    fn hash_entries(&self) -> u64 {
         let mut hash = 0xcbf2_9ce4_8422_2325_u64;
         let mut mix = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         for entry in self.entries().iter().filter(|entry| entry.state != MemberEntryState::Forgotten) {

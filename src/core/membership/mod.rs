@@ -34,6 +34,7 @@ mod runtime;
 mod suspicion;
 mod timings;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::{NonZeroU8, NonZeroUsize};
 use std::time::Duration;
@@ -165,6 +166,8 @@ pub(crate) struct Membership {
     overrides: Overrides,
     /// Whose certificate is good no more: see [`expulsion`].
     expelled: BTreeSet<NodeKey>,
+    /// The hash of the list as it was last asked for, and this node's incarnation then; `None` since a change.
+    entries_hash: Cell<Option<(Incarnation, u64)>>,
     leaving: bool,
     dropped_claims: u64,
     now: Instant,
@@ -205,6 +208,7 @@ impl Membership {
             profile,
             overrides,
             expelled: BTreeSet::new(),
+            entries_hash: Cell::new(None),
             leaving: false,
             dropped_claims: 0,
             now: Instant::ZERO,
@@ -232,8 +236,15 @@ impl Membership {
         self.known.get(key).copied()
     }
 
-    pub(crate) fn all_known(&self) -> impl Iterator<Item = (&NodeKey, &Known)> {
+    pub(crate) fn all_known(&self) -> impl ExactSizeIterator<Item = (&NodeKey, &Known)> {
         self.known.iter()
+    }
+
+    /// Whom there are links to, in a mesh too large for links to all: gossip goes to these.
+    pub(crate) fn set_near(&mut self, keys: Vec<NodeKey>) {
+        let alive =
+            keys.into_iter().filter(|key| self.known.get(key).is_some_and(|k| k.status.is_reachable()));
+        self.outbox.near = alive.map(|key| (key, self.identity_of(&key))).collect();
     }
 
     /// Members that are alive or suspect, this node excluded.
@@ -387,6 +398,7 @@ impl Membership {
             let down = Timer::RemoveDown(Identity::of(key, incarnation));
             let result = self.foca.handle_timer(down, &mut self.outbox);
             self.known.remove(&key);
+            self.entries_hash.set(None);
             self.settle("forgotten", result);
         }
         self.left.remove(&key);
@@ -412,6 +424,7 @@ impl Membership {
     /// From now on this node says nothing and answers nothing: it has told the others that it leaves.
     pub(crate) fn leave(&mut self) {
         self.leaving = true;
+        self.entries_hash.set(None);
         self.effects.clear();
     }
 
@@ -480,6 +493,13 @@ impl Membership {
         self.forgotten.remove(&key);
         let now = Known { incarnation, refutations: member.incarnation(), status };
         let before = self.known.insert(key, now);
+        self.entries_hash.set(None);
+        if let Some(near) = self.outbox.near.get_mut(&key) {
+            *near = Identity::of(key, incarnation);
+        }
+        if !status.is_reachable() {
+            self.outbox.near.remove(&key);
+        }
         if before.is_none() {
             self.prober.add(key);
         }

@@ -5,7 +5,7 @@
 //! until anybody looks at a dead member has a long tail. This one speaks foca's messages, so foca answers
 //! them as ever. Each turn goes to the next member in the ring of all live members, so that everyone is
 //! looked at by its neighbour in every period, whatever the size; each fourth turn (in a
-//! large mesh each sixteenth) goes to a random member as well, every one once a lap, so that no failures hide each other (the laps are those of Das, Gupta,
+//! large mesh each sixteenth, to one that there is a link to) goes to a random member as well, every one once a lap, so that no failures hide each other (the laps are those of Das, Gupta,
 //! Motivala: "SWIM", DSN 2002, 4.3; with them alone the time to the first look has a long tail).
 //! The ring is ordered by place, so that neighbours are near each other: see [`Membership::place`].
 //!
@@ -14,6 +14,7 @@
 //! witnesses, and it is not this node's own ears that are at fault ("Lifeguard", section IV.A).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::time::Duration;
 
 use bytes::BufMut;
@@ -33,8 +34,7 @@ use crate::core::time::Instant;
 
 /// Each turn with a number divisible by this goes to a random member, too.
 const RANDOM_EVERY: u32 = 4;
-/// The same where most members have no link to this one: a probe begins with a handshake there, which costs
-/// as much as all else of half a minute.
+/// The same where most members have no link to this one.
 const RANDOM_EVERY_LARGE: u32 = 16;
 /// A helper gives up a little before whoever asked it does.
 const HELP_SHARE: (u32, u32) = (4, 5);
@@ -77,6 +77,8 @@ pub(super) struct Prober {
     open: BTreeMap<u8, Probe>,
     /// Members that others have asked this node to reach: who asked, and under which number.
     duties: BTreeMap<(NodeKey, u8), NodeKey>,
+    /// Members that cannot be asked, because it is not known where they are.
+    nameless: BTreeSet<NodeKey>,
 }
 
 impl Prober {
@@ -88,6 +90,7 @@ impl Prober {
             last_number: 0,
             open: BTreeMap::new(),
             duties: BTreeMap::new(),
+            nameless: BTreeSet::new(),
         }
     }
 
@@ -101,6 +104,7 @@ impl Prober {
     }
 
     pub(super) fn forget(&mut self, key: &NodeKey) {
+        self.nameless.remove(key);
         self.lap.retain(|other| other != key);
         self.open.retain(|_, probe| probe.key != *key);
     }
@@ -142,6 +146,15 @@ impl Membership {
         let due = |place: &u64| before.get(place).map_or(0.0, |crossing| crossing.due);
         self.outbox.crossings =
             shares.map(|(place, share)| (place, Crossing { share, due: due(&place) })).collect();
+    }
+
+    /// Whether nobody knows yet where a member is: what does not reach it says nothing about it.
+    pub(crate) fn set_nameless(&mut self, key: NodeKey, is_nameless: bool) {
+        if is_nameless {
+            self.prober.nameless.insert(key);
+        } else {
+            self.prober.nameless.remove(&key);
+        }
     }
 
     /// Whether a member's packets and ours may be of the compact form.
@@ -206,24 +219,44 @@ impl Membership {
         let own = self.foca.identity().key;
         let own = (self.place_of(&own), own);
         let live = self.known.iter().filter(|(_, known)| known.status.is_reachable());
+        let live = live.filter(|(key, _)| !self.prober.nameless.contains(key));
         let places = live.map(|(key, _)| (self.place_of(key), *key));
         // The smallest above this node, or the smallest of all.
         places.min_by_key(|place| (*place < own, *place)).map(|(_, key)| key)
     }
 
+    /// In a large mesh a lap goes round those that there are links to: each member is among them for some others.
     fn next_of_lap(&mut self) -> Option<NodeKey> {
         loop {
             if self.prober.lap.is_empty() {
                 let live = self.known.iter().filter(|(_, known)| known.status.is_reachable());
-                let live: Vec<_> = live.map(|(key, _)| *key).collect();
+                let live: Vec<_> = live.map(|(key, _)| *key).filter(|key| self.is_near(key)).collect();
                 let count = live.len();
                 self.prober.lap = self.prober.choose(live, count);
             }
             let key = self.prober.lap.pop()?;
-            if self.is_live(&key) {
+            if self.is_live(&key) && self.is_near(&key) {
                 return Some(key);
             }
         }
+    }
+
+    /// Whether there is a link to a member, where there are not links to all.
+    fn is_near(&self, key: &NodeKey) -> bool {
+        self.outbox.near.is_empty() || self.outbox.near.contains_key(key)
+    }
+
+    /// The live members next to one in the ring: so many behind it, and so many before it, without this node.
+    pub(crate) fn around(&self, key: &NodeKey, count: usize) -> (Vec<NodeKey>, Vec<NodeKey>) {
+        let own = self.foca.identity().key;
+        let live = self.known.iter().filter(|(_, known)| known.status.is_reachable()).map(|(key, _)| key);
+        let named = live.filter(|key| !self.prober.nameless.contains(key)).chain([&own, key]);
+        let ring: BTreeSet<_> = named.map(|key| (self.place_of(key), *key)).collect();
+        let at = (self.place_of(key), *key);
+        let is_other = |(_, other): &&(u64, NodeKey)| *other != own && other != key;
+        let behind = ring.range((Bound::Excluded(at), Bound::Unbounded)).chain(&ring).filter(is_other);
+        let before = ring.range(..at).rev().chain(ring.iter().rev()).filter(is_other);
+        (behind.take(count).map(|(_, key)| *key).collect(), before.take(count).map(|(_, key)| *key).collect())
     }
 
     fn is_live(&self, key: &NodeKey) -> bool {
@@ -248,7 +281,8 @@ impl Membership {
 
     /// Asks a member whether it is there, unless that is under way already.
     pub(super) fn probe(&mut self, key: NodeKey, why: Why) {
-        if !self.is_live(&key) || self.prober.open.values().any(|probe| probe.key == key) {
+        let is_asked = self.prober.open.values().any(|probe| probe.key == key);
+        if !self.is_live(&key) || is_asked || self.prober.nameless.contains(&key) {
             return;
         }
         if self.prober.open.len() >= limits::PROBES_OPEN_MAX {
@@ -317,8 +351,7 @@ impl Membership {
             (known.status == MemberStatus::Alive && *other != key).then_some(*other)
         };
         let others: Vec<_> = self.known.iter().filter_map(alive).collect();
-        let count = usize::from(self.outbox.timings.indirect_probes);
-        let helpers = self.prober.choose(others, count);
+        let helpers = self.choose_helpers(&key, others);
         self.round_trips.back_off(key, self.now.since(sent));
         let target = self.identity_of(&key);
         for helper in &helpers {
@@ -335,6 +368,33 @@ impl Membership {
         probe.asked = helpers.len().clamp(1, usize::from(u8::MAX)) as u8;
         probe.helpers = modern;
         self.effects.push_back(MemberEffect::Timer { after, timer: MemberTimer::Probe(number, sent) });
+    }
+
+    /// In a large mesh those help whose neighbour in the ring the member is: they have a link to it, and to this node,
+    /// if that is its neighbour, too.
+    fn choose_helpers(&mut self, key: &NodeKey, others: Vec<NodeKey>) -> Vec<NodeKey> {
+        let count = usize::from(self.outbox.timings.indirect_probes);
+        if self.outbox.near.is_empty() {
+            return self.prober.choose(others, count);
+        }
+        let (behind, before) = self.around(key, limits::RING_NEIGHBOURS);
+        let near = behind.into_iter().chain(before).filter(|other| self.is_near(other));
+        let near: BTreeSet<_> = near.filter(|other| others.contains(other)).collect();
+        let (first, rest): (Vec<_>, Vec<_>) = others.into_iter().partition(|other| near.contains(other));
+        let mut helpers = self.prober.choose(first, count);
+        let missing = count - helpers.len();
+        helpers.extend(self.choose_near(rest, missing));
+        helpers
+    }
+
+    /// Some of these; those that there are links to, if they are enough and the mesh is large: a handshake takes longer
+    /// than what they are wanted for.
+    pub(super) fn choose_near(&mut self, mut from: Vec<NodeKey>, count: usize) -> Vec<NodeKey> {
+        let near = &self.outbox.near;
+        if from.iter().filter(|key| near.contains_key(key)).count() >= count {
+            from.retain(|key| near.contains_key(key));
+        }
+        self.prober.choose(from, count)
     }
 
     /// The member has answered, directly or through a helper.

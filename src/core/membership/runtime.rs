@@ -2,6 +2,7 @@
 //! to the mesh, and every delay is ours to set; of its timers only those of its own probing are dropped.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::time::Duration;
 
 use foca::{Header, Message, Notification, Timer};
@@ -43,6 +44,10 @@ pub(super) struct Outbox {
     pub(super) places: BTreeMap<NodeKey, u64>,
     /// Of the gossip that chance sends to other places, which share is kept.
     pub(super) crossings: BTreeMap<u64, Crossing>,
+    /// The live members to whom gossip of a large mesh goes, because there are links to them; empty in a small one.
+    pub(super) near: BTreeMap<NodeKey, Identity>,
+    /// Whose turn among them was last.
+    near_last: NodeKey,
 }
 
 impl Outbox {
@@ -61,7 +66,24 @@ impl Outbox {
             sealed: 0,
             places: BTreeMap::new(),
             crossings: BTreeMap::new(),
+            near: BTreeMap::new(),
+            near_last: NodeKey([0; 16]),
         }
+    }
+
+    /// Whom foca's gossip for a member goes to: in a large mesh to the next one that there is a link to, and not to
+    /// one that would have to be dialled for it.
+    fn turn_to_near(&mut self, to: Identity) -> Identity {
+        if self.near.contains_key(&to.key) || self.near.len() < usize::from(self.timings.gossip_fanout) {
+            return to;
+        }
+        let after = (Bound::Excluded(self.near_last), Bound::Unbounded);
+        let next = self.near.range(after).next().or_else(|| self.near.first_key_value());
+        let Some((key, identity)) = next else {
+            return to;
+        };
+        self.near_last = *key;
+        *identity
     }
 
     /// Whether gossip for a member goes out: all does, but for a share of that to other places.
@@ -108,14 +130,23 @@ impl foca::Runtime<Identity> for Outbox {
 
     fn send_to(&mut self, to: Identity, data: &[u8]) {
         let header = postcard::take_from_bytes::<Header<Identity>>(data);
-        let (header, _) = header.expect("foca's packets begin with a header of this codec");
+        let (header, rest) = header.expect("foca's packets begin with a header of this codec");
         self.refutations = header.src_incarnation;
-        if header.message == Message::Gossip && !self.crosses(&to.key) {
+        let is_gossip = header.message == Message::Gossip;
+        let near = if is_gossip { self.turn_to_near(to) } else { to };
+        if is_gossip && !self.crosses(&near.key) {
             return;
         }
         let note = self.note.clone();
-        let packet = self.seal(&to.key, &note, data);
-        self.packets.push((to.key, packet));
+        let packet = if near == to {
+            self.seal(&to.key, &note, data)
+        } else {
+            let header = Header { dst: near, ..header };
+            let mut bytes = postcard::to_allocvec(&header).expect("plain numbers always encode");
+            bytes.extend_from_slice(rest);
+            self.seal(&near.key, &note, &bytes)
+        };
+        self.packets.push((near.key, packet));
     }
 
     /// Replaces foca's delays by ours, which follow the size of the mesh; foca's own are fixed for life.

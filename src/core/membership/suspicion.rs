@@ -298,7 +298,7 @@ impl Membership {
         self.suspicions.asked_around = Some(self.now);
         let alive = self.known.iter().filter(|(_, known)| known.status == MemberStatus::Alive);
         let alive: Vec<_> = alive.map(|(key, _)| *key).collect();
-        for key in self.prober.choose(alive, ASKED_AROUND) {
+        for key in self.choose_near(alive, ASKED_AROUND) {
             self.probe(key, Why::Turn);
         }
     }
@@ -375,8 +375,18 @@ impl Membership {
         self.spread(rumour);
         if is_accuser {
             self.hasten(key);
-        } else if is_first && self.prober.draw() < CHECKERS / self.live_count().max(1) as f64 {
+        } else if is_first && self.prober.draw() < self.check_share(&key) {
             self.probe(key, Why::Check);
+        }
+    }
+
+    /// In a large mesh those look who have a link to the suspect: a handshake takes longer than it has to answer.
+    fn check_share(&self, key: &NodeKey) -> f64 {
+        let near = &self.outbox.near;
+        match (near.is_empty(), near.contains_key(key)) {
+            (true, _) => CHECKERS / self.live_count().max(1) as f64,
+            (false, true) => CHECKERS / near.len() as f64,
+            (false, false) => 0.0,
         }
     }
 
@@ -564,7 +574,7 @@ impl Membership {
             .collect();
         let others = self.known.iter().filter(|(_, known)| known.status == MemberStatus::Alive);
         let others: Vec<_> = others.map(|(key, _)| *key).collect();
-        for to in self.prober.choose(others, fanout) {
+        for to in self.choose_near(others, fanout) {
             self.send_message(to, Message::Gossip, &news);
         }
     }

@@ -1,4 +1,4 @@
-//! What membership wants done, the lists and records that peers compare, and calling the lost again.
+//! What membership wants done, what control frames mean, and calling the lost again.
 
 use std::time::Duration;
 
@@ -13,8 +13,7 @@ use crate::core::ids::{Incarnation, LinkId, NodeId, NodeKey};
 use crate::core::limits;
 use crate::core::membership::{Evidence, Known, MemberEffect};
 use crate::core::model::{Event, Found, Load, MemberStatus};
-use crate::core::registry::Applied;
-use crate::core::wire::{Control, OwnedBatch};
+use crate::core::wire::Control;
 
 /// How often some of the lost are called again, and how many at once: the cost of waiting is bounded
 /// whatever the number of the lost.
@@ -125,7 +124,7 @@ impl Mesh {
 
     fn on_member_changed(&mut self, key: NodeKey, before: Option<Known>, now: Known) {
         self.view_changed = true;
-        self.tell_liveness();
+        self.liveness_changed = true;
         if now.status == MemberStatus::Failed {
             self.become_unreachable(&key);
         }
@@ -145,6 +144,7 @@ impl Mesh {
                 self.set_timer(ASK_CARDS_AFTER, Timer::AskCards);
             }
             self.nameless.insert(key);
+            self.membership.set_nameless(key, true);
             return;
         }
         self.tell_member(key, before, now);
@@ -161,7 +161,7 @@ impl Mesh {
     }
 
     /// In a small mesh every pair has a link before it is needed; the lower id dials it.
-    fn dial_if_lower(&mut self, key: &NodeKey) {
+    pub(super) fn dial_if_lower(&mut self, key: &NodeKey) {
         if self.links.card(key).is_some_and(|card| self.own < card.node_id) {
             self.dial(key);
         }
@@ -232,6 +232,7 @@ impl Mesh {
 
     /// A member's card came: what was known of its key now has a name.
     pub(super) fn on_named(&mut self, key: NodeKey) {
+        self.membership.set_nameless(key, false);
         if let (true, Some(known)) = (self.nameless.remove(&key), self.membership.known(&key)) {
             self.tell_member(key, None, known);
             if known.status.is_reachable() && self.is_full_mesh() {
@@ -245,6 +246,7 @@ impl Mesh {
         if self.nameless.is_empty() {
             return;
         }
+        self.tend_neighbours();
         if let Some((_, link)) = self.random_link() {
             self.send_digest(link, false);
         }
@@ -257,7 +259,7 @@ impl Mesh {
         self.view_changed = true;
         self.say_hello_anew();
         // Everyone linked hears of it directly; gossip tells the rest.
-        let links: Vec<_> = self.links.all_proven().collect();
+        let links: Vec<_> = self.links.every_proven().collect();
         for (key, _) in links {
             self.membership.announce(key);
         }
@@ -293,6 +295,7 @@ impl Mesh {
     }
 
     pub(super) fn sync(&mut self) {
+        self.tend_neighbours();
         self.compare_with_a_peer();
         let pause = self.jittered(SYNC_INTERVAL);
         self.set_timer(pause, Timer::Sync);
@@ -302,24 +305,6 @@ impl Mesh {
     pub(super) fn greet(&mut self, link: LinkId) {
         self.send_summary(link);
         self.tell_what_is_kept(link);
-    }
-
-    pub(super) fn send_summary(&mut self, link: LinkId) {
-        let members = self.membership.entries_hash();
-        let owned = self.registry.digest_hash();
-        let crls = Some(self.trust.hash());
-        let shared = Some(self.shared_summary());
-        self.output(Output::Control { link, frame: Control::Summary { members, owned, shared, crls } });
-    }
-
-    fn send_digest(&mut self, link: LinkId, reply: bool) {
-        let have = self.registry.digest();
-        self.output(Output::Control { link, frame: Control::OwnedDigest { have, reply } });
-    }
-
-    fn send_members(&mut self, link: LinkId, reply: bool) {
-        let members = self.membership.entries();
-        self.output(Output::Control { link, frame: Control::Members { members, reply } });
     }
 
     pub(super) fn on_control(&mut self, link: LinkId, frame: Control) {
@@ -342,29 +327,11 @@ impl Mesh {
                     self.compare_shared(key, shared);
                 }
                 self.compare_lists(link, crls);
-                if members != self.membership.entries_hash() {
-                    self.send_members(link, true);
-                }
-                if owned != self.registry.digest_hash() {
-                    self.send_digest(link, true);
-                }
+                self.compare(link, members, owned);
             }
-            Control::Members { members, reply } => {
-                self.membership.apply_entries(key, &members);
-                self.run_member_effects();
-                if reply {
-                    self.send_members(link, false);
-                }
-            }
-            Control::OwnedDigest { have, reply } => {
-                for batch in self.registry.newer_than(&have) {
-                    self.output(Output::Control { link, frame: Control::Owned { batches: vec![batch] } });
-                }
-                if reply {
-                    self.send_digest(link, false);
-                }
-            }
-            Control::Owned { batches } => self.on_owned(link, batches),
+            Control::Members { members, reply } => self.on_members(link, key, &members, reply),
+            Control::OwnedDigest { have, reply } => self.on_digest(link, &have, reply),
+            Control::Owned { batches } => self.on_owned(link, &node, batches),
             Control::HeldForFailed { incarnation } => self.membership.held_for_failed(incarnation),
             Control::Leaving { incarnation, forget } => self.on_leaving(key, incarnation, forget),
             Control::DuplicateSeen { address } => {
@@ -394,75 +361,6 @@ impl Mesh {
             | Control::Beat(_)
             | Control::Register { .. }) => self.on_shared(link, key, &node, frame),
             Control::KeepAlive => {}
-        }
-    }
-
-    fn on_owned(&mut self, link: LinkId, batches: Vec<OwnedBatch>) {
-        let mut gap = false;
-        for batch in batches {
-            if self.membership.is_forgotten(&batch.node.key(), Incarnation::first_of(batch.start)) {
-                continue;
-            }
-            match self.registry.apply(&batch) {
-                Ok(Applied::Old) => {}
-                Ok(Applied::Gap) => gap = true,
-                Ok(Applied::Changed { card, agents }) => {
-                    self.view_changed = true;
-                    if card && let Some(card) = self.registry.owner(&batch.node).and_then(|o| o.card.clone())
-                    {
-                        self.learn_card(&card);
-                    }
-                    self.tell_agents(&batch.node, agents);
-                    self.relay(link, batch);
-                }
-                Err(error) => {
-                    self.counters.records_dropped += 1;
-                    tracing::warn!(node = %batch.node, %error, "records dropped");
-                }
-            }
-        }
-        if gap {
-            self.send_digest(link, false);
-        }
-    }
-
-    /// In a mesh too large for direct delivery, news is passed on once by whoever it is news to.
-    fn relay(&mut self, from: LinkId, batch: OwnedBatch) {
-        if !self.is_full_mesh() {
-            self.spread_to_some(batch, Some(from));
-        }
-    }
-
-    /// Sends a delta of this node's own records to everyone, directly or by relays.
-    pub(super) fn spread(&mut self, delta: Option<OwnedBatch>) {
-        let Some(delta) = delta else {
-            return;
-        };
-        self.view_changed = true;
-        if !self.is_full_mesh() {
-            return self.spread_to_some(delta, None);
-        }
-        let links: Vec<_> = self.links.all_proven().map(|(_, link)| link).collect();
-        for link in links {
-            self.output(Output::Control { link, frame: Control::Owned { batches: vec![delta.clone()] } });
-        }
-    }
-
-    /// Leaves so many of `links`, picked at random.
-    pub(super) fn choose(&mut self, links: &mut Vec<LinkId>, count: usize) {
-        while links.len() > count {
-            let at = self.rng.random_range(0..links.len());
-            links.swap_remove(at);
-        }
-    }
-
-    fn spread_to_some(&mut self, delta: OwnedBatch, except: Option<LinkId>) {
-        let except = except.and_then(|link| self.links.get(link)).map(|link| link.key);
-        let live = |(key, known): (&NodeKey, &Known)| known.status.is_reachable().then_some(*key);
-        let mut live: Vec<_> = self.membership.all_known().filter_map(live).collect();
-        live.retain(|key| Some(*key) != except);
-        for key in self.choose_peers(live, limits::RELAY_FANOUT) {
-            self.send_control(&key, Control::Owned { batches: vec![delta.clone()] });
         }
     }
 
@@ -505,7 +403,7 @@ impl Mesh {
     pub(super) fn tell_departure(&mut self, forget: bool) {
         let incarnation = self.membership.incarnation();
         self.membership.leave();
-        let links: Vec<_> = self.links.all_proven().map(|(_, link)| link).collect();
+        let links: Vec<_> = self.links.every_proven().map(|(_, link)| link).collect();
         for link in links {
             self.output(Output::Control { link, frame: Control::Leaving { incarnation, forget } });
         }

@@ -9,7 +9,7 @@ use crate::core::error::Refusal;
 use crate::core::error::Refused;
 use crate::core::ids::{LinkId, MeshId, NodeId, NodeKey};
 use crate::core::limits;
-use crate::core::links::{Keep, Link, Links};
+use crate::core::links::{Keep, Link, Links, Told};
 use crate::core::model::{Event, Found, Hello, NodeCard};
 use crate::core::wire::{Control, MemberEntry, MemberEntryState, VersionRange, no_common_version};
 
@@ -131,6 +131,8 @@ impl Mesh {
             mesh_id: hello.mesh_id,
             version,
             doubted: false,
+            at_rest: false,
+            told: Told::default(),
         };
         let by_seed = matches!(dialled, Some(DialTarget::Seed(_)));
         self.readmit(key);

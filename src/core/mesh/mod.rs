@@ -4,10 +4,14 @@
 //! `poll_output` until `None`, then wait for `poll_timeout`.
 //!
 //! - `joining`: seeds, hellos, duplicates, links coming and going
-//! - `gossip`: what membership wants, lists, calling the lost
+//! - `gossip`: what membership wants, control frames, calling the lost
+//! - `lists`: comparing with a peer: whole lists, and how many bytes of them
+//! - `neighbours`: with whom a node of a large mesh keeps links, and which it lets go
+//! - `records`: what nodes publish about themselves on its way through the mesh
 //! - `agents`: deploy, stop, the runtime's reports, what is published
 //! - `regions`: how far the others are, and which of them this node talks to when it may choose
 //! - `requests`: what nodes ask of each other
+//! - `lineage` and `starts`: which processes ran on a node's store, and which of each peer was met last: how old copies show
 //! - `trust`: revocation lists, expelled nodes, links of a former certificate
 //! - `versions`: what is not said to a node of an earlier version
 //! - `view`: what readers outside see
@@ -16,6 +20,9 @@ mod agents;
 mod gossip;
 mod joining;
 mod lineage;
+mod lists;
+mod neighbours;
+mod records;
 mod regions;
 mod requests;
 mod shared;
@@ -32,6 +39,9 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use self::lineage::Lineage;
+use self::lists::Lists;
+use self::neighbours::Neighbours;
+use self::records::Relays;
 use self::regions::Regions;
 pub use self::regions::{cross_share, region_keep};
 use self::requests::{Open, Requester};
@@ -59,6 +69,9 @@ use super::wire::VersionRange;
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 /// How long agents may take to finish what they have when the node is told to stop.
 const STOP_DRAIN: Duration = Duration::from_secs(10);
+
+/// In a large mesh, changes of who is alive are told together for so long after the last ones.
+const LIVENESS_PAUSE: Duration = Duration::from_millis(100);
 
 /// A process that did nothing for so long measures no lease by its former clock.
 const STANDSTILL: Duration = Duration::from_secs(1);
@@ -110,6 +123,9 @@ pub struct Mesh {
     pending: BTreeMap<PersistNo, (Instant, Pending)>,
     membership: Membership,
     links: Links,
+    lists: Lists,
+    neighbours: Neighbours,
+    relays: Relays,
     registry: Registry,
     supervision: Supervision,
     trust: Trust,
@@ -141,6 +157,10 @@ pub struct Mesh {
     undeploying: BTreeMap<AgentName, Vec<Requester>>,
     numbers: u64,
     view_changed: bool,
+    /// Membership believes something else of somebody than was told to those who decide by it.
+    liveness_changed: bool,
+    /// Not before then.
+    liveness_due: Instant,
     counters: Counters,
 }
 
@@ -183,6 +203,9 @@ impl Mesh {
             pending: BTreeMap::new(),
             membership: Membership::new(key, incarnation, profile, overrides, gossip_rng),
             links: Links::default(),
+            lists: Lists::default(),
+            neighbours: Neighbours::default(),
+            relays: Relays::default(),
             registry: Registry::new(own.clone(), remembered.start),
             supervision: Supervision::default(),
             trust: Trust::default(),
@@ -205,6 +228,8 @@ impl Mesh {
             undeploying: BTreeMap::new(),
             numbers: 0,
             view_changed: true,
+            liveness_changed: false,
+            liveness_due: now,
             counters: Counters::default(),
             own,
             card,
@@ -296,6 +321,10 @@ impl Mesh {
                 Timer::Seeds => self.dial_seeds(),
                 Timer::CallLost => self.call_the_lost(),
                 Timer::Sync => self.sync(),
+                Timer::Lists => self.settle_debts(),
+                Timer::Relay => self.relay_gathered(),
+                // What has gathered is told when the mesh settles.
+                Timer::Liveness => {}
                 Timer::AskCards => self.ask_for_cards(),
                 Timer::Probation(link) => self.on_probation_over(link),
                 Timer::Hint(key) => self.on_hint_over(key),
@@ -338,10 +367,25 @@ impl Mesh {
     /// After each change: what membership wants, and one notice of a changed view.
     fn settle(&mut self) {
         self.run_member_effects();
+        if self.liveness_changed && self.liveness_due <= self.now {
+            self.on_liveness();
+        }
+        self.tell_near();
         self.settle_shared();
         if std::mem::take(&mut self.view_changed) {
             self.output(Output::ViewChanged);
         }
+    }
+
+    /// Tells those who decide by it whom membership holds for alive. All of it is told each time, so that changes of a
+    /// large mesh that come one after the other are told together.
+    fn on_liveness(&mut self) {
+        self.liveness_changed = false;
+        if !self.is_full_mesh() {
+            self.liveness_due = self.now + LIVENESS_PAUSE;
+            self.set_timer(LIVENESS_PAUSE, Timer::Liveness);
+        }
+        self.tell_liveness();
     }
 
     /// The one way out. A control frame that its link's version does not know is not sent.

@@ -18,6 +18,12 @@ pub(super) enum Timer {
     CallLost,
     /// Compare summaries with a random peer.
     Sync,
+    /// Compare with a peer that was not sent a whole list when it was its turn.
+    Lists,
+    /// Pass on the records that have gathered.
+    Relay,
+    /// Tell who is alive, if that has changed again.
+    Liveness,
     /// Ask a peer for the cards of members whose names are not known.
     AskCards,
     /// The process that this doubted link would replace has not answered.
@@ -46,6 +52,9 @@ impl Timer {
             Self::Seeds
             | Self::CallLost
             | Self::Sync
+            | Self::Lists
+            | Self::Relay
+            | Self::Liveness
             | Self::AskCards
             | Self::Probation(_)
             | Self::Hint(_)
@@ -65,6 +74,9 @@ impl Timer {
             Self::Seeds => "seeds",
             Self::CallLost => "call the lost",
             Self::Sync => "sync",
+            Self::Lists => "lists",
+            Self::Relay => "relay",
+            Self::Liveness => "liveness",
             Self::AskCards => "ask for cards",
             Self::Probation(_) => "probation",
             Self::Hint(_) => "hint",

@@ -123,7 +123,7 @@ impl Mesh {
         // Whoever was refused may be let in now, on either side.
         self.links.try_all_again(self.now);
         self.told_refused.clear();
-        let links: Vec<_> = self.links.all_proven().map(|(_, link)| link).collect();
+        let links: Vec<_> = self.links.every_proven().map(|(_, link)| link).collect();
         for link in links.into_iter().filter(|link| self.trust.speaks(*link)).collect::<Vec<_>>() {
             self.send_list_digest(link, true, true);
         }
@@ -136,7 +136,7 @@ impl Mesh {
 
     /// Every link there is now is to be replaced, some at a time.
     pub(super) fn replace_all(&mut self) {
-        let links: Vec<_> = self.links.all_proven().map(|(_, link)| link).collect();
+        let links: Vec<_> = self.links.every_proven().map(|(_, link)| link).collect();
         let was_empty = !self.trust.has_outdated();
         self.trust.outdate(links.into_iter());
         if was_empty {

@@ -44,7 +44,7 @@ impl Mesh {
             links,
             timers: self.timers.len(),
             stashes,
-            members: self.membership.all_known().count(),
+            members: self.membership.all_known().len(),
             cards,
             persists: self.pending.len(),
             requests: self.requests.len(),

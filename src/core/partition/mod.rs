@@ -18,7 +18,9 @@
 //!
 //! Members that do not vote send no beats. Whether they are reachable, gossip says; a synchronisation waits for
 //! them for [`limits::SYNCHRONISATION_PATIENCE`] at most, because gossip also knows nodes that this one cannot talk
-//! to. In the same way it waits for voters that gossip calls alive until their first beat is overdue.
+//! to. In the same way it waits for voters that gossip calls alive until their first beat is overdue, and no longer for
+//! anybody in a mesh too large for links between all: there a node has compared with its neighbours by then, and the
+//! rest goes from neighbour to neighbour.
 //!
 //! A node that the roster does not name is joining, whatever it hears.
 //!
@@ -436,7 +438,8 @@ impl Partition {
         let mut with = under_way.with.clone();
         with.insert(self.own.clone());
         let is_awaited = |node: &NodeId| {
-            let patience = match roster.is_voter(node) {
+            let all_are_linked = roster.members.len() <= limits::FULL_MESH_NODES_MAX;
+            let patience = match roster.is_voter(node) || !all_are_linked {
                 true => self.config.detection_timeout,
                 false => limits::SYNCHRONISATION_PATIENCE,
             };

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use self::pace::Pace;
+pub(crate) use self::pace::Pace;
 use self::rows::{DoneRow, Row, WriteRow};
 use super::contract::Change;
 use super::ids::NodeId;

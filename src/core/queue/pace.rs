@@ -1,4 +1,4 @@
-//! The pace of the replay in bytes, so that a full queue does not fill the links to the other nodes. How many writes
+//! A pace in bytes. That of the replay keeps a full queue from filling the links to the other nodes. How many writes
 //! are under way at once is bounded by the disk, which has to take them before the next ones are made.
 
 use std::time::Duration;
@@ -7,7 +7,7 @@ use crate::core::time::Instant;
 
 /// A bucket that leaks steadily ("generic cell rate algorithm", ITU-T I.371).
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     /// The time that one byte takes.
     each: Duration,
     /// How far ahead of its time a write may be made.
@@ -19,13 +19,13 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    pub(super) fn new(bytes_per_second: u32, bytes_at_once: u32) -> Self {
+    pub(crate) fn new(bytes_per_second: u32, bytes_at_once: u32) -> Self {
         let each = Duration::from_secs(1) / bytes_per_second;
         Self { each, ahead_max: each * bytes_at_once, due: Instant::ZERO, paused_until: Instant::ZERO }
     }
 
     /// Whether so many bytes may be made at `now`; they count then.
-    pub(super) fn take(&mut self, now: Instant, bytes: usize) -> bool {
+    pub(crate) fn take(&mut self, now: Instant, bytes: usize) -> bool {
         if self.next_at(now) > now {
             return false;
         }
@@ -40,7 +40,7 @@ impl Pace {
     }
 
     /// When something may be made.
-    pub(super) fn next_at(&self, now: Instant) -> Instant {
+    pub(crate) fn next_at(&self, now: Instant) -> Instant {
         let wait = self.due.since(now).saturating_sub(self.ahead_max);
         (now + wait).max(self.paused_until)
     }
