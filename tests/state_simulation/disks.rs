@@ -239,7 +239,8 @@ fn two_thousand_queued_writes_are_replayed_in_order_and_in_less_than_a_minute() 
 
 #[test]
 fn fault_19_a_disk_that_says_nothing_degrades_its_node_until_it_answers_and_loses_nothing() {
-    let mut world = healthy_mesh(3, 51);
+    // By this seed the commit takes between 8 s, so that the silence is noticed, and the 15 s of a request.
+    let mut world = healthy_mesh(3, 67);
     world.apply(&Fault::SlowDisk { machine: 2, commit_max: Some(seconds(60)) });
     let (key, value) = ("a".to_owned(), Some(Bytes::from_static(b"one")));
     let id = ask(&mut world, 2, StateRequest::Put { key, value, context: None, ack: Ack::Local });
