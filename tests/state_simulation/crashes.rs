@@ -171,3 +171,18 @@ fn fault_05_a_mesh_whose_writers_die_all_the_time_comes_to_rest() {
     rests(&mut world);
     assert!(world.writes_made() > 100, "{}", world.writes_made());
 }
+
+/// Both of those that are left bid at once, vote for themselves, and refuse each other: neither may keep its own vote for
+/// the sake of the third one.
+#[test]
+fn two_of_three_agree_on_who_leads_soon_after_the_third_is_gone() {
+    for seed in 0..40 {
+        let mut world = healthy_mesh(3, seed);
+        world.run_for(seconds(5));
+        let gone = (0..3).find(|machine| world.lease_of(*machine).is_some()).expect("somebody leads");
+        world.crash(gone);
+        let end = world.now() + seconds(8);
+        let led = world.run_until(end, |world| (0..3).any(|m| m != gone && world.lease_of(m).is_some()));
+        assert!(led.is_some(), "seed {seed}: nobody leads");
+    }
+}

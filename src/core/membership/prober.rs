@@ -36,6 +36,8 @@ use crate::core::time::Instant;
 const RANDOM_EVERY: u32 = 4;
 /// The same where most members have no link to this one.
 const RANDOM_EVERY_LARGE: u32 = 16;
+/// Bystanders that ask a suspect at once, in expectation, whatever the size of the mesh.
+const CHECKERS: f64 = 5.0;
 /// A helper gives up a little before whoever asked it does.
 const HELP_SHARE: (u32, u32) = (4, 5);
 /// No wait is longer than this, or than the probe timeout where that is longer, before health stretches it.
@@ -385,6 +387,16 @@ impl Membership {
         let missing = count - helpers.len();
         helpers.extend(self.choose_near(rest, missing));
         helpers
+    }
+
+    /// The share of bystanders that ask a suspect. In a large mesh those look who have a link to the suspect: a handshake takes longer than it has to answer.
+    pub(super) fn check_share(&self, key: &NodeKey) -> f64 {
+        let near = &self.outbox.near;
+        match (near.is_empty(), near.contains_key(key)) {
+            (true, _) => CHECKERS / self.live_count().max(1) as f64,
+            (false, true) => CHECKERS / near.len() as f64,
+            (false, false) => 0.0,
+        }
     }
 
     /// Some of these; those that there are links to, if they are enough and the mesh is large: a handshake takes longer

@@ -37,8 +37,6 @@ const STEPS: u32 = 8;
 const STEP_MAX: Duration = Duration::from_millis(200);
 /// So many independent confirmations make a suspicion as short as it gets, where there are so many others.
 const CONFIRMATIONS_WANTED: usize = 3;
-/// Bystanders that ask a suspect at once, in expectation, whatever the size of the mesh.
-const CHECKERS: f64 = 5.0;
 /// How many of the longest suspicions a bystander waits before it accuses on its own.
 const BYSTANDER_WAITS: u32 = 2;
 /// An accuser that has heard of nobody for so many probe periods is alone.
@@ -377,16 +375,6 @@ impl Membership {
             self.hasten(key);
         } else if is_first && self.prober.draw() < self.check_share(&key) {
             self.probe(key, Why::Check);
-        }
-    }
-
-    /// In a large mesh those look who have a link to the suspect: a handshake takes longer than it has to answer.
-    fn check_share(&self, key: &NodeKey) -> f64 {
-        let near = &self.outbox.near;
-        match (near.is_empty(), near.contains_key(key)) {
-            (true, _) => CHECKERS / self.live_count().max(1) as f64,
-            (false, true) => CHECKERS / near.len() as f64,
-            (false, false) => 0.0,
         }
     }
 

@@ -220,8 +220,10 @@ impl Register {
 
     /// A candidate that cannot win frees the vote that it gave itself: two of them that each renewed their own vote
     /// with every bid would refuse each other for ever. It counts no further grant of that bid, so nobody is let down.
+    /// Nobody waits for a voter that has failed: two of three that did would stay without a lease as long as it is away.
     fn give_up_bid(&mut self, bid: &Bid, now: Instant) {
-        let left = |roster: &Roster| roster.voters().filter(|v| !bid.refused.contains(*v)).cloned().collect();
+        let is_out = |voter: &NodeId| bid.refused.contains(voter) || self.failed.contains(voter);
+        let left = |roster: &Roster| roster.voters().filter(|voter| !is_out(voter)).cloned().collect();
         let may_win = self.durable.roster.as_ref().is_some_and(|roster| agrees(roster, &left(roster)));
         if may_win || self.lease.held.is_some() {
             return;
