@@ -108,7 +108,7 @@ impl Mesh {
     }
 
     fn tell_all_what_is_kept(&mut self) {
-        let links: Vec<_> = self.links.all_proven().map(|(_, link)| link).collect();
+        let links: Vec<_> = self.links.every_proven().map(|(_, link)| link).collect();
         links.into_iter().for_each(|link| self.tell_what_is_kept(link));
     }
 
