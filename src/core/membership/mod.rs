@@ -504,6 +504,9 @@ impl Membership {
             self.prober.add(key);
         }
         let lived = before.is_some_and(|b| b.incarnation.start() == now.incarnation.start());
+        if !lived {
+            self.prober.let_off(&key);
+        }
         if lived && before.is_some_and(|b| b.status == MemberStatus::Failed) && status.is_reachable() {
             self.suspicions.note_flap(key, self.now);
         }

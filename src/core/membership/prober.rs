@@ -108,6 +108,11 @@ impl Prober {
     pub(super) fn forget(&mut self, key: &NodeKey) {
         self.nameless.remove(key);
         self.lap.retain(|other| other != key);
+        self.let_off(key);
+    }
+
+    /// What its former process did not answer says nothing about the present one.
+    pub(super) fn let_off(&mut self, key: &NodeKey) {
         self.open.retain(|_, probe| probe.key != *key);
     }
 
