@@ -113,6 +113,16 @@ fn copied_before_a_replay(seed: u64) -> (World, Ticket) {
     (world, ticket)
 }
 
+/// The third node is started from the copy: it does not make the queued write again that "newer" has replaced, and says so.
+fn an_old_copy_refuses(world: &mut World, ticket: &Ticket) {
+    world.apply(&Fault::Restore { machine: 2 });
+    world.start(2);
+    rests(world);
+    assert_eq!(siblings(world, 0, "a"), ["newer"]);
+    let told = outcome(world, 2, ticket);
+    assert!(matches!(&told, Outcome::Rejected { reason } if reason.contains("old copy")), "{told:?}");
+}
+
 #[test]
 fn fault_26_a_queued_write_that_was_made_after_the_copy_was_taken_is_not_made_again() {
     let (mut world, ticket) = copied_before_a_replay(17);
@@ -132,12 +142,7 @@ fn fault_26_a_queued_write_that_was_made_and_replaced_after_the_copy_was_taken_d
     world.crash(2);
     world.start(2);
     rests(&mut world);
-    world.apply(&Fault::Restore { machine: 2 });
-    world.start(2);
-    rests(&mut world);
-    assert_eq!(siblings(&mut world, 0, "a"), ["newer"]);
-    let told = outcome(&mut world, 2, &ticket);
-    assert!(matches!(&told, Outcome::Rejected { reason } if reason.contains("old copy")), "{told:?}");
+    an_old_copy_refuses(&mut world, &ticket);
 }
 
 #[test]
@@ -267,12 +272,7 @@ fn fault_26_a_copy_of_the_running_node_is_noticed_by_the_writes_that_others_have
     written(&mut world, 0, "a", "newer");
     rests(&mut world);
     // The process that was copied is the last one before this: nothing but its writes shows that it went on.
-    world.apply(&Fault::Restore { machine: 2 });
-    world.start(2);
-    rests(&mut world);
-    assert_eq!(siblings(&mut world, 0, "a"), ["newer"]);
-    let told = outcome(&mut world, 2, &ticket);
-    assert!(matches!(&told, Outcome::Rejected { reason } if reason.contains("old copy")), "{told:?}");
+    an_old_copy_refuses(&mut world, &ticket);
 }
 
 #[test]
