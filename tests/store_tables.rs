@@ -81,17 +81,18 @@ fn a_key_or_a_row_that_is_too_large_is_refused_and_the_largest_is_not() {
 }
 
 #[test]
-fn more_bytes_than_may_wait_are_refused_in_their_turn() {
+fn what_a_disk_that_was_full_has_to_take_at_once_is_taken_whatever_its_size() {
     let directory = tempfile::tempdir().unwrap();
     let node = Node::open(directory.path());
+    let many = limits::STORE_QUEUE_CHANGES_MAX + 1;
+    let rows = (0..many).map(|n| put(Table::State, &format!("many-{n:05}"), "1"));
+    node.commit(1, [Change::Afresh].into_iter().chain(rows).collect()).unwrap();
     let row = Bytes::from(vec![1; limits::STORE_ROW_BYTES_MAX]);
     let times = limits::STORE_QUEUE_BYTES_MAX / row.len() + 1;
     let large = |n: usize| Change::Put { table: Table::State, key: vec![n as u8].into(), row: row.clone() };
-    let reason = node.commit(1, (0..times).map(large).collect()).unwrap_err();
-    assert!(reason.contains("queue is full"), "{reason}");
-    let reason = node.commit(2, vec![put(Table::State, "a", "1")]).unwrap_err();
-    assert!(reason.contains("begin afresh"), "a refusal for want of room is a failure too: {reason}");
-    node.commit(3, vec![Change::Afresh, put(Table::State, "a", "1")]).unwrap();
+    node.commit(2, (0..times).map(large).collect()).unwrap();
+    drop(node);
+    assert_eq!(Node::open(directory.path()).remembered.tables[&Table::State].len(), many + times);
 }
 
 #[test]
@@ -177,7 +178,7 @@ fn a_damaged_database_is_put_aside_whole_and_what_can_be_read_goes_on() {
 }
 
 #[test]
-fn a_rebuilt_store_says_so_until_the_core_has_written_to_its_tables_and_knows_its_mesh() {
+fn a_rebuilt_store_says_so_until_the_core_knows_its_mesh_and_has_its_roster() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("shoal.db");
     fs::write(&file, "This is a letter, not a database, and it is long enough. ".repeat(100)).unwrap();
@@ -188,12 +189,18 @@ fn a_rebuilt_store_says_so_until_the_core_has_written_to_its_tables_and_knows_it
     drop(node);
     let node = Node::open(directory.path());
     assert!(node.remembered.rebuilt, "the core has written nothing of its own");
-    node.commit(1, vec![put(Table::Clock, "a", "1")]).unwrap();
+    let roster = |value| put(Table::Register, "roster", value);
+    node.commit(1, vec![put(Table::Clock, "a", "1"), roster("1")]).unwrap();
+    node.commit(2, vec![Change::Delete { table: Table::Register, key: "roster".into() }]).unwrap();
     drop(node);
     let node = Node::open(directory.path());
     assert!(node.remembered.rebuilt, "the mesh is unknown");
     node.commit(1, vec![Change::MeshId(mesh_id())]).unwrap();
-    node.commit(2, vec![put(Table::Clock, "a", "2")]).unwrap();
+    node.commit(2, vec![put(Table::Clock, "a", "2"), put(Table::Register, "ran/1", "2")]).unwrap();
+    drop(node);
+    let node = Node::open(directory.path());
+    assert!(node.remembered.rebuilt, "told to begin a mesh, it would agree with nobody on a second roster");
+    node.commit(1, vec![roster("2")]).unwrap();
     drop(node);
     assert!(!Node::open(directory.path()).remembered.rebuilt);
     assert_eq!(put_aside(directory.path()).len(), 1);

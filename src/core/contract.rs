@@ -384,7 +384,7 @@ pub struct Remembered {
     /// The rows of the core's own tables, in order of their keys; a table without rows may be absent.
     #[serde(default)]
     pub tables: BTreeMap<Table, Vec<(Bytes, Bytes)>>,
-    /// Whether the database was damaged or gone, and this one was made in its place.
+    /// Whether the database was damaged or gone, and this one was made in its place and has not had the mesh's roster since.
     #[serde(default)]
     pub rebuilt: bool,
 }

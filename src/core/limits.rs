@@ -174,7 +174,10 @@ pub const REQUESTS_IN_FLIGHT_MAX: usize = 1024;
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(15);
 /// Inputs waiting for the driver. Full: the producer waits, except for SWIM packets, which are dropped.
 pub const DRIVER_QUEUE_MAX: usize = 8192;
-/// Changes that wait for the disk. Full: the commit fails with that reason.
+/// Floors of others that a node remembers to have got as far as. One more: the oldest is forgotten, and who writes
+/// beyond it is asked again.
+pub const FLOORS_COVERED_MAX: usize = 16;
+/// Changes that wait for the disk. So many are there: the next commit, whatever its size, fails with that reason.
 pub const STORE_QUEUE_CHANGES_MAX: usize = 4096;
 /// The writer waits for those who were in the last commit, or came meanwhile, for this part of what it took...
 pub const STORE_GATHER_DIVISOR: u32 = 4;
@@ -536,7 +539,7 @@ pub const STORE_TABLE_BYTES_MAX: u64 = 1 << 30;
 pub const STORE_KEY_BYTES_MAX: usize = 1 << 10;
 /// Bytes of one of those rows. Longer: the commit is refused.
 pub const STORE_ROW_BYTES_MAX: usize = 16 << 20;
-/// Bytes of keys and rows that wait for the disk. Full: the commit fails with that reason.
+/// Bytes of keys and rows that wait for the disk. So many are there: the next commit fails with that reason.
 pub const STORE_QUEUE_BYTES_MAX: usize = 64 << 20;
 /// Damaged databases that are kept beside the one in use. One more: the node does not start before one is moved away.
 pub const STORE_DAMAGED_MAX: usize = 8;

@@ -88,6 +88,12 @@ pub fn row_of_soundness() -> Bytes {
     Bytes::from_static(SOUND)
 }
 
+/// The key of the row with the newest roster.
+#[must_use]
+pub fn row_of_roster() -> Bytes {
+    Bytes::from_static(ROSTER)
+}
+
 /// Something on its way to the disk.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Write {

@@ -127,6 +127,25 @@ pub enum RegisterMessage {
 }
 
 impl RegisterMessage {
+    /// Whether a voter binds itself with it, or says what it is bound to: only one whose store is not an older copy may.
+    #[must_use]
+    pub fn is_binding(&self) -> bool {
+        match self {
+            Self::Promise { .. }
+            | Self::Accepted { .. }
+            | Self::LeaseGrant { .. }
+            | Self::RecoverAnswer { .. } => true,
+            Self::Prepare { .. }
+            | Self::Accept { .. }
+            | Self::Outbid { .. }
+            | Self::Learn { .. }
+            | Self::RosterAsk { .. }
+            | Self::LeaseAsk { .. }
+            | Self::LeaseRefuse { .. }
+            | Self::RecoverAsk { .. } => false,
+        }
+    }
+
     /// Checks the bounds that decoding alone does not.
     ///
     /// # Errors

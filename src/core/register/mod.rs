@@ -62,7 +62,7 @@ pub mod steward;
 mod tests;
 mod voter;
 
-pub use durable::{RowChange, row_of_soundness};
+pub use durable::{RowChange, row_of_roster, row_of_soundness};
 pub use lease::LeaseView;
 pub use message::{Accepted, Ballot, RegisterMessage};
 pub use rules::{
@@ -240,6 +240,7 @@ impl Register {
         self.lapse(now);
         if self.write.take_if(|write| write.token == token).is_some() {
             self.fail_all(&RegisterError::StoreFailed);
+            self.recovery.pause(now);
         }
         self.settle(now);
     }

@@ -30,6 +30,8 @@ pub(super) struct Recovery {
     doubting: bool,
     /// The question that is out, and when it was asked.
     asked: Option<(u64, Instant)>,
+    /// The disk has just refused something: not before then again.
+    paused_until: Option<Instant>,
     /// Answers under the present roster, at most one a voter.
     witnesses: BTreeMap<NodeId, Witness>,
 }
@@ -37,6 +39,11 @@ pub(super) struct Recovery {
 impl Recovery {
     pub(super) fn is_doubting(&self) -> bool {
         self.doubting
+    }
+
+    /// A disk that fails is not asked again as fast as it answers.
+    pub(super) fn pause(&mut self, now: Instant) {
+        self.paused_until = Some(now + limits::RECOVERY_RETRY);
     }
 
     /// Answers under another roster do not count.
@@ -80,11 +87,12 @@ impl Register {
     }
 
     pub(super) fn tend_recovery(&mut self, now: Instant) -> bool {
-        if self.recovery.doubting {
-            return self.strike_out();
-        }
         if self.recovery_timeout().is_none_or(|at| now < at) {
             return false;
+        }
+        self.recovery.paused_until = None;
+        if self.recovery.doubting {
+            return self.strike_out();
         }
         let ask = self.question();
         self.recovery.asked = Some((ask, now));
@@ -94,9 +102,6 @@ impl Register {
     }
 
     fn strike_out(&mut self) -> bool {
-        if self.write.is_some() {
-            return false;
-        }
         self.recovery.doubting = self.durable.sound;
         if self.durable.sound {
             self.write(Durable { sound: false, ..self.durable.clone() }, Then::Nothing);
@@ -171,10 +176,17 @@ impl Register {
     pub(super) fn recovery_timeout(&self) -> Option<Instant> {
         let member =
             self.durable.roster.as_ref().is_some_and(|roster| roster.members.contains_key(&self.own));
-        if self.durable.sound || !member || self.write.is_some() || self.breaks(Rule::RecoverBeforeVoting) {
+        if self.write.is_some() {
+            return None;
+        }
+        let unpaused = self.recovery.paused_until.unwrap_or(Instant::ZERO);
+        if self.recovery.doubting {
+            return Some(unpaused);
+        }
+        if self.durable.sound || !member || self.breaks(Rule::RecoverBeforeVoting) {
             return None;
         }
         let again = self.recovery.asked.map_or(Instant::ZERO, |(_, at)| at + limits::RECOVERY_RETRY);
-        Some(again.max(self.quiet_until))
+        Some(again.max(unpaused).max(self.quiet_until))
     }
 }

@@ -20,7 +20,7 @@
 //!
 //! It does not retry a failed commit, and it does not repair a damaged file: a start that finds one puts it aside,
 //! makes a new database of what can be read, and says so in [`Remembered::rebuilt`] until the core has
-//! written to its own tables. Damage that shows while the node runs fails the commits; the next start sees to it.
+//! heard of its mesh's roster. Damage that shows while the node runs fails the commits; the next start sees to it.
 //! It serves no readers but those of the [`History`]: what a running node knows is in its core.
 
 mod database;

@@ -158,8 +158,9 @@ impl Queue {
         let mut waiting = self.lock();
         let weight = changes.len().max(1);
         let bytes: usize = changes.iter().map(row_bytes).sum();
-        let has_room = waiting.changes + weight <= limits::STORE_QUEUE_CHANGES_MAX
-            && waiting.bytes + bytes <= limits::STORE_QUEUE_BYTES_MAX;
+        // Whatever its size: what a disk that was full has to take in one transaction may be more than fits here.
+        let has_room = waiting.changes < limits::STORE_QUEUE_CHANGES_MAX
+            && waiting.bytes < limits::STORE_QUEUE_BYTES_MAX;
         if has_room {
             waiting.changes += weight;
             waiting.bytes += bytes;
@@ -329,6 +330,26 @@ mod tests {
             queue.take(Company::none(), LONG).expect("room again").entries.pop_back(),
             Some(Entry::Commit(PersistNo(7), Vec::new()))
         );
+    }
+
+    #[test]
+    fn the_bytes_that_wait_are_bounded_and_one_commit_may_be_larger() {
+        let large = |times: usize| -> Vec<Change> {
+            let row = bytes::Bytes::from(vec![1; limits::STORE_ROW_BYTES_MAX]);
+            let put = |n: usize| Change::Put {
+                table: crate::core::contract::Table::State,
+                key: vec![n as u8].into(),
+                row: row.clone(),
+            };
+            (0..times).map(put).collect()
+        };
+        let queue = Queue::default();
+        queue.push(PersistNo(1), large(1));
+        queue.push(PersistNo(2), large(limits::STORE_QUEUE_BYTES_MAX / limits::STORE_ROW_BYTES_MAX + 1));
+        queue.push(PersistNo(3), large(1));
+        let taken = queue.take(Company::none(), LONG).expect("something waits").entries;
+        let is_taken: Vec<_> = taken.iter().map(|entry| matches!(entry, Entry::Commit(..))).collect();
+        assert_eq!(is_taken, [true, true, false]);
     }
 
     #[test]

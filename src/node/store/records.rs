@@ -16,6 +16,7 @@ use crate::core::contract::{self, Change, Remembered};
 use crate::core::ids::MeshId;
 use crate::core::limits;
 use crate::core::model::{AgentSpec, NodeCard};
+use crate::core::register::row_of_roster;
 use crate::core::wire;
 
 /// The steps that make the schema; `user_version` counts those a file has taken. A step that was ever
@@ -35,7 +36,7 @@ const START: &str = "start";
 const MESH_ID: &str = "mesh_id";
 const RESET_KEY: &str = "quic_reset_key";
 const CONNECTION_ID_KEY: &str = "quic_connection_id_key";
-/// There while this database stands in for a damaged one and the core has written nothing to its own tables since.
+/// There while this database stands in for a damaged one and the core has not heard of its mesh's roster since.
 const REBUILT: &str = "rebuilt";
 
 /// Why a batch of changes was refused although the disk is well.
@@ -133,11 +134,12 @@ pub(super) fn write_salvage(connection: &Connection, salvage: &Salvage) -> rusql
     Ok(())
 }
 
-/// The core has written to its own tables: from now on it knows by itself what it has to make up for. While the mesh
-/// is unknown the mark stays, because a node that has lost its mesh must not begin another one.
+/// The core has written to its own tables. Once they have the roster, it knows by itself what it has to make up for; until
+/// then the mark stays, because a node that has lost its mesh, or its roster, must not begin another one.
 pub(super) fn forget_rebuilt(connection: &Connection) -> rusqlite::Result<()> {
-    let sql = "DELETE FROM meta WHERE key = ?1 AND EXISTS (SELECT 1 FROM meta WHERE key = ?2)";
-    connection.prepare_cached(sql)?.execute([REBUILT, MESH_ID]).map(drop)
+    let sql = "DELETE FROM meta WHERE key = ?1 AND EXISTS (SELECT 1 FROM meta WHERE key = ?2) \
+        AND EXISTS (SELECT 1 FROM register WHERE key = ?3)";
+    connection.prepare_cached(sql)?.execute(params![REBUILT, MESH_ID, &row_of_roster()[..]]).map(drop)
 }
 
 /// Writes one batch, all of it or nothing of it, inside the transaction; rows of the core's own tables when the group

@@ -270,10 +270,10 @@ fn write_entries(
         has_rows |= is_ordered && result.is_ok();
         results.push(result);
     }
+    rows.write(transaction)?;
     if has_rows {
         records::forget_rebuilt(transaction)?;
     }
-    rows.write(transaction)?;
     Ok((results, has_failed))
 }
 

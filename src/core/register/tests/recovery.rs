@@ -96,6 +96,30 @@ fn a_promise_that_waits_for_the_disk_when_the_store_is_doubted_is_not_given() {
 }
 
 #[test]
+fn a_disk_that_does_not_take_the_doubt_is_tried_again_after_a_while() {
+    let mut world = World::new(&roster(&["a", "b", "c"], &[]));
+    let stores = |register: &mut Register| {
+        let effects = std::iter::from_fn(|| register.poll());
+        let token = |effect| match effect {
+            RegisterEffect::Store { token, .. } => Some(token),
+            _ => None,
+        };
+        effects.filter_map(token).collect::<Vec<_>>()
+    };
+    let now = world.now;
+    let register = world.at("c");
+    register.handle_old_store(now);
+    let given = stores(register);
+    assert_eq!(given.len(), 1);
+    register.handle_commit_failed(given[0], now);
+    assert!(stores(register).is_empty(), "it would ask as fast as the disk refuses");
+    let again = register.poll_timeout().expect("it waits for something");
+    assert!(again > now && again <= now + limits::RECOVERY_RETRY);
+    register.handle_timeout(now + limits::RECOVERY_RETRY);
+    assert_eq!(stores(register).len(), 1);
+}
+
+#[test]
 fn rows_that_cannot_be_read_are_taken_for_lost() {
     let mut disk = disk(&roster(&["a", "b", "c"], &[]));
     disk.insert(Bytes::from_static(b"vote"), Bytes::from_static(b"\xff\xff"));
