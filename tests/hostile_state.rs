@@ -303,7 +303,7 @@ async fn an_absurd_floor_in_an_answer(mesh: &TestMesh, liar: &mut Liar) {
     };
     timeout(PATIENCE, is_member).await.expect("it becomes a member");
     let (refused, lines) = (status(mesh).await.refused, RECORDS.log.lines().len());
-    let ahead = || state(StateDelta { floor: 1 << 40, ..StateDelta::default() });
+    let ahead = || state(StateDelta { base: 1 << 40, ..StateDelta::default() });
     for _ in 0..2 {
         liar.say(&ahead()).await;
         let question = liar.asked.take().expect("it is asked");

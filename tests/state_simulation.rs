@@ -138,10 +138,14 @@ fn delete(world: &mut World, machine: usize, key: &str) {
 }
 
 fn outcome(world: &mut World, machine: usize, ticket: &Ticket) -> Outcome {
+    outcome_if_any(world, machine, ticket).unwrap_or_else(|| panic!("{ticket} still waits"))
+}
+
+fn outcome_if_any(world: &mut World, machine: usize, ticket: &Ticket) -> Option<Outcome> {
     match answer(world, machine, StateRequest::Ticket { ticket: ticket.clone() }) {
         Ok(StateAnswer::Ticket(view)) => match view.state {
-            TicketState::Done(outcome) => outcome,
-            TicketState::Queued => panic!("{ticket} still waits"),
+            TicketState::Done(outcome) => Some(outcome),
+            TicketState::Queued => None,
         },
         other => panic!("{other:?}"),
     }

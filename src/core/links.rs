@@ -57,6 +57,8 @@ pub(crate) struct Told {
     pub(crate) digest: Option<(u64, Instant)>,
     /// The peer's first summary has come.
     pub(crate) is_opened: bool,
+    /// The peer has said what its store keeps, and was told again what this node's does.
+    pub(crate) is_answered: bool,
 }
 
 /// A seed and how it fares.

@@ -267,6 +267,49 @@ fn fault_19_a_disk_that_says_nothing_degrades_its_node_until_it_answers_and_lose
 }
 
 #[test]
+fn queued_writes_whose_time_is_over_do_not_keep_a_slow_disk_that_was_full_from_its_repair() {
+    let mut world = healthy_mesh(3, 52);
+    world.cut(&[0, 1], &[2]);
+    world.run_for(seconds(4));
+    let ticket = queued(&mut world, 2, "a", "too old");
+    world.crash(2);
+    world.apply(&Fault::ClockStep { machine: 2, by_ms: 25 * 3_600_000 });
+    world.start(2);
+    world.apply(&Fault::SlowDisk { machine: 2, commit_max: Some(seconds(3)) });
+    world.apply(&Fault::DiskFull { machine: 2, full: true });
+    world.run_for(seconds(10));
+    assert_eq!(outcome_if_any(&mut world, 2, &ticket), None, "its outcome is not on the disk");
+    world.apply(&Fault::DiskFull { machine: 2, full: false });
+    world.run_for(seconds(15));
+    assert_eq!(outcome_if_any(&mut world, 2, &ticket), Some(Outcome::Expired));
+    world.apply(&Fault::SlowDisk { machine: 2, commit_max: None });
+    world.apply(&Fault::ClockStep { machine: 2, by_ms: -25 * 3_600_000 });
+    heal(&mut world);
+    rests(&mut world);
+}
+
+#[test]
+fn a_voter_that_could_not_leave_votes_on() {
+    let mut world = healthy_mesh(3, 53);
+    rests(&mut world);
+    let holder = holder(&mut world);
+    let leaver = (holder + 1) % 3;
+    world.apply(&Fault::SlowDisk { machine: leaver, commit_max: Some(seconds(4)) });
+    world.apply(&Fault::DiskFull { machine: leaver, full: true });
+    world.apply(&Fault::Leave { machine: leaver });
+    // While it does not know yet whether it has left, it is asked for its vote.
+    world.crash(holder);
+    world.run_for(seconds(5));
+    world.apply(&Fault::SlowDisk { machine: leaver, commit_max: None });
+    world.apply(&Fault::DiskFull { machine: leaver, full: false });
+    let end = world.now() + seconds(30);
+    let led = world.run_until(end, |world| (0..3).any(|m| m != holder && world.lease_of(m).is_some()));
+    assert!(led.is_some(), "the two that are left agree on who leads");
+    world.start(holder);
+    rests(&mut world);
+}
+
+#[test]
 fn fault_26_a_copy_of_the_running_node_is_noticed_by_the_writes_that_others_have_of_it() {
     let (mut world, ticket) = copied_before_a_replay(20);
     written(&mut world, 0, "a", "newer");

@@ -112,7 +112,7 @@ impl Mesh {
         if self.links.proven(&peer) != Some(link) {
             self.links.prove(link);
             // The peer reads messages only from those who have said something over the link.
-            self.send_summary(link);
+            self.greet(link);
             self.view_changed = true;
         }
         if let Err(error) = self.membership.handle_packet(peer, packet) {

@@ -34,10 +34,14 @@ pub(super) struct Lineage {
     promises: u64,
     /// The part of it that is on the disk.
     kept: u64,
+    /// How many there were when this process began.
+    begun_with: u64,
     /// The row of this process is on the disk: peers may remember it.
     is_stored: bool,
-    /// The store is an old copy, which is to be written there first of all: the start to go on above.
-    lost: Option<u64>,
+    /// The start that this process is to go on above: on its way to the disk, or waiting for one that takes it.
+    above: Option<u64>,
+    /// The store is an old copy, which is to be written there together with that, before anything else.
+    is_old: bool,
     /// Whoever has shown it to this process. This one goes on above all that they have met.
     shown_by: BTreeSet<NodeKey>,
     /// This process was told of writes of its node that its store does not know.
@@ -54,7 +58,7 @@ impl Lineage {
         let counted = rows.iter().find(|(key, _)| key == PROMISES);
         let promises = counted.and_then(|(_, row)| decode_value(row).ok()).unwrap_or_default();
         let ran = rows.iter().filter_map(read).collect();
-        Self { ran, promises, kept: promises, ..Self::default() }
+        Self { ran, promises, kept: promises, begun_with: promises, ..Self::default() }
     }
 
     /// Whether the store knows that process and all that it had promised. Of what is older than the oldest that it
@@ -80,7 +84,8 @@ impl Mesh {
             return;
         }
         let start = self.membership.incarnation().start();
-        let ran = (self.process_id, self.lineage.promises);
+        // Those that this one has tried to store since are not its predecessor's.
+        let ran = (self.process_id, self.lineage.begun_with);
         self.lineage.ran.insert(start, ran);
         let mut changes = vec![put(row_of(start), encode_value(&ran))];
         while self.lineage.ran.len() > limits::LINEAGE_PROCESSES_MAX {
@@ -118,7 +123,7 @@ impl Mesh {
     }
 
     fn tell_kept(&mut self, link: LinkId, accounts: Option<(ProcessId, u64)>) {
-        if self.lineage.is_stored && self.lineage.lost.is_none() {
+        if self.lineage.is_stored && self.lineage.above.is_none() {
             let start = self.membership.incarnation().start();
             let kept = Past::Kept { start, promises: self.lineage.kept, accounts };
             self.output(Output::Control { link, frame: Control::Past(kept) });
@@ -132,7 +137,8 @@ impl Mesh {
         if start > own.start().saturating_add(limits::INCARNATION_START_JUMP_MAX) {
             return self.refuse_start(from, start);
         }
-        if self.lineage.lost.is_some() {
+        // They are told when this is over, and say it again then.
+        if self.lineage.above.is_some() {
             return;
         }
         if self.lineage.accounts_for(start, process, promises) {
@@ -147,7 +153,7 @@ impl Mesh {
 
     /// A peer has a write of an earlier process of this node that its store does not know.
     pub(super) fn on_lost_write(&mut self, from: &NodeId, dot: crate::core::model::Dot) {
-        if !std::mem::replace(&mut self.lineage.has_seen_lost_writes, true) {
+        if self.lineage.above.is_none() && !std::mem::replace(&mut self.lineage.has_seen_lost_writes, true) {
             tracing::warn!(%from, ?dot, "a peer has a write of this node that its store does not know");
             self.on_later_start(self.membership.incarnation().start());
         }
@@ -155,38 +161,43 @@ impl Mesh {
 
     /// The store is an older copy: what its processes may have promised is asked of others, before anything else.
     pub(super) fn on_later_start(&mut self, start: u64) {
-        if self.is_restarting() {
+        if self.lineage.above.is_some() {
             return;
         }
         tracing::warn!(start, "this node's store is an old copy: going on above what peers remember of it");
-        self.lineage.lost = Some(start);
+        self.lineage.is_old = true;
         self.on_old_store();
         self.restart_above(start);
     }
 
     /// What could not be written when the disk failed.
     pub(super) fn store_lineage_again(&mut self) {
-        match self.lineage.lost {
-            Some(start) => self.on_later_start(start),
+        match self.lineage.above {
+            Some(start) => {
+                if self.lineage.is_old {
+                    self.on_old_store();
+                }
+                self.store_restart(start);
+            }
             None if !self.lineage.is_stored => self.store_process(),
             None => {}
         }
     }
 
-    pub(super) fn is_restarting(&self) -> bool {
-        self.pending.values().any(|(_, then)| matches!(then, Pending::RestartAs(_)))
+    pub(super) fn restart_above(&mut self, start: u64) {
+        if self.lineage.above.is_none() {
+            self.lineage.above = Some(start);
+            self.store_restart(start);
+        }
     }
 
-    pub(super) fn restart_above(&mut self, start: u64) {
-        if self.is_restarting() {
-            return;
-        }
-        let start = start + 1;
+    fn store_restart(&mut self, above: u64) {
+        let start = above + 1;
         // This process takes `start`; the next one must not take it again.
         let mut changes = vec![Change::StartAtLeast(start + 1)];
         if !self.shared.has_left {
             // In one step with what makes the next process ask, too: none of them believes in this store again.
-            if self.lineage.lost.is_some() {
+            if self.lineage.is_old {
                 changes.extend(self.lineage.ran.keys().map(|ran| delete(row_of(*ran))));
                 changes.push(delete(crate::core::register::row_of_soundness()));
             }
@@ -197,11 +208,13 @@ impl Mesh {
 
     /// This process goes by a later start from now on.
     pub(super) fn on_restart_stored(&mut self, start: u64) {
-        if self.lineage.lost.take().is_some() {
+        self.lineage.above = None;
+        if std::mem::take(&mut self.lineage.is_old) {
             self.lineage.ran.clear();
         }
         self.lineage.ran.insert(start, (self.process_id, self.lineage.promises));
         self.lineage.is_stored = true;
+        self.tell_all_what_is_kept();
     }
 }
 

@@ -472,7 +472,7 @@ impl Mesh {
                 self.refuse_for_store(requester, reason);
             }
             Some(Pending::LeaveMesh { requester, .. }) => {
-                self.shared.has_left = false;
+                self.shared.on_leave_failed(self.now);
                 self.on_disk_failed(reason);
                 self.refuse_for_store(requester, reason);
             }

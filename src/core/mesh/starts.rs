@@ -1,7 +1,7 @@
 //! Which process of each peer this node has met last, and how much it had promised: kept over this node's own restarts,
 //! because nothing else betrays a peer whose store is an older copy (`lineage`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
@@ -13,8 +13,15 @@ use crate::core::wire::{Control, Past, decode_value, encode_value};
 /// What the keys of its rows begin with, among those of the register.
 const PREFIX: &[u8] = b"met/";
 
-/// Of each peer: the start of the process that was met last, which one it was, and how many promises it had stored.
-pub(super) type Starts = BTreeMap<NodeKey, (u64, ProcessId, u64)>;
+/// The start of the process that was met last, which one it was, and how many promises it had stored.
+type Met = (u64, ProcessId, u64);
+
+#[derive(Debug, Default)]
+pub(super) struct Starts {
+    met: BTreeMap<NodeKey, Met>,
+    /// Whose rows on the disk say something else, with nothing on its way there.
+    unstored: BTreeSet<NodeKey>,
+}
 
 /// Whether a row of the register's table is one of these.
 pub(super) fn is_row_of_starts(key: &[u8]) -> bool {
@@ -27,7 +34,7 @@ pub(super) fn load(rows: &[(Bytes, Bytes)]) -> Starts {
         let key = key.strip_prefix(PREFIX)?.try_into().ok()?;
         Some((NodeKey(key), decode_value(row).ok()?))
     };
-    rows.iter().filter_map(read).collect()
+    Starts { met: rows.iter().filter_map(read).collect(), ..Starts::default() }
 }
 
 fn row_of(key: &NodeKey) -> Bytes {
@@ -50,32 +57,61 @@ impl Mesh {
             return;
         };
         let (start, promises) = kept;
-        match self.starts.get(&key).copied() {
-            Some((start, other, promises))
-                if other != process && accounts.is_none_or(|told| told != (other, promises)) =>
+        // What was told before may have come while the link was doubted.
+        if self.links.told_mut(link).is_some_and(|told| !std::mem::replace(&mut told.is_answered, true)) {
+            self.tell_what_is_kept(link);
+        }
+        match self.starts.met.get(&key).copied() {
+            // Another process, or the same one with less: a machine that was set back.
+            Some((start, other, noted))
+                if (other != process || noted > promises) && accounts != Some((other, noted)) =>
             {
-                let met = Past::Met { start, process: other, promises };
+                let met = Past::Met { start, process: other, promises: noted };
                 self.output(Output::Control { link, frame: Control::Past(met) });
             }
             before if before != Some((start, process, promises)) => {
-                self.note_start(key, (start, process, promises));
+                self.starts.met.insert(key, (start, process, promises));
+                self.store_start(key);
             }
             _ => {}
         }
     }
 
-    fn note_start(&mut self, key: NodeKey, met: (u64, ProcessId, u64)) {
-        self.starts.insert(key, met);
-        if !self.shared.has_left {
-            let put = Change::Put { table: Table::Register, key: row_of(&key), row: encode_value(&met) };
-            self.persist(vec![put], Pending::Shared(Durable::Leftovers));
-        }
+    /// Whether the process that a link leads to has accounted for what this node knows of the one before it. Until then
+    /// its store may be an older copy, and its votes do not count. Nodes of version 1 do not vote.
+    pub(super) fn is_vouched_for(&self, link: LinkId) -> bool {
+        let link = self.links.get(link);
+        let met = link.and_then(|link| self.starts.met.get(&link.key));
+        link.zip(met).is_some_and(|(link, (_, met, _))| link.process == *met)
     }
 
     pub(super) fn forget_start(&mut self, key: &NodeKey) {
-        if self.starts.remove(key).is_some() && !self.shared.has_left {
-            let delete = Change::Delete { table: Table::Register, key: row_of(key) };
-            self.persist(vec![delete], Pending::Shared(Durable::Leftovers));
+        if self.starts.met.remove(key).is_some() {
+            self.store_start(*key);
         }
+    }
+
+    fn store_start(&mut self, key: NodeKey) {
+        self.starts.unstored.insert(key);
+        self.store_starts();
+    }
+
+    /// Writes down what the disk does not say yet, unless it takes nothing now.
+    pub(super) fn store_starts(&mut self) {
+        if !self.takes_rows() || self.starts.unstored.is_empty() {
+            return;
+        }
+        let keys = std::mem::take(&mut self.starts.unstored);
+        let (table, rows) = (Table::Register, &self.starts.met);
+        let change = |key| match rows.get(key) {
+            Some(met) => Change::Put { table, key: row_of(key), row: encode_value(met) },
+            None => Change::Delete { table, key: row_of(key) },
+        };
+        let changes = keys.iter().map(change).collect();
+        self.persist(changes, Pending::Shared(Durable::Starts { keys }));
+    }
+
+    pub(super) fn on_starts_not_stored(&mut self, keys: BTreeSet<NodeKey>) {
+        self.starts.unstored.extend(keys);
     }
 }

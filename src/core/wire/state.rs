@@ -262,9 +262,9 @@ pub struct StateDelta {
     pub updates: Vec<KeyUpdate>,
     /// The ranges.
     pub closes: Vec<DotRange>,
-    /// The number of the floor up to which the sender has forgotten what was replaced: of no use to a node that has
-    /// not got as far.
-    pub floor: u64,
+    /// The hash of the floor within which the sender has forgotten what was replaced, 0 for none: of no use to a node
+    /// that has not got as far.
+    pub base: u64,
     /// How many more times it may be passed on.
     pub hops: u8,
     /// Whether a client waits for a quorum: the receiver tells what it has on its disk as soon as this is.
@@ -369,6 +369,9 @@ pub struct StatePart {
     /// See `floor`.
     #[serde(default)]
     pub lacks: u64,
+    /// In the last part: the hashes of floors that the sender has got as far as, and with it the asker.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub covers: Vec<u64>,
 }
 
 impl StatePart {
@@ -378,6 +381,9 @@ impl StatePart {
     /// The rule that is broken.
     pub fn check(&self) -> Result<(), &'static str> {
         check_updates(&self.updates, &self.closes)?;
+        if self.covers.len() > limits::FLOORS_COVERED_MAX {
+            return Err("too many floors");
+        }
         if let Some(known) = &self.known {
             known.beyond.check()?;
         }

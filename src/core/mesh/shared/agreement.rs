@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::super::{Mesh, Pending};
 use crate::core::contract::{Change, Output, Table};
-use crate::core::ids::{NodeId, NodeKey};
+use crate::core::ids::{LinkId, NodeId, NodeKey};
 use crate::core::limits;
 use crate::core::model::{Event, MemberStatus, Mode, NodeCard, PartitionConfig, Roster, Seat, Strategy};
 use crate::core::partition::PartitionEffect;
@@ -40,10 +40,14 @@ impl Mesh {
         (Seat { voter: true, ..seat_of(&self.card) }, settings)
     }
 
-    pub(super) fn on_register_message(&mut self, from: &NodeId, message: &[u8]) {
+    pub(super) fn on_register_message(&mut self, link: LinkId, from: &NodeId, message: &[u8]) {
         let decoded = decode_value::<RegisterMessage>(message).map_err(|error| error.to_string());
         let checked = decoded.and_then(|message| message.check().map(|()| message).map_err(str::to_owned));
         match checked {
+            // What this node has met of the voter, it accounts for within a round trip; then it is asked again.
+            Ok(message) if message.is_binding() && !self.is_vouched_for(link) => {
+                tracing::debug!(%from, "a vote of a store that has not accounted for its past does not count");
+            }
             Ok(message) => self.shared.register.handle_message(from, message, self.now),
             Err(error) => {
                 self.shared.refused += 1;
@@ -59,7 +63,7 @@ impl Mesh {
                 self.tell_member_soon(&to.key(), frame);
             }
             // It has left, and its tables are empty: it promises nothing any more.
-            RegisterEffect::Store { .. } if self.shared.has_left => {}
+            RegisterEffect::Store { token, .. } if self.shared.has_left => self.shared.forgone = Some(token),
             RegisterEffect::Store { token, changes } => {
                 let table = Table::Register;
                 let change = |(key, row)| match row {

@@ -3,6 +3,9 @@
 //! A clock names one actor for each process that has ever written, for ever, and nearly all of them are below the
 //! floor, because every member has what they wrote. Whoever is told a clock beyond a floor that it does not know asks
 //! for that floor, and is told the clock again.
+//!
+//! The same hashes tell how far a node has got: what a peer writes is of no use to one that has not everything within
+//! the peer's floor, because what was replaced there is not named any more.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -30,6 +33,8 @@ pub(super) struct Bases {
     number: Option<u64>,
     /// Those that peers have told.
     foreign: BTreeMap<NodeKey, Foreign>,
+    /// The hashes of others' floors that this node has got as far as, the newest last.
+    covered: VecDeque<u64>,
 }
 
 #[derive(Debug)]
@@ -78,6 +83,16 @@ impl Bases {
         self.foreign.retain(|_, foreign| now.since(foreign.since) < PATIENCE);
     }
 
+    /// This node has everything within that floor.
+    pub(super) fn note_covered(&mut self, base: u64) {
+        if !self.covered.contains(&base) {
+            self.covered.push_back(base);
+        }
+        if self.covered.len() > limits::FLOORS_COVERED_MAX {
+            self.covered.pop_front();
+        }
+    }
+
     fn own(&self, base: u64) -> Option<&Arc<Clock>> {
         self.own.iter().find(|(hash, _)| *hash == base).map(|(_, floor)| floor)
     }
@@ -111,6 +126,22 @@ impl Mesh {
             }
         }
         bases.own.back().cloned().unwrap_or_default()
+    }
+
+    /// Whether this node is known to have everything within the floor with that hash.
+    pub(super) fn covers(&mut self, base: u64) -> bool {
+        self.base();
+        let bases = &self.shared.bases;
+        base == 0 || bases.own(base).is_some() || bases.covered.contains(&base)
+    }
+
+    /// The hashes of the floors that it is known to have everything within.
+    pub(super) fn all_covered(&mut self) -> Vec<u64> {
+        self.base();
+        let bases = &self.shared.bases;
+        let own = bases.own.iter().rev().map(|(base, _)| *base);
+        let all = own.chain(bases.covered.iter().rev().copied());
+        all.filter(|base| *base != 0).take(limits::FLOORS_COVERED_MAX).collect()
     }
 
     /// A clock that holds the floor, as it travels; of a very large one less.

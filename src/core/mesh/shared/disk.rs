@@ -27,14 +27,17 @@ pub(super) struct Disk {
     repair_due: Option<Instant>,
 }
 
-impl Disk {
-    /// It has not taken something, and nothing since.
-    pub(super) fn has_failed(&self) -> bool {
-        self.has_failed
-    }
-}
+impl Disk {}
 
 impl Mesh {
+    /// Whether the core's own tables may be given rows now. Not while the disk fails: what is written then may be built
+    /// upon something that has failed, and the repair waits for whatever is under way. Not when this node has left its
+    /// mesh: nothing of it is stored any more.
+    pub(in crate::core::mesh) fn takes_rows(&self) -> bool {
+        let shared = &self.shared;
+        !shared.disk.has_failed && !shared.state.has_failed() && !shared.has_left
+    }
+
     /// The disk has not taken something.
     pub(in crate::core::mesh) fn on_disk_failed(&mut self, reason: &str) {
         if !std::mem::replace(&mut self.shared.disk.has_failed, true) {
@@ -46,7 +49,7 @@ impl Mesh {
 
     /// Tries a disk that has failed again: whatever is in doubt there is written as it should be.
     pub(super) fn retry_disk(&mut self) {
-        if self.shared.disk.repair_due.is_none_or(|due| due > self.now) {
+        if self.shared.has_left || self.shared.disk.repair_due.is_none_or(|due| due > self.now) {
             return;
         }
         // What comes after the repair is built upon everything that came before it: so nothing is to be in doubt.
@@ -84,6 +87,7 @@ impl Mesh {
         }
         self.shared.disk.has_failed = false;
         self.store_lineage_again();
+        self.store_starts();
         self.trust_disk();
     }
 

@@ -6,7 +6,8 @@
 //! Dots that no member has, of an actor that mints no more, are gone with the disk that held them. Such gaps are
 //! closed for good, or they would hold up the floor for ever. What members have told may be older than what somebody
 //! else has seen of such a dot: so the dots are named first, then every member is asked again, and only what nobody
-//! has even then is closed.
+//! has even then is closed. A node that is no member is not asked: its gaps stay open for `max_offline`, in which
+//! it may come back with what it has.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use rand::RngExt;
 
 use super::super::Mesh;
 use super::bases::{Told, span_of};
+use super::hash_of;
 use crate::core::ids::{NodeId, NodeKey};
 use crate::core::limits;
 use crate::core::model::{Actor, Clock, Dot, DotRange, Epoch, Roster, Span};
@@ -58,10 +60,10 @@ pub(super) struct Floors {
     adopted: u64,
     /// That floor, which is collected when the next is told.
     last: Option<Clock>,
-    /// The number of the floor that was collected.
-    collected: u64,
     told: Option<(u64, Clock, Epoch)>,
     missed: Option<Missed>,
+    /// Since when dots of these actors seem to be gone whose nodes are no members.
+    absent: BTreeMap<Actor, Instant>,
     /// The last question that this node was asked, and what it had seen then.
     heard: Option<(u64, Clock)>,
     /// The last such question since which everything that it had seen is on its disk.
@@ -81,12 +83,7 @@ impl Floors {
         self.adopted
     }
 
-    pub(super) fn collected(&self) -> u64 {
-        self.collected
-    }
-
-    /// Everything that a member with this floor has forgotten the contexts of is here. Returns whether the number was
-    /// believed.
+    /// The mesh has reached so many floors. Returns whether the number was believed.
     pub(super) fn adopt(&mut self, number: u64) -> bool {
         let is_near = self.is_near(number);
         if is_near {
@@ -106,6 +103,7 @@ impl Floors {
         self.acked = None;
         self.told = None;
         self.missed = None;
+        self.absent.clear();
     }
 
     /// Somebody could not read what this node has told: all of it is told again.
@@ -220,6 +218,8 @@ impl Mesh {
         let floor = met(&collected, &all);
         let number = self.shared.floors.adopted + 1;
         let fresh = self.rng.random_range(1..=u64::MAX);
+        let members: Vec<_> = roster.members.keys().map(NodeId::key).collect();
+        let gone = self.shared.floors.without_absent(gone, &members, roster.max_offline, self.now);
         let (voids, asks) = self.shared.floors.note_missed(gone, &answered, fresh, self.now);
         // A floor is collected when the next one is told: the last of a kind is told twice.
         let told = self.shared.floors.told.as_ref();
@@ -290,13 +290,13 @@ impl Mesh {
                 tracing::error!(%refuse, "gaps that are to be closed");
             }
         }
+        self.shared.bases.note_covered(hash_of(&floor));
         if let Some(last) = self.shared.floors.last.replace(floor)
             && self.shared.state.raise_floor(&last)
         {
             self.shared.floors.collecting = Some(None);
             self.flush_later();
         }
-        self.shared.floors.collected = self.shared.floors.adopted;
         self.shared.floors.adopted = number;
     }
 
@@ -345,6 +345,28 @@ impl Mesh {
 }
 
 impl Floors {
+    /// Leaves out what a node may yet come back with that is no member: it was taken out, and has not been away for so long
+    /// that nobody counts with it any more. All members have told what they have, but nobody knows what it has.
+    fn without_absent(
+        &mut self,
+        gone: Clock,
+        members: &[NodeKey],
+        max_offline: Duration,
+        now: Instant,
+    ) -> Clock {
+        let is_of_a_member = |actor: &Actor| members.iter().any(|member| actor.is_of(member));
+        let absent = gone.iter().map(|(actor, _)| *actor).filter(|actor| !is_of_a_member(actor));
+        let since = |actor| (actor, self.absent.get(&actor).copied().unwrap_or(now));
+        self.absent = absent.map(since).collect();
+        let mut left = gone;
+        for (actor, since) in &self.absent {
+            if now.since(*since) < max_offline {
+                left.set(*actor, Span::default());
+            }
+        }
+        left
+    }
+
     /// Takes in which dots seem to be gone, as the members have told; `answered` are the questions that they have
     /// answered last. Returns those that are, and the question that the members are to be asked, a `fresh` one or that
     /// under way.
@@ -421,4 +443,31 @@ fn gone(floor: &Clock, all: &[Open<'_>]) -> Clock {
         gone.join(&whole.less(&has));
     }
     gone
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_node_that_was_taken_out_may_come_back_with_is_not_closed_before_it_is_away_for_too_long() {
+        let key = |name: &str| NodeId::new(name).expect("valid").key();
+        let actor = |name: &str| Actor::fresh(&key(name), [7; 8]);
+        let gone: Clock =
+            [("here", 3), ("out", 9)].map(|(name, n)| Dot { actor: actor(name), n }).into_iter().collect();
+        let of_members: Clock = [Dot { actor: actor("here"), n: 3 }].into_iter().collect();
+        let max_offline = Duration::from_secs(3600);
+        let mut floors = Floors::default();
+        let mut left = |members: &[&str], at: Duration| {
+            let members: Vec<_> = members.iter().map(|name| key(name)).collect();
+            floors.without_absent(gone.clone(), &members, max_offline, Instant::ZERO + at)
+        };
+        let begun = Duration::from_secs(5);
+        assert_eq!(left(&["here", "out"], begun), gone, "it is asked itself");
+        assert_eq!(left(&["here"], begun), of_members);
+        assert_eq!(left(&["here"], begun + max_offline / 2), of_members);
+        assert_eq!(left(&["here"], begun + max_offline), gone, "nobody counts with it any more");
+        assert_eq!(left(&["here", "out"], begun + max_offline), gone);
+        assert_eq!(left(&["here"], begun + max_offline), of_members, "it was back meanwhile");
+    }
 }

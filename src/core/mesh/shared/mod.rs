@@ -84,6 +84,8 @@ pub(super) struct Shared {
     compared_with_file: bool,
     /// Whether a bootstrap of the register is wanted as soon as the mesh's id is stored.
     bootstraps: bool,
+    /// The store had nothing of the mesh when this process began.
+    is_blank: bool,
     /// The process start that beats are counted within; it is raised when the mesh knows a later one.
     start: u64,
     /// The process start by this node's own store: queued writes of earlier ones were found there.
@@ -120,6 +122,8 @@ pub(super) struct Shared {
     departed: BTreeSet<NodeId>,
     /// This node has left its mesh for good: nothing of it is stored any more.
     pub(super) has_left: bool,
+    /// What the register wanted to be stored since.
+    forgone: Option<u64>,
     gap_since: Option<Instant>,
     writes_made: u64,
     refused: u64,
@@ -161,6 +165,7 @@ impl Shared {
             queue_offset_ms: i128::from(boot.unix_ms) - i128::from(now.as_nanos() / 1_000_000),
             compared_with_file: false,
             bootstraps: begins && !remembered.rebuilt,
+            is_blank: doubtful,
             start: remembered.start,
             first_start: remembered.start,
             queued_hlc: Hlc::default(),
@@ -187,6 +192,7 @@ impl Shared {
             away_since: BTreeMap::new(),
             departed: BTreeSet::new(),
             has_left: false,
+            forgone: None,
             gap_since: None,
             writes_made: 0,
             refused: 0,
@@ -213,6 +219,14 @@ impl Shared {
 
     pub(super) fn on_register_not_stored(&mut self, token: u64, now: Instant) {
         self.register.handle_commit_failed(token, now);
+    }
+
+    /// It could not be stored that this node leaves: it stays.
+    pub(super) fn on_leave_failed(&mut self, now: Instant) {
+        self.has_left = false;
+        if let Some(token) = self.forgone.take() {
+            self.register.handle_commit_failed(token, now);
+        }
     }
 
     /// The command that decides what a minority does has decided, or failed.
@@ -280,7 +294,7 @@ impl Mesh {
 
     pub(super) fn on_shared(&mut self, link: LinkId, key: NodeKey, from: &NodeId, frame: Control) {
         match frame {
-            Control::Register { message } => self.on_register_message(from, &message),
+            Control::Register { message } => self.on_register_message(link, from, &message),
             Control::Beat(beat) => self.on_beat(key, from, beat),
             Control::State(delta) => self.on_delta(key, from, delta),
             Control::StateAsk { question, clock, whole } => {
@@ -397,12 +411,12 @@ impl Mesh {
         let mut next = shared.partition.poll_timeout().min(shared.next_tick);
         let others = [
             shared.register.poll_timeout(),
-            shared.flush_due.filter(|_| !shared.flushing && !shared.disk.has_failed()),
+            shared.flush_due.filter(|_| !shared.flushing && self.takes_rows()),
             shared.serving.values().map(|serving| serving.next).min(),
             shared
                 .queue
                 .next_batch_at(self.now)
-                .filter(|_| shared.mode() == Mode::Healthy && !shared.disk.has_failed()),
+                .filter(|_| shared.mode() == Mode::Healthy && self.takes_rows()),
         ];
         for at in others.into_iter().flatten() {
             next = next.min(at);

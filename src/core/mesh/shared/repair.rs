@@ -59,6 +59,7 @@ pub(super) struct Serving {
     known: Option<Seen>,
     number: u64,
     floor: u64,
+    covers: Vec<u64>,
     lacks: u64,
     pub(super) next: Instant,
 }
@@ -160,7 +161,8 @@ impl Mesh {
             self.send_base(&key, base, &own_floor);
         }
         let floor = self.shared.floors.adopted();
-        let serving = Serving { offer, known, number: 0, floor, lacks, next: self.now };
+        let covers = self.all_covered();
+        let serving = Serving { offer, known, number: 0, floor, covers, lacks, next: self.now };
         self.shared.serving.insert((key, question), serving);
         self.serve_on();
         if lacks > 0 {
@@ -214,7 +216,7 @@ impl Mesh {
         asked.heard = now;
         let (is_last, floor, lacks) = (part.is_last, part.floor, part.lacks);
         let before = count(self.shared.state.clock());
-        let StatePart { updates, known, after, upto, closes, .. } = part;
+        let StatePart { updates, known, after, upto, closes, covers, .. } = part;
         if let Some(known) = known {
             let Some(told) = self.read_seen(&key, known) else {
                 self.shared.asked.remove(&key);
@@ -253,12 +255,12 @@ impl Mesh {
             asked.received += received;
         }
         if is_last {
-            self.on_compared(key, from, floor, lacks);
+            self.on_compared(key, from, (floor, covers), lacks);
         }
     }
 
     /// This node has everything that the peer had when it was asked.
-    fn on_compared(&mut self, key: NodeKey, from: &NodeId, floor: u64, lacks: u64) {
+    fn on_compared(&mut self, key: NodeKey, from: &NodeId, (floor, covers): (u64, Vec<u64>), lacks: u64) {
         let Some(asked) = self.shared.asked.remove(&key) else {
             return;
         };
@@ -269,6 +271,7 @@ impl Mesh {
         let is_member = self.is_member(&key);
         if is_member || self.shared.register.roster().is_none() {
             self.shared.synchronised = true;
+            covers.into_iter().for_each(|base| self.shared.bases.note_covered(base));
             if !self.shared.floors.adopt(floor) {
                 self.shared.refused += 1;
                 tracing::warn!(%from, number = floor, "no mesh has reached so many floors: not believed");
@@ -290,7 +293,8 @@ impl Mesh {
 fn frame_of(question: u64, serving: &Serving, part: Part) -> StatePart {
     let Part { updates, known: _, after, upto, closes, is_last } = part;
     let (number, floor, lacks) = (serving.number, serving.floor, serving.lacks);
-    StatePart { question, number, updates, known: None, after, upto, closes, is_last, floor, lacks }
+    let covers = if is_last { serving.covers.clone() } else { vec![] };
+    StatePart { question, number, updates, known: None, after, upto, closes, is_last, floor, lacks, covers }
 }
 
 fn count(clock: &Clock) -> u64 {

@@ -33,7 +33,7 @@ impl Mesh {
 
     pub(super) fn on_delta(&mut self, key: NodeKey, from: &NodeId, delta: StateDelta) {
         // Of what lies below its floor, the sender has forgotten what this node may need.
-        if !self.shared.synchronised || delta.floor > self.shared.floors.adopted() {
+        if !self.shared.synchronised || !self.covers(delta.base) {
             return self.ask_state(key);
         }
         if let Some(dot) = foreign(from, &delta) {
@@ -61,11 +61,15 @@ impl Mesh {
     }
 
     /// A write of an earlier process of this node that is not in its store, which had it before it was told: the store
-    /// is an old copy.
+    /// is an old copy. It lacks the last ones of an actor; one that others count as never made may lie before those. A store
+    /// that began with nothing learns its node's writes from its first comparison.
     pub(super) fn lost_write(&self, updates: &[KeyUpdate], closes: &[DotRange]) -> Option<Dot> {
         let (state, key) = (&self.shared.state, &self.key);
+        if self.shared.is_blank && !self.shared.synchronised {
+            return None;
+        }
         let is_lost = |dot: &Dot| {
-            dot.actor.is_of(key) && state.actor() != Some(dot.actor) && !state.clock().contains(*dot)
+            dot.actor.is_of(key) && state.actor() != Some(dot.actor) && state.clock().max(&dot.actor) < dot.n
         };
         let written = updates.iter().flat_map(|update| &update.state.siblings).map(|sibling| sibling.dot);
         let closed = closes.iter().map(|range| Dot { actor: range.actor, n: range.upto });

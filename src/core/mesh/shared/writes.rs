@@ -3,6 +3,7 @@
 //! Every write goes to the disk in one transaction with whatever of other nodes' writes is not there yet, and a
 //! replayed one with the outcome of its ticket as well.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,6 +56,10 @@ pub(in crate::core::mesh) enum Durable {
     },
     /// Nothing that anybody waits for.
     Leftovers,
+    /// Which processes of these nodes were met last.
+    Starts {
+        keys: BTreeSet<NodeKey>,
+    },
     Process,
 }
 
@@ -155,7 +160,7 @@ impl Mesh {
     ) -> Result<(Dot, Option<u64>, Vec<Change>), WriteError> {
         let (rng, key_of_node) = (&mut self.rng, &self.key);
         self.shared.state.use_actor(|| Actor::fresh(key_of_node, rng.random()));
-        if self.shared.state.has_failed() || self.shared.disk.has_failed() {
+        if !self.takes_rows() {
             return Err(WriteError::Disk);
         }
         let token = self.shared.token();
@@ -189,7 +194,7 @@ impl Mesh {
             let refusal = refusal_of(&self.own, WriteError::ContextAhead);
             return self.answer(requester, Err(refusal));
         }
-        if self.shared.disk.has_failed() {
+        if !self.takes_rows() {
             return self.answer(requester, Err(refusal_of(&self.own, WriteError::Disk)));
         }
         let seen = context.unwrap_or_else(|| self.shared.state.seen(&key));
@@ -218,10 +223,7 @@ impl Mesh {
 
     /// Makes the writes that waited, in order and at their pace.
     pub(super) fn replay(&mut self) {
-        if self.shared.mode() != Mode::Healthy
-            || self.shared.state.has_failed()
-            || self.shared.disk.has_failed()
-        {
+        if self.shared.mode() != Mode::Healthy || !self.takes_rows() {
             return;
         }
         let unix_ms = self.shared.queue_ms(self.now);
@@ -310,21 +312,26 @@ impl Mesh {
     }
 
     pub(super) fn expire_queued(&mut self) {
+        if !self.takes_rows() {
+            return;
+        }
         let expired = self.shared.queue.expired(self.shared.queue_ms(self.now));
         self.resolve_tickets(expired, &Outcome::Expired);
     }
 
     fn resolve_tickets(&mut self, tickets: Vec<Ticket>, outcome: &Outcome) {
-        let mut changes = Vec::new();
-        let mut resolved = Vec::new();
-        for ticket in tickets {
-            if let Some(rows) = self.shared.queue.resolve(&ticket, outcome.clone(), None) {
-                changes.extend(rows);
-                resolved.push(ticket);
+        for tickets in tickets.chunks(limits::REPLAY_BATCH_MAX) {
+            let mut changes = Vec::new();
+            let mut resolved = Vec::new();
+            for ticket in tickets {
+                if let Some(rows) = self.shared.queue.resolve(ticket, outcome.clone(), None) {
+                    changes.extend(rows);
+                    resolved.push(ticket.clone());
+                }
             }
-        }
-        if !resolved.is_empty() {
-            self.persist(changes, Pending::Shared(Durable::Resolve { tickets: resolved }));
+            if !resolved.is_empty() {
+                self.persist(changes, Pending::Shared(Durable::Resolve { tickets: resolved }));
+            }
         }
     }
 
@@ -348,7 +355,7 @@ impl Mesh {
                 self.answer(requester, Ok(ResponseBody::State(StateAnswer::Queued { ticket })));
             }
             Durable::Resolve { tickets } => tickets.iter().for_each(|ticket| self.on_ticket_done(ticket)),
-            Durable::Leftovers => {}
+            Durable::Leftovers | Durable::Starts { .. } => {}
             Durable::Process => self.on_process_stored(),
         }
     }
@@ -380,6 +387,7 @@ impl Mesh {
             Durable::Resolve { tickets } => {
                 tickets.iter().for_each(|ticket| self.shared.queue.handle_not_resolved(ticket));
             }
+            Durable::Starts { keys } => self.on_starts_not_stored(keys),
             Durable::Leftovers | Durable::Process => {}
         }
         self.on_disk_failed(reason);
@@ -390,10 +398,11 @@ impl Mesh {
         let is_sibling = stored.is_sibling;
         self.tell_change(&stored.update.key);
         let range = DotRange { actor: dot.actor, from: dot.n, upto: dot.n };
+        let (base, _) = self.base();
         let delta = StateDelta {
             updates: vec![stored.update],
             closes: vec![range],
-            floor: self.shared.floors.collected(),
+            base,
             hops: super::agreement::HOPS_MAX,
             ack: ack == Ack::Quorum,
         };
@@ -456,7 +465,7 @@ impl Mesh {
         }
     }
 
-    fn confirmed_by(&self, dot: Dot) -> std::collections::BTreeSet<NodeId> {
+    fn confirmed_by(&self, dot: Dot) -> BTreeSet<NodeId> {
         let voters = self.shared.register.roster().into_iter().flat_map(|roster| roster.voters());
         let has = |node: &&NodeId| match **node == self.own {
             true => self.shared.state.durable().contains(dot),
@@ -492,8 +501,7 @@ impl Mesh {
 
     pub(super) fn flush_if_due(&mut self) {
         let is_due = self.shared.flush_due.is_some_and(|due| due <= self.now);
-        let has_failed = self.shared.state.has_failed() || self.shared.disk.has_failed();
-        if !is_due || self.shared.flushing || has_failed || self.shared.has_left {
+        if !is_due || self.shared.flushing || !self.takes_rows() {
             return;
         }
         self.shared.flush_due = None;
