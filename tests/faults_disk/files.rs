@@ -256,6 +256,34 @@ fn keys_that_nodes_hold_differently_with_equal_clocks_are_told_of_and_written_an
     assert!(refused.code == Some(1) && refused.err.contains("among a majority"), "{refused:?}");
 }
 
+#[test]
+fn the_only_node_of_a_mesh_whose_database_was_damaged_begins_anew_when_an_operator_says_so() {
+    let place = Place::new();
+    let mut node = mesh(&place, 1).remove(0);
+    written(&node, "a", "one");
+    node.signal("TERM");
+    node.code();
+    let shell = rusqlite::Connection::open(database(&node)).expect("opened");
+    shell
+        .execute_batch("UPDATE tallies SET checksums = checksums + 1 WHERE name = 'state'")
+        .expect("damaged");
+    drop(shell);
+    // Not by itself, however often it starts: it cannot know that nobody else has the roster.
+    for flags in [&[][..], &["--bootstrap"]] {
+        node = place.start("n1", flags);
+        node.until("/v1/cluster/status", |answer| answer.json()["mode"] == "joining");
+        assert_eq!(value(&node, "a"), None);
+        node.signal("TERM");
+        node.code();
+    }
+    node = place.start("n1", &[]);
+    let reason = ["cluster", "resolve", "--strategy", "force", "--reason", "the disk was damaged"];
+    let begun = node.shoal(&reason);
+    assert!(begun.code == Some(0) && begun.out.contains("n1"), "{begun:?}");
+    healthy(&node);
+    written(&node, "a", "two");
+}
+
 /// Packets that a node has sent over all its links.
 fn packets_sent(node: &Running) -> u64 {
     let reports = node.get(&format!("/v1/cluster/facts?node={}", node.name())).json();

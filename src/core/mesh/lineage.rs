@@ -173,15 +173,22 @@ impl Mesh {
     /// What could not be written when the disk failed.
     pub(super) fn store_lineage_again(&mut self) {
         match self.lineage.above {
+            // It was given to the disk after the repair.
+            Some(_) if self.is_restarting() => {}
             Some(start) => {
                 if self.lineage.is_old {
                     self.on_old_store();
                 }
                 self.store_restart(start);
             }
+            None if self.lineage.is_old => self.on_later_start(self.membership.incarnation().start()),
             None if !self.lineage.is_stored => self.store_process(),
             None => {}
         }
+    }
+
+    fn is_restarting(&self) -> bool {
+        self.pending.values().any(|(_, then)| matches!(then, Pending::RestartAs(_)))
     }
 
     pub(super) fn restart_above(&mut self, start: u64) {
@@ -209,6 +216,11 @@ impl Mesh {
     /// This process goes by a later start from now on.
     pub(super) fn on_restart_stored(&mut self, start: u64) {
         self.lineage.above = None;
+        if self.shared.has_left {
+            // Nothing else was written. If it turns out that this node could not leave, that is made up for.
+            self.lineage.is_stored = false;
+            return;
+        }
         if std::mem::take(&mut self.lineage.is_old) {
             self.lineage.ran.clear();
         }

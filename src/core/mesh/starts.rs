@@ -19,6 +19,8 @@ type Met = (u64, ProcessId, u64);
 #[derive(Debug, Default)]
 pub(super) struct Starts {
     met: BTreeMap<NodeKey, Met>,
+    /// Who has yet to account for what was met of it.
+    unaccounted: BTreeSet<NodeKey>,
     /// Whose rows on the disk say something else, with nothing on its way there.
     unstored: BTreeSet<NodeKey>,
 }
@@ -66,26 +68,30 @@ impl Mesh {
             Some((start, other, noted))
                 if (other != process || noted > promises) && accounts != Some((other, noted)) =>
             {
+                self.starts.unaccounted.insert(key);
                 let met = Past::Met { start, process: other, promises: noted };
                 self.output(Output::Control { link, frame: Control::Past(met) });
             }
-            before if before != Some((start, process, promises)) => {
-                self.starts.met.insert(key, (start, process, promises));
-                self.store_start(key);
+            before => {
+                self.starts.unaccounted.remove(&key);
+                if before != Some((start, process, promises)) {
+                    self.starts.met.insert(key, (start, process, promises));
+                    self.store_start(key);
+                }
             }
-            _ => {}
         }
     }
 
     /// Whether the process that a link leads to has accounted for what this node knows of the one before it. Until then
     /// its store may be an older copy, and its votes do not count. Nodes of version 1 do not vote.
     pub(super) fn is_vouched_for(&self, link: LinkId) -> bool {
-        let link = self.links.get(link);
+        let link = self.links.get(link).filter(|link| !self.starts.unaccounted.contains(&link.key));
         let met = link.and_then(|link| self.starts.met.get(&link.key));
         link.zip(met).is_some_and(|(link, (_, met, _))| link.process == *met)
     }
 
     pub(super) fn forget_start(&mut self, key: &NodeKey) {
+        self.starts.unaccounted.remove(key);
         if self.starts.met.remove(key).is_some() {
             self.store_start(*key);
         }

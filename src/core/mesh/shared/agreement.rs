@@ -130,6 +130,9 @@ impl Mesh {
             members: roster.members.len() as u32,
         });
         self.note_confirmations();
+        if let Some(requester) = self.shared.begun_for.take() {
+            self.answer_roster_change(requester, Ok(roster.epoch));
+        }
     }
 
     fn on_lease(&mut self, lease: LeaseView) {

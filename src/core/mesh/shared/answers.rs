@@ -278,11 +278,29 @@ impl Mesh {
             let why = "this node is among a majority: there is nothing to overrule".to_owned();
             return self.answer(requester, Err(Refusal::BadRequest { why }));
         }
+        if self.shared.register.roster().is_none() && self.joined {
+            return self.begin_roster_anew(requester, &audit);
+        }
         let reached = self.linked().iter().filter_map(|key| self.node_of(key)).collect::<BTreeSet<_>>();
         let mut keep = reached;
         keep.insert(self.own.clone());
         let result = self.shared.register.force(&keep, audit, self.now);
         self.answer_roster_change(requester, result);
+    }
+
+    /// Nobody has the roster any more: this node was alone in its mesh, and its database had to be made anew.
+    fn begin_roster_anew(&mut self, requester: Requester, audit: &str) {
+        if self.links.cards().next().is_some() {
+            let why =
+                "this node knows of no roster, and of other nodes that may: start one of them".to_owned();
+            return self.answer(requester, Err(Refusal::BadRequest { why }));
+        }
+        tracing::warn!(audit, "an operator has this node begin a roster anew");
+        let (seat, settings) = self.founding();
+        match self.shared.register.bootstrap(seat, settings, self.now) {
+            Ok(()) => self.shared.begun_for = Some(requester),
+            Err(error) => self.answer_roster_change(requester, Err(error)),
+        }
     }
 
     pub(super) fn answer_roster_change(

@@ -85,9 +85,8 @@ impl Bases {
 
     /// This node has everything within that floor.
     pub(super) fn note_covered(&mut self, base: u64) {
-        if !self.covered.contains(&base) {
-            self.covered.push_back(base);
-        }
+        self.covered.retain(|known| *known != base);
+        self.covered.push_back(base);
         if self.covered.len() > limits::FLOORS_COVERED_MAX {
             self.covered.pop_front();
         }
@@ -135,13 +134,15 @@ impl Mesh {
         base == 0 || bases.own(base).is_some() || bases.covered.contains(&base)
     }
 
-    /// The hashes of the floors that it is known to have everything within.
+    /// The hashes of the floors that it is known to have everything within, the newest last.
     pub(super) fn all_covered(&mut self) -> Vec<u64> {
         self.base();
         let bases = &self.shared.bases;
-        let own = bases.own.iter().rev().map(|(base, _)| *base);
-        let all = own.chain(bases.covered.iter().rev().copied());
-        all.filter(|base| *base != 0).take(limits::FLOORS_COVERED_MAX).collect()
+        let own = || bases.own.iter().map(|(base, _)| *base).filter(|base| *base != 0);
+        let others = bases.covered.iter().copied().filter(|base| own().all(|known| known != *base));
+        let mut all: Vec<_> = others.chain(own()).collect();
+        all.drain(..all.len().saturating_sub(limits::FLOORS_COVERED_MAX));
+        all
     }
 
     /// A clock that holds the floor, as it travels; of a very large one less.

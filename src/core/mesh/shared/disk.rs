@@ -27,8 +27,6 @@ pub(super) struct Disk {
     repair_due: Option<Instant>,
 }
 
-impl Disk {}
-
 impl Mesh {
     /// Whether the core's own tables may be given rows now. Not while the disk fails: what is written then may be built
     /// upon something that has failed, and the repair waits for whatever is under way. Not when this node has left its
@@ -86,6 +84,7 @@ impl Mesh {
             return;
         }
         self.shared.disk.has_failed = false;
+        self.shared.disk.repair_due = None;
         self.store_lineage_again();
         self.store_starts();
         self.trust_disk();

@@ -62,8 +62,8 @@ pub(super) struct Floors {
     last: Option<Clock>,
     told: Option<(u64, Clock, Epoch)>,
     missed: Option<Missed>,
-    /// Since when dots of these actors seem to be gone whose nodes are no members.
-    absent: BTreeMap<Actor, Instant>,
+    /// Since when dots of these actors seem to be gone whose nodes are no members, and when they did last.
+    absent: BTreeMap<Actor, (Instant, Instant)>,
     /// The last question that this node was asked, and what it had seen then.
     heard: Option<(u64, Clock)>,
     /// The last such question since which everything that it had seen is on its disk.
@@ -103,7 +103,6 @@ impl Floors {
         self.acked = None;
         self.told = None;
         self.missed = None;
-        self.absent.clear();
     }
 
     /// Somebody could not read what this node has told: all of it is told again.
@@ -116,6 +115,10 @@ impl Floors {
     /// since need not have reached it.
     pub(super) fn forget_all_but(&mut self, roster: &Roster) {
         self.acks.retain(|node, _| roster.members.contains_key(node));
+        if !self.absent.is_empty() {
+            let members: Vec<_> = roster.members.keys().map(NodeId::key).collect();
+            self.absent.retain(|actor, _| !members.iter().any(|member| actor.is_of(member)));
+        }
         self.acked = None;
         self.last = None;
     }
@@ -218,8 +221,7 @@ impl Mesh {
         let floor = met(&collected, &all);
         let number = self.shared.floors.adopted + 1;
         let fresh = self.rng.random_range(1..=u64::MAX);
-        let members: Vec<_> = roster.members.keys().map(NodeId::key).collect();
-        let gone = self.shared.floors.without_absent(gone, &members, roster.max_offline, self.now);
+        let gone = self.shared.floors.without_absent(gone, &roster, self.now);
         let (voids, asks) = self.shared.floors.note_missed(gone, &answered, fresh, self.now);
         // A floor is collected when the next one is told: the last of a kind is told twice.
         let told = self.shared.floors.told.as_ref();
@@ -347,24 +349,23 @@ impl Mesh {
 impl Floors {
     /// Leaves out what a node may yet come back with that is no member: it was taken out, and has not been away for so long
     /// that nobody counts with it any more. All members have told what they have, but nobody knows what it has.
-    fn without_absent(
-        &mut self,
-        gone: Clock,
-        members: &[NodeKey],
-        max_offline: Duration,
-        now: Instant,
-    ) -> Clock {
+    fn without_absent(&mut self, mut gone: Clock, roster: &Roster, now: Instant) -> Clock {
+        if gone.is_empty() {
+            return gone;
+        }
+        let members: Vec<_> = roster.members.keys().map(NodeId::key).collect();
         let is_of_a_member = |actor: &Actor| members.iter().any(|member| actor.is_of(member));
-        let absent = gone.iter().map(|(actor, _)| *actor).filter(|actor| !is_of_a_member(actor));
-        let since = |actor| (actor, self.absent.get(&actor).copied().unwrap_or(now));
-        self.absent = absent.map(since).collect();
-        let mut left = gone;
-        for (actor, since) in &self.absent {
-            if now.since(*since) < max_offline {
-                left.set(*actor, Span::default());
+        let absent: Vec<_> = gone.iter().map(|(actor, _)| *actor).filter(|a| !is_of_a_member(a)).collect();
+        // Who is not named for a moment, because members differ about it, is not back.
+        self.absent.retain(|_, (_, seen)| now.since(*seen) < roster.max_offline);
+        for actor in absent {
+            let (since, seen) = self.absent.entry(actor).or_insert((now, now));
+            *seen = now;
+            if now.since(*since) < roster.max_offline {
+                gone.set(actor, Span::default());
             }
         }
-        left
+        gone
     }
 
     /// Takes in which dots seem to be gone, as the members have told; `answered` are the questions that they have
@@ -448,6 +449,7 @@ fn gone(floor: &Clock, all: &[Open<'_>]) -> Clock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::model::Seat;
 
     #[test]
     fn what_a_node_that_was_taken_out_may_come_back_with_is_not_closed_before_it_is_away_for_too_long() {
@@ -457,17 +459,33 @@ mod tests {
             [("here", 3), ("out", 9)].map(|(name, n)| Dot { actor: actor(name), n }).into_iter().collect();
         let of_members: Clock = [Dot { actor: actor("here"), n: 3 }].into_iter().collect();
         let max_offline = Duration::from_secs(3600);
-        let mut floors = Floors::default();
-        let mut left = |members: &[&str], at: Duration| {
-            let members: Vec<_> = members.iter().map(|name| key(name)).collect();
-            floors.without_absent(gone.clone(), &members, max_offline, Instant::ZERO + at)
+        let roster = |members: &[&str]| Roster {
+            epoch: Epoch { chain: 1, chain_id: 1, order: 1 },
+            members: members
+                .iter()
+                .map(|name| (NodeId::new(name).expect("valid"), Seat::default()))
+                .collect(),
+            quorum_size: None,
+            tie_breaker: None,
+            split_writes: false,
+            max_offline,
+            audit: None,
         };
-        let begun = Duration::from_secs(5);
-        assert_eq!(left(&["here", "out"], begun), gone, "it is asked itself");
-        assert_eq!(left(&["here"], begun), of_members);
-        assert_eq!(left(&["here"], begun + max_offline / 2), of_members);
-        assert_eq!(left(&["here"], begun + max_offline), gone, "nobody counts with it any more");
-        assert_eq!(left(&["here", "out"], begun + max_offline), gone);
-        assert_eq!(left(&["here"], begun + max_offline), of_members, "it was back meanwhile");
+        let mut floors = Floors::default();
+        let begun = Instant::ZERO + Duration::from_secs(5);
+        let both = roster(&["here", "out"]);
+        let one = roster(&["here"]);
+        assert_eq!(floors.without_absent(gone.clone(), &both, begun), gone, "it is asked itself");
+        assert_eq!(floors.without_absent(gone.clone(), &one, begun), of_members);
+        // Members differ for a moment, and the lease goes to another node and back.
+        assert_eq!(floors.without_absent(Clock::default(), &one, begun), Clock::default());
+        assert_eq!(floors.without_absent(of_members.clone(), &one, begun), of_members);
+        floors.begin();
+        let half = begun + max_offline / 2;
+        assert_eq!(floors.without_absent(gone.clone(), &one, half), of_members);
+        let whole = begun + max_offline;
+        assert_eq!(floors.without_absent(gone.clone(), &one, whole), gone, "nobody counts with it any more");
+        floors.forget_all_but(&both);
+        assert_eq!(floors.without_absent(gone.clone(), &one, whole), of_members, "it was back meanwhile");
     }
 }

@@ -83,7 +83,7 @@ impl Mesh {
     }
 
     fn may_mend(&self) -> Result<(), Refusal> {
-        if self.shared.partition.permissions().writes == Writes::Apply && !self.shared.state.has_failed() {
+        if self.shared.partition.permissions().writes == Writes::Apply && self.takes_rows() {
             return Ok(());
         }
         let why = "this node cannot write now, and what has come apart is brought together by writing it anew: \

@@ -84,6 +84,8 @@ pub(super) struct Shared {
     compared_with_file: bool,
     /// Whether a bootstrap of the register is wanted as soon as the mesh's id is stored.
     bootstraps: bool,
+    /// Who is told when the first roster that an operator asked for is on the disk.
+    begun_for: Option<super::Requester>,
     /// The store had nothing of the mesh when this process began.
     is_blank: bool,
     /// The process start that beats are counted within; it is raised when the mesh knows a later one.
@@ -165,6 +167,7 @@ impl Shared {
             queue_offset_ms: i128::from(boot.unix_ms) - i128::from(now.as_nanos() / 1_000_000),
             compared_with_file: false,
             bootstraps: begins && !remembered.rebuilt,
+            begun_for: None,
             is_blank: doubtful,
             start: remembered.start,
             first_start: remembered.start,

@@ -284,6 +284,9 @@ impl Mesh {
     /// The disk is an old copy. Which of the queued writes on it were made since nobody can tell, unless they stand: none
     /// is made again.
     pub(super) fn refuse_old_tickets(&mut self) {
+        if self.shared.has_left {
+            return;
+        }
         let first = self.shared.first_start;
         let old = self.shared.queue.tickets().map(|view| view.ticket).filter(|ticket| ticket.start < first);
         let old: Vec<_> = old.collect();

@@ -102,7 +102,10 @@ fn a_disk_that_does_not_take_the_doubt_is_tried_again_after_a_while() {
         let effects = std::iter::from_fn(|| register.poll());
         let token = |effect| match effect {
             RegisterEffect::Store { token, .. } => Some(token),
-            _ => None,
+            RegisterEffect::Send { .. }
+            | RegisterEffect::RosterChanged(_)
+            | RegisterEffect::LeaseChanged(_)
+            | RegisterEffect::Decided { .. } => None,
         };
         effects.filter_map(token).collect::<Vec<_>>()
     };
