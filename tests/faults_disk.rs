@@ -136,10 +136,12 @@ fn fault_18_a_write_that_the_disk_did_not_confirm_is_refused_and_never_seen_and_
     let reason = nodes[2].get("/v1/cluster/status").json()["reason"].clone();
     assert!(reason.as_str().is_some_and(|reason| reason.contains("the disk fails")), "{reason}");
     assert_eq!(value(&nodes[2], "before").as_deref(), Some("one"), "it answers reads");
+    assert!(metric(&nodes[2], "shoal_store_failing") > 0.5);
     assert!(put(&nodes[2], "refused", "again").status >= 500, "and nothing is taken");
     println!("{} synchronisations failed", trouble.end());
     healthy(&nodes[2]);
     written(&nodes[2], "after", "one");
+    assert!(metric(&nodes[2], "shoal_store_failing") < 0.5);
     assert_eq!(told_of(&nodes[0], "failed"), [] as [Value; 0], "a disk is no reason to be held for failed");
     nodes[2].signal("KILL");
     nodes[2].code();

@@ -197,6 +197,9 @@ fn nothing_is_lost(net: &Net, history: &[Write]) {
     }
     for (key, candidates) in last {
         let values = shown.get(key).cloned().unwrap_or_default();
+        // And nothing beside it that was replaced: nobody else writes the key.
+        let are_all = values.iter().all(|value| candidates.iter().any(|write| *value == write.value));
+        assert!(are_all, "{key} shows {values:?}, more than {candidates:?}");
         let is_one = candidates.iter().any(|write| values.contains(&write.value));
         let none_is_certain = candidates.iter().all(|write| matches!(write.told, Told::Failed));
         assert!(

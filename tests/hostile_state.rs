@@ -323,7 +323,11 @@ async fn malformed_ones(mesh: &TestMesh, liar: &mut Liar, own: Dot) {
     let seen = |actors| Seen { base: 0, beyond: crowd(actors) };
     let many = |actors| Control::StateAsk { question: 7, clock: seen(actors), whole: false };
     let lines = RECORDS.log.lines().len();
-    for bad in [state(wide), many(20_000)] {
+    let of = |key: &str| write(key, Dot { actor: actor(), n: 1 }, Clock::default(), NAME);
+    let mut large = of("large");
+    large.updates[0].state.siblings[0].value = Some(vec![0; limits::STATE_VALUE_BYTES_MAX + 1].into());
+    let long = of(&"k".repeat(limits::STATE_KEY_BYTES_MAX + 1));
+    for bad in [state(wide), many(20_000), state(large), state(long), state(of("_owned/node-1/load"))] {
         let before = malformed();
         liar.say(&bad).await;
         assert_eq!(malformed(), before + 1, "it is counted");

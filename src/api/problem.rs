@@ -50,6 +50,7 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
+        metrics::counter!("shoal_api_problems_total", "code" => self.code).increment(1);
         let document = ProblemDocument {
             r#type: format!("urn:shoal:problem:{}", self.code),
             title: self.status.canonical_reason().unwrap_or("Error").to_owned(),

@@ -33,7 +33,7 @@ use super::wire::{
 
 mod changes;
 
-pub use changes::{Change, Table};
+pub use changes::{Change, ROW_OF_ROSTER, Table};
 
 /// What the driver tells the core.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

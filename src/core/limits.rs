@@ -174,6 +174,10 @@ pub const REQUESTS_IN_FLIGHT_MAX: usize = 1024;
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(15);
 /// Inputs waiting for the driver. Full: the producer waits, except for SWIM packets, which are dropped.
 pub const DRIVER_QUEUE_MAX: usize = 8192;
+/// Writes of clients that have seen what the node has not seen yet. One more: refused as `context_ahead` at once.
+pub const CONTEXTS_AWAITED_MAX: usize = 1024;
+/// How long such a write waits before it is refused as `context_ahead`.
+pub const CONTEXT_PATIENCE: Duration = Duration::from_secs(2);
 /// Floors of others that a node remembers to have got as far as. One more: the oldest is forgotten, and who writes
 /// beyond it is asked again.
 pub const FLOORS_COVERED_MAX: usize = 16;

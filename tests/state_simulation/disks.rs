@@ -222,11 +222,11 @@ fn written_or_queued(world: &mut World, machine: usize, key: &str, value: &str) 
 }
 
 #[test]
-fn two_thousand_queued_writes_are_replayed_in_order_and_in_less_than_a_minute() {
+fn ten_thousand_queued_writes_are_replayed_in_order_and_in_less_than_a_minute() {
     let mut world = healthy_mesh(3, 17);
     world.cut(&[0, 1], &[2]);
     world.run_for(seconds(4));
-    for n in 0..2_000 {
+    for n in 0..10_000 {
         let (key, value) = (format!("k{}", n % 100), Some(Bytes::from(format!("{n}"))));
         ask(&mut world, 2, StateRequest::Put { key, value, context: None, ack: Ack::Local });
         if n % 100 == 99 {
@@ -234,11 +234,11 @@ fn two_thousand_queued_writes_are_replayed_in_order_and_in_less_than_a_minute() 
         }
     }
     world.run_for(seconds(1));
-    assert_eq!(world.shared_view(2).expect("it runs").queued, 2_000);
+    assert_eq!(world.shared_view(2).expect("it runs").queued, 10_000);
     heal(&mut world);
     let took = rests(&mut world);
-    println!("2,000 queued writes were replayed in {took:?}");
-    for n in 1_900..2_000 {
+    println!("10,000 queued writes were replayed in {took:?}");
+    for n in 9_900..10_000 {
         assert_eq!(siblings(&mut world, 0, &format!("k{}", n % 100)), [n.to_string()]);
     }
 }

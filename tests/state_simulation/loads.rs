@@ -94,3 +94,17 @@ fn fault_65_a_key_that_all_nodes_write_as_they_see_it_never_has_more_values_than
     println!("at most {most} values at once");
     assert!((2..=10).contains(&most), "{most}");
 }
+
+#[test]
+fn a_write_reaches_all_of_sixty_nodes_over_relays_and_no_relay_is_taken_for_a_liar() {
+    let mut world = healthy_mesh(60, 45);
+    world.run_for(seconds(10));
+    for n in 0..30 {
+        written(&mut world, n * 2, &format!("k{n}"), "v");
+    }
+    rests(&mut world);
+    for machine in 0..60 {
+        let view = world.shared_view(machine).expect("it runs");
+        assert_eq!(view.refused, 0, "{} refused what it was told", world.node(machine));
+    }
+}

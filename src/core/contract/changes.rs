@@ -63,6 +63,9 @@ impl Change {
     }
 }
 
+/// The key, in [`Table::Register`], of the newest roster: without it a store that was made anew counts as such.
+pub const ROW_OF_ROSTER: &[u8] = b"roster";
+
 /// A table of the store whose rows only the core understands: the store keeps keys and bytes, checks that
 /// they are the ones that were written, and knows nothing else of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -193,6 +193,13 @@ impl Mesh {
     }
 
     pub(super) fn answer(&mut self, requester: Requester, result: Result<ResponseBody, Refusal>) {
+        if let (Requester::Remote(key, _), Err(Refusal::BadWrite { .. } | Refusal::BadRequest { .. })) =
+            (requester, &result)
+        {
+            self.shared.refuse_request();
+            let from = self.links.card(&key).map(|card| &card.node_id);
+            tracing::warn!(?from, refusal = ?result.as_ref().err(), "a request of a peer is refused");
+        }
         match requester {
             Requester::Local(request) => self.output(Output::Reply { request, result }),
             Requester::Remote(key, id) => self.send_control(&key, Control::Response { id, result }),

@@ -195,6 +195,9 @@ impl KeyUpdate {
     /// The rule that is broken.
     pub fn check(&self) -> Result<(), &'static str> {
         check_key(&self.key)?;
+        if self.key.starts_with("_owned/") {
+            return Err("a key of a node's own records");
+        }
         if self.more.len() > limits::SIBLINGS_PER_FRAME_MAX {
             return Err("a key has too many concurrent values");
         }

@@ -7,11 +7,12 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::message::{Accepted, Ballot, RegisterMessage};
+use crate::core::contract::ROW_OF_ROSTER;
 use crate::core::ids::NodeId;
 use crate::core::model::Roster;
 use crate::core::wire::{decode_value, encode_value};
 
-const ROSTER: &[u8] = b"roster";
+const ROSTER: &[u8] = ROW_OF_ROSTER;
 const INSTANCE: &[u8] = b"instance";
 const VOTE: &[u8] = b"vote";
 const SOUND: &[u8] = b"sound";
@@ -86,12 +87,6 @@ fn read<T: serde::de::DeserializeOwned>(row: Option<&Bytes>, is_readable: &mut b
 #[must_use]
 pub fn row_of_soundness() -> Bytes {
     Bytes::from_static(SOUND)
-}
-
-/// The key of the row with the newest roster.
-#[must_use]
-pub fn row_of_roster() -> Bytes {
-    Bytes::from_static(ROSTER)
 }
 
 /// Something on its way to the disk.

@@ -287,7 +287,7 @@ impl Register {
         let lapses = self.lease.held.as_ref().map(|held| held.until);
         let is_told_of = matches!(self.lease.told, LeaseView::Theirs { .. });
         let frees = self.lease.granted.as_ref().filter(|_| is_told_of).map(|granted| granted.until);
-        let bids = self.bid_at().filter(|_| self.may_vote());
+        let bids = if self.may_vote() { self.bid_at() } else { None };
         [lapses, frees, bids].into_iter().flatten().min()
     }
 

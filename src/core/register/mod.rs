@@ -62,7 +62,7 @@ pub mod steward;
 mod tests;
 mod voter;
 
-pub use durable::{RowChange, row_of_roster, row_of_soundness};
+pub use durable::{RowChange, row_of_soundness};
 pub use lease::LeaseView;
 pub use message::{Accepted, Ballot, RegisterMessage};
 pub use rules::{

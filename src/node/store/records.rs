@@ -16,7 +16,6 @@ use crate::core::contract::{self, Change, Remembered};
 use crate::core::ids::MeshId;
 use crate::core::limits;
 use crate::core::model::{AgentSpec, NodeCard};
-use crate::core::register::row_of_roster;
 use crate::core::wire;
 
 /// The steps that make the schema; `user_version` counts those a file has taken. A step that was ever
@@ -139,7 +138,7 @@ pub(super) fn write_salvage(connection: &Connection, salvage: &Salvage) -> rusql
 pub(super) fn forget_rebuilt(connection: &Connection) -> rusqlite::Result<()> {
     let sql = "DELETE FROM meta WHERE key = ?1 AND EXISTS (SELECT 1 FROM meta WHERE key = ?2) \
         AND EXISTS (SELECT 1 FROM register WHERE key = ?3)";
-    connection.prepare_cached(sql)?.execute(params![REBUILT, MESH_ID, &row_of_roster()[..]]).map(drop)
+    connection.prepare_cached(sql)?.execute(params![REBUILT, MESH_ID, contract::ROW_OF_ROSTER]).map(drop)
 }
 
 /// Writes one batch, all of it or nothing of it, inside the transaction; rows of the core's own tables when the group

@@ -150,6 +150,7 @@ impl<F: Fn(Vec<Outcome>)> Writer<F> {
     /// Commits a group in one transaction: one result per commit in it, or the error that all of them share.
     fn write_group(&mut self, group: &VecDeque<Entry>) -> Result<Vec<Result<(), Refused>>, StoreError> {
         let result = self.try_group(group);
+        metrics::gauge!("shoal_store_failing").set(f64::from(u8::from(result.is_err())));
         match &result {
             Ok((_, has_failed)) => self.has_failed = *has_failed,
             // Also one that began afresh has failed.

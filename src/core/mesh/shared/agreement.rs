@@ -21,8 +21,9 @@ const BEAT_HOPS: u8 = 8;
 const STEWARD_PAUSE: Duration = Duration::from_millis(200);
 /// A proposal of the steward that was not decided for so long is made anew.
 const PROPOSAL_PATIENCE: Duration = Duration::from_secs(10);
-/// How many relays a beat, or a write, passes through at most in a mesh too large for direct delivery.
-pub(super) const HOPS_MAX: u8 = 4;
+/// A write begins with so many hops in a mesh too large for direct delivery, and each relay takes one off; with the last one
+/// it is not passed on. None is what is told directly, in a small mesh.
+pub(super) const HOPS_MAX: u8 = 5;
 /// To how many each relay passes a write on.
 pub(super) const RELAY_FANOUT: usize = 8;
 

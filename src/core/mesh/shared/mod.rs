@@ -44,8 +44,8 @@ use self::mend::Mending;
 use self::reconcile::Comparing;
 use self::repair::{Asked, Serving};
 pub use self::view::SharedView;
-use self::writes::Confirming;
 pub(super) use self::writes::Durable;
+use self::writes::{Awaiting, Confirming};
 use super::lineage::is_row_of_lineage;
 use super::starts::is_row_of_starts;
 use super::{Mesh, Requester, Timer};
@@ -114,6 +114,7 @@ pub(super) struct Shared {
     /// A whole comparison with a member has been made by this process.
     synchronised: bool,
     confirming: VecDeque<Confirming>,
+    awaiting: VecDeque<Awaiting>,
     /// Who is told as soon as what was taken in is on the disk.
     acks_due: BTreeSet<NodeKey>,
     beats: BTreeMap<NodeId, (u64, u64)>,
@@ -188,6 +189,7 @@ impl Shared {
             mending: None,
             synchronised: false,
             confirming: VecDeque::new(),
+            awaiting: VecDeque::new(),
             acks_due: BTreeSet::new(),
             beats: BTreeMap::new(),
             proposals: BTreeMap::new(),
@@ -248,6 +250,11 @@ impl Shared {
 
     pub(super) fn queued(&self) -> usize {
         self.queue.len()
+    }
+
+    /// A peer asked for what cannot be.
+    pub(super) fn refuse_request(&mut self) {
+        self.refused += 1;
     }
 
     pub(super) fn refused(&self) -> u64 {
@@ -389,6 +396,7 @@ impl Mesh {
         }
         self.expire_queued();
         self.expire_confirming();
+        self.put_awaited();
         self.retry_disk();
         self.watch_disk();
         self.retry_asks();

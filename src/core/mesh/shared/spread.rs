@@ -49,8 +49,8 @@ impl Mesh {
                 if delta.ack {
                     self.ack_when_stored(key);
                 }
-                if let (true, Some(hops)) = (is_new, delta.hops.checked_sub(1)) {
-                    self.spread_delta(StateDelta { hops, ..delta }, Some(key));
+                if is_new && delta.hops > 1 {
+                    self.spread_delta(StateDelta { hops: delta.hops - 1, ..delta }, Some(key));
                 }
                 if let Some(dot) = lost {
                     self.on_lost_write(from, dot);
@@ -93,6 +93,7 @@ impl Mesh {
         for key in &applied.keys {
             self.tell_change(key);
         }
+        self.put_awaited();
         self.flush_later();
     }
 

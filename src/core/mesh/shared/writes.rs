@@ -71,6 +71,17 @@ pub(in crate::core::mesh) enum By {
     Mending,
 }
 
+/// A write whose writer has seen what this node has not seen yet.
+#[derive(Debug)]
+pub(super) struct Awaiting {
+    requester: Requester,
+    key: String,
+    value: Option<Bytes>,
+    context: Clock,
+    ack: Ack,
+    since: Instant,
+}
+
 /// A write that waits until a quorum has it on its disks.
 #[derive(Debug)]
 pub(super) struct Confirming {
@@ -99,6 +110,11 @@ impl Mesh {
                 let refusal = Refusal::Barred { node: self.own.clone(), why: barred.to_string() };
                 self.answer(requester, Err(refusal));
             }
+            Writes::Queue | Writes::Apply if context.as_ref().is_some_and(|seen| self.is_ahead(seen)) => {
+                let since = self.now;
+                let context = context.unwrap_or_default();
+                self.await_context(Awaiting { requester, key, value, context, ack, since });
+            }
             Writes::Queue => self.enqueue(requester, key, value, context),
             Writes::Apply if self.shared.queue.has_queued(&key) => {
                 self.enqueue(requester, key, value, context)
@@ -118,6 +134,37 @@ impl Mesh {
                     }
                     Err(error) => self.answer(requester, Err(refusal_of(&self.own, error))),
                 }
+            }
+        }
+    }
+
+    fn is_ahead(&self, context: &Clock) -> bool {
+        !self.shared.state.clock().covers(context)
+    }
+
+    /// What the writer has seen elsewhere is usually on its way.
+    fn await_context(&mut self, write: Awaiting) {
+        if self.shared.awaiting.len() >= limits::CONTEXTS_AWAITED_MAX {
+            let refusal = refusal_of(&self.own, WriteError::ContextAhead);
+            return self.answer(write.requester, Err(refusal));
+        }
+        self.shared.awaiting.push_back(write);
+    }
+
+    /// Makes the writes whose contexts have come, and refuses those that have waited for too long.
+    pub(super) fn put_awaited(&mut self) {
+        if self.shared.awaiting.is_empty() {
+            return;
+        }
+        for write in std::mem::take(&mut self.shared.awaiting) {
+            if !self.is_ahead(&write.context) {
+                let Awaiting { requester, key, value, context, ack, since: _ } = write;
+                self.put(requester, key, value, Some(context), ack);
+            } else if self.now.since(write.since) >= limits::CONTEXT_PATIENCE {
+                let refusal = refusal_of(&self.own, WriteError::ContextAhead);
+                self.answer(write.requester, Err(refusal));
+            } else {
+                self.shared.awaiting.push_back(write);
             }
         }
     }
@@ -188,12 +235,6 @@ impl Mesh {
 
     /// Keeps a write until this node is among a majority, with what its writer has seen.
     fn enqueue(&mut self, requester: Requester, key: String, value: Option<Bytes>, context: Option<Clock>) {
-        if let Some(context) = &context
-            && !self.shared.state.clock().covers(context)
-        {
-            let refusal = refusal_of(&self.own, WriteError::ContextAhead);
-            return self.answer(requester, Err(refusal));
-        }
         if !self.takes_rows() {
             return self.answer(requester, Err(refusal_of(&self.own, WriteError::Disk)));
         }
