@@ -298,6 +298,12 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Whether what was asked for cannot be, whoever is asked and whenever.
+    #[must_use]
+    pub fn is_of_bad_input(&self) -> bool {
+        matches!(self.code(), "bad_request" | "bad_write" | "too_large")
+    }
+
     /// The stable, machine-readable name of the reason.
     #[must_use]
     pub fn code(&self) -> &'static str {

@@ -193,12 +193,12 @@ impl Mesh {
     }
 
     pub(super) fn answer(&mut self, requester: Requester, result: Result<ResponseBody, Refusal>) {
-        if let (Requester::Remote(key, _), Err(Refusal::BadWrite { .. } | Refusal::BadRequest { .. })) =
-            (requester, &result)
+        if let (Requester::Remote(key, _), Err(refusal)) = (requester, &result)
+            && refusal.is_of_bad_input()
         {
             self.shared.refuse_request();
             let from = self.links.card(&key).map(|card| &card.node_id);
-            tracing::warn!(?from, refusal = ?result.as_ref().err(), "a request of a peer is refused");
+            tracing::warn!(?from, %refusal, "a request that a peer sent is refused");
         }
         match requester {
             Requester::Local(request) => self.output(Output::Reply { request, result }),
