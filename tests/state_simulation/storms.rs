@@ -120,6 +120,13 @@ fn what_only_a_member_has_that_was_taken_out_is_not_closed_as_lost() {
     storms_of(seconds(180), 3, 81_203..81_204, true);
 }
 
+/// A voter had forgotten a vote, and the one that it asked was in no quorum with whom it had voted for: that one had left the
+/// roster since.
+#[test]
+fn no_term_of_the_lease_is_granted_again_after_a_change_of_the_roster() {
+    storms_of(seconds(180), 3, 92_868..92_869, true);
+}
+
 /// A node that had been started again spread writes which named nothing of what they replaced to one that was behind.
 #[test]
 fn what_a_write_replaces_goes_with_it_to_a_node_that_is_behind() {

@@ -62,6 +62,7 @@ struct Held {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Granted {
     to: NodeId,
+    term: u64,
     until: Instant,
 }
 
@@ -105,7 +106,7 @@ impl Register {
         }
         match &self.lease.granted {
             Some(granted) if now < granted.until && granted.to != self.own => {
-                LeaseView::Theirs { node: granted.to.clone(), term: self.durable.vote.term }
+                LeaseView::Theirs { node: granted.to.clone(), term: granted.term }
             }
             Some(_) | None => LeaseView::Nobody,
         }
@@ -168,7 +169,7 @@ impl Register {
         if now < self.quiet_until && !self.breaks(Rule::QuietAtStart) {
             return;
         }
-        self.lease.granted = Some(Granted { to: to.clone(), until: now + at_voter(limits::LEASE) });
+        self.lease.granted = Some(Granted { to: to.clone(), term, until: now + at_voter(limits::LEASE) });
         self.send(to, RegisterMessage::LeaseGrant { term, ask });
     }
 

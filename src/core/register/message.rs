@@ -73,6 +73,11 @@ pub enum RegisterMessage {
     Learn {
         /// The roster.
         roster: Roster,
+        /// The highest term that the sender has granted or was told of so: whoever goes by the roster grants no lower one,
+        /// because it may be a quorum with others than those who granted this.
+        term: u64,
+        /// To whom.
+        holder: Option<NodeId>,
     },
     /// "Tell me of a roster later than mine."
     RosterAsk {
@@ -152,7 +157,7 @@ impl RegisterMessage {
     /// The bound that is broken.
     pub fn check(&self) -> Result<(), &'static str> {
         match self {
-            Self::Accept { successor: roster, .. } | Self::Learn { roster } => check_roster(roster),
+            Self::Accept { successor: roster, .. } | Self::Learn { roster, .. } => check_roster(roster),
             Self::Promise { accepted, .. } | Self::RecoverAnswer { accepted, .. } => {
                 accepted.as_ref().map_or(Ok(()), |accepted| check_roster(&accepted.successor))
             }

@@ -42,7 +42,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use self::durable::{Durable, Then, Write};
+use self::durable::{Durable, Then, Vote, Write};
 use self::lease::Lease;
 use self::proposer::Proposer;
 use self::recovery::Recovery;
@@ -125,6 +125,7 @@ pub(super) enum Rule {
     GrantNobodyElse,
     QuietAtStart,
     TermsOnlyRise,
+    VotesGoWithRosters,
 }
 
 /// This node's part in the agreement. See the module for the order of calls.
@@ -283,7 +284,7 @@ impl Register {
         let new = rules::forced(old, keep, self.life.rotate_left(17) ^ self.numbers, audit);
         check_alone(&new).map_err(|why| RegisterError::Forbidden { why: why.into() })?;
         let epoch = new.epoch;
-        self.tell_all(&[old.clone(), new.clone()], &RegisterMessage::Learn { roster: new });
+        self.tell_all(&[old.clone(), new.clone()], &self.learn(new));
         self.settle(now);
         Ok(epoch)
     }
@@ -375,7 +376,9 @@ impl Register {
             }
             RegisterMessage::Accepted { ballot } => self.on_accepted(from, &ballot, now),
             RegisterMessage::Outbid { ballot, promised } => self.on_outbid(&ballot, &promised, now),
-            RegisterMessage::Learn { roster } => self.on_learn(from, roster),
+            RegisterMessage::Learn { roster, term, holder } => {
+                self.on_learn(from, roster, Vote { term, holder });
+            }
             RegisterMessage::RosterAsk { have } => self.on_roster_ask(from, have),
             RegisterMessage::LeaseAsk { base, term, ask } => self.on_lease_ask(from, base, term, ask, now),
             RegisterMessage::LeaseGrant { term, ask } => self.on_lease_grant(from, term, ask, now),

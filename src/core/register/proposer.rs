@@ -158,9 +158,10 @@ impl Register {
         };
         accepted.insert(from);
         if agrees(&roster, accepted) {
-            let message = RegisterMessage::Learn { roster: value.clone() };
-            let rosters = [roster, value.clone()];
+            let value = value.clone();
             attempt.phase = Phase::Over;
+            let message = self.learn(value.clone());
+            let rosters = [roster, value];
             self.tell_all(&rosters, &message);
             // This node goes by it even if it is the one that is evicted.
             self.own_messages.push_back(message);

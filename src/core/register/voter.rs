@@ -3,10 +3,11 @@
 //! It answers only under the roster that it has itself: to a question under an older one it answers with its own
 //! roster, to one under a later one by asking for that.
 
-use super::durable::{Durable, Instance, Then};
+use super::durable::{Durable, Instance, Then, Vote};
 use super::message::{Accepted, Ballot, RegisterMessage};
 use super::{Register, RegisterEffect, Rule, check_alone, check_successor, quiet};
 use crate::core::ids::NodeId;
+use crate::core::limits;
 use crate::core::model::{Epoch, Roster};
 use crate::core::time::Instant;
 
@@ -54,16 +55,32 @@ impl Register {
         self.answer_once_stored(from, instance, answer);
     }
 
-    /// A roster was decided, or begins a chain that overrules this one.
-    pub(super) fn on_learn(&mut self, from: NodeId, roster: Roster) {
+    /// Tells of a roster, and of the highest vote that this node knows of.
+    pub(super) fn learn(&self, roster: Roster) -> RegisterMessage {
+        let Vote { term, holder } = self.durable.vote.clone();
+        RegisterMessage::Learn { roster, term, holder }
+    }
+
+    /// A roster was decided, or begins a chain that overrules this one. With it goes what was voted under those before it:
+    /// a voter that has forgotten asks the voters of this one, who need not have been among the others.
+    pub(super) fn on_learn(&mut self, from: NodeId, roster: Roster, told: Vote) {
         if self.epoch() >= Some(roster.epoch) || check_alone(&roster).is_err() {
             return;
         }
-        if self.hold_back(&from, || RegisterMessage::Learn { roster: roster.clone() }) {
+        let again = || {
+            let Vote { term, holder } = told.clone();
+            RegisterMessage::Learn { roster: roster.clone(), term, holder }
+        };
+        if self.hold_back(&from, again) {
             return;
         }
-        let instance = Instance::default();
-        self.write(Durable { roster: Some(roster), instance, ..self.durable.clone() }, Then::Adopt);
+        let own = &self.durable.vote;
+        let believed = own.term.saturating_add(limits::TERM_JUMP_MAX);
+        let is_later =
+            (own.term + 1..=believed).contains(&told.term) && !self.breaks(Rule::VotesGoWithRosters);
+        let vote = if is_later { told } else { own.clone() };
+        let (roster, instance) = (Some(roster), Instance::default());
+        self.write(Durable { roster, instance, vote, ..self.durable.clone() }, Then::Adopt);
     }
 
     pub(super) fn on_roster_ask(&mut self, from: NodeId, have: Option<Epoch>) {
@@ -89,7 +106,8 @@ impl Register {
 
     pub(super) fn tell_roster(&mut self, to: NodeId) {
         if let Some(roster) = self.durable.roster.clone() {
-            self.send(to, RegisterMessage::Learn { roster });
+            let message = self.learn(roster);
+            self.send(to, message);
         }
     }
 

@@ -86,7 +86,7 @@ fn the_next_change_waits_until_the_lease_was_renewed_under_the_new_roster() {
     let now = world.now;
     let next = with(world.at("a"), "x");
     let epoch = next.epoch;
-    world.at("a").handle_message(&node("b"), RegisterMessage::Learn { roster: next }, now);
+    world.at("a").handle_message(&node("b"), learn(next), now);
     said(world.at("a"), now);
     assert!(matches!(world.at("a").lease(now), LeaseView::Mine { .. }), "it holds the lease still");
     world.at("a").propose(add("y"), now);

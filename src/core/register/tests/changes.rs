@@ -85,15 +85,15 @@ fn there_is_no_roster_without_voters_and_none_with_more_than_the_bound() {
 fn a_message_with_a_roster_beyond_its_bounds_is_refused() {
     let mut fat = roster(&["a"], &[]);
     fat.audit = Some("x".repeat(limits::AUDIT_BYTES_MAX + 1));
-    assert!(RegisterMessage::Learn { roster: fat }.check().is_err());
+    assert!(learn(fat).check().is_err());
     let mut crowd = roster(&["a"], &[]);
     crowd.members.extend((0..limits::ROSTER_MEMBERS_MAX).map(|n| (node(&format!("n{n}")), Seat::default())));
-    assert!(RegisterMessage::Learn { roster: crowd }.check().is_err());
+    assert!(learn(crowd).check().is_err());
     let mut roles = roster(&["a"], &[]);
     roles
         .members
         .insert(node("b"), Seat { roles: vec!["r".into(); limits::ROLES_MAX + 1], ..Seat::default() });
-    assert!(RegisterMessage::Learn { roster: roles }.check().is_err());
+    assert!(learn(roles).check().is_err());
 }
 
 #[test]

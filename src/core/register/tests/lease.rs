@@ -210,11 +210,11 @@ fn a_vote_under_an_older_roster_is_refused_and_the_newer_one_told() {
     let base = voter.epoch().expect("a roster");
     let newer = successor(voter.roster().expect("it is"), &RosterChange::put(node("x"), Seat::default()));
     let newer = newer.expect("allowed").expect("a difference");
-    voter.handle_message(&node("a"), RegisterMessage::Learn { roster: newer.clone() }, now);
+    voter.handle_message(&node("a"), learn(newer.clone()), now);
     said(&mut voter, now);
     voter.handle_message(&node("a"), RegisterMessage::LeaseAsk { base, term: 4, ask: 1 }, now);
     let answers = said(&mut voter, now);
-    assert!(answers.contains(&(node("a"), RegisterMessage::Learn { roster: newer.clone() })));
+    assert!(answers.contains(&(node("a"), learn(newer.clone()))));
     assert!(!answers.iter().any(|(_, message)| is_grant(message)));
     let ahead = newer.epoch.next();
     voter.handle_message(&node("a"), RegisterMessage::LeaseAsk { base: ahead, term: 4, ask: 2 }, now);

@@ -66,6 +66,11 @@ pub(super) fn open(name: &str, disk: &Disk, store: StoreState, life: u64, now: I
     register
 }
 
+/// A roster that comes from a node which has granted nothing.
+pub(super) fn learn(roster: Roster) -> RegisterMessage {
+    RegisterMessage::Learn { roster, term: 0, holder: None }
+}
+
 pub(super) fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }

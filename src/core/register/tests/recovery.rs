@@ -36,6 +36,27 @@ fn a_voter_that_lost_its_store_takes_over_promise_accepted_value_and_term_before
     assert_eq!(c.vote, durable::Vote { term, holder: Some(node("a")) });
 }
 
+/// Whom a lost vote was given to has left the roster with its lease, and the voter that is asked was in no quorum with them.
+#[test]
+fn a_term_that_was_granted_before_a_change_of_the_roster_is_not_granted_again_after_a_loss() {
+    let mut world = World::new(&roster(&["a", "b", "c"], &[]));
+    world.stop("b");
+    world.run(ms(6000));
+    let (holder, term) = world.holder();
+    world.change(RosterChange::evict(holder.clone())).expect("decided");
+    world.start("b", StoreState::Whole);
+    assert!(world.at("b").durable.vote.term < term, "b has granted nothing of it");
+    let other = if holder == node("a") { "c" } else { "a" };
+    tell(&mut world, "b", other);
+    world.run(ms(100));
+    world.stop(holder.as_str());
+    lose(&mut world, other);
+    tell(&mut world, other, "b");
+    world.run(ms(20_000));
+    let (next, later) = world.holder();
+    assert!(next != holder && later > term, "{next:?} holds term {later}, which {holder:?} had: {term}");
+}
+
 #[test]
 fn a_minority_of_witnesses_is_not_enough_and_one_that_has_forgotten_itself_is_none() {
     let mut world = World::new(&roster(&["a", "b", "c"], &[]));
