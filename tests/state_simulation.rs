@@ -406,7 +406,10 @@ mod rosters {
         (0..3).for_each(|m| world.crash(m));
         let audit = "a test: the machines n1 to n3 are lost".to_owned();
         let forced = answer(&mut world, 3, StateRequest::ForceRoster { audit });
-        assert!(forced.is_ok(), "{forced:?}");
+        let Ok(StateAnswer::Roster(Some(roster))) = forced else {
+            panic!("{forced:?}");
+        };
+        assert!(roster.epoch.chain > 1 && roster.audit.is_some(), "it tells of the new one: {roster:?}");
         world.run_for(seconds(15));
         assert!((3..5).all(|m| mode(&world, m) == Mode::Healthy), "{:?}", mode(&world, 3));
         assert_eq!(outcome(&mut world, 3, &ticket), Outcome::Applied);

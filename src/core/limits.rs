@@ -174,7 +174,7 @@ pub const REQUESTS_IN_FLIGHT_MAX: usize = 1024;
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(15);
 /// Inputs waiting for the driver. Full: the producer waits, except for SWIM packets, which are dropped.
 pub const DRIVER_QUEUE_MAX: usize = 8192;
-/// So far ahead of its own a node believes a term that it is told of with a roster; one further ahead is left out.
+/// So far ahead of what it knows a node believes a term of the lease; one further ahead is not listened to.
 pub const TERM_JUMP_MAX: u64 = 1 << 32;
 /// Writes of clients that have seen what the node has not seen yet. One more: refused as `context_ahead` at once.
 pub const CONTEXTS_AWAITED_MAX: usize = 1024;

@@ -461,6 +461,7 @@ impl Mesh {
             Some(Pending::RestartAs(_)) => self.on_disk_failed(reason),
             Some(Pending::Register(token)) => {
                 self.shared.on_register_not_stored(token, self.now);
+                self.refuse_new_chain(reason);
                 self.on_disk_failed(reason);
             }
             Some(Pending::Shared(durable)) => self.on_not_durable(durable, reason),

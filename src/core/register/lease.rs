@@ -128,7 +128,15 @@ impl Register {
     }
 
     pub(super) fn on_lease_ask(&mut self, from: NodeId, base: Epoch, term: u64, ask: u64, now: Instant) {
-        let is_renewal = self.durable.vote == Vote { term, holder: Some(from.clone()) };
+        if !self.believes_term(term) {
+            tracing::warn!(node = %from.as_str(), term, "an absurd term of the lease is asked for: not listened to");
+            return;
+        }
+        let is_vote = self.durable.vote == Vote { term, holder: Some(from.clone()) };
+        // Since it was granted, a higher vote may have come with a roster: nobody else is granted while this one runs.
+        let is_running =
+            |granted: &Granted| granted.to == from && granted.term == term && now < granted.until;
+        let is_renewal = is_vote || self.lease.granted.as_ref().is_some_and(is_running);
         let is_voting = self.write.as_ref().is_some_and(|write| write.next.vote != self.durable.vote);
         // A renewal needs no write, and no slow disk should cost the lease; only another vote is waited for.
         if (!is_renewal || is_voting)
@@ -205,6 +213,9 @@ impl Register {
         wait: Duration,
         now: Instant,
     ) {
+        if !self.believes_term(term) {
+            return;
+        }
         let Some(bid) = self.lease.bid.as_mut().filter(|bid| bid.ask == ask) else {
             return;
         };
@@ -254,12 +265,22 @@ impl Register {
         true
     }
 
+    pub(super) fn held_term(&self) -> Option<u64> {
+        self.lease.held.as_ref().map(|held| held.term)
+    }
+
+    /// Whether a term can be one that the mesh has reached: no member can use them all up with one message.
+    pub(super) fn believes_term(&self, term: u64) -> bool {
+        let known = self.durable.vote.term.max(self.lease.term_seen);
+        term <= known.saturating_add(limits::TERM_JUMP_MAX)
+    }
+
     fn term_to_bid(&self) -> u64 {
         let highest = self.durable.vote.term.max(self.lease.term_seen);
         match (&self.lease.held, self.lease.term) {
             (Some(held), _) => held.term,
             (None, Some(term)) if term >= highest => term,
-            (None, _) => highest + 1,
+            (None, _) => highest.saturating_add(1),
         }
     }
 

@@ -5,7 +5,7 @@
 //! hears of. So many must answer that every quorum has one of them. Only a voter that may vote itself answers: another
 //! one that has forgotten is no witness.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::durable::{Durable, Instance, Then, Vote};
 use super::message::{Accepted, Ballot, RegisterMessage};
@@ -154,8 +154,13 @@ impl Register {
         let accepted = accepted.max_by(|one, other| one.ballot.cmp(&other.ballot));
         let own_promise = self.durable.instance.promised.clone();
         let promised = witnesses().filter_map(|witness| witness.promised.clone()).chain(own_promise).max();
-        let own_vote = self.durable.vote.clone();
-        let vote = witnesses().map(|w| w.vote.clone()).chain([own_vote]).max_by_key(|vote| vote.term);
+        let votes_told = || witnesses().map(|witness| &witness.vote).chain([&self.durable.vote]);
+        let term = votes_told().map(|vote| vote.term).max().unwrap_or(0);
+        let last = votes_told().filter(|vote| vote.term == term);
+        let holders: BTreeSet<_> = last.map(|vote| vote.holder.clone()).collect();
+        // Several have voted for themselves, and one of them may have won by this node's vote: it votes for none of them.
+        let holder = if holders.len() == 1 { holders.into_iter().next().flatten() } else { None };
+        let vote = Vote { term, holder };
         let votes = self.durable.roster.as_ref().is_some_and(|roster| roster.is_voter(&self.own));
         // A successor that is being decided may make this node a voter, or has done so already and it voted
         // under it: what is asked must be asked again under that roster.
@@ -166,7 +171,7 @@ impl Register {
         let next = Durable {
             roster: self.durable.roster.clone(),
             instance: Instance { promised, accepted },
-            vote: vote.unwrap_or_default(),
+            vote,
             sound: true,
         };
         self.recovery.begin_anew();

@@ -7,7 +7,6 @@ use super::durable::{Durable, Instance, Then, Vote};
 use super::message::{Accepted, Ballot, RegisterMessage};
 use super::{Register, RegisterEffect, Rule, check_alone, check_successor, quiet};
 use crate::core::ids::NodeId;
-use crate::core::limits;
 use crate::core::model::{Epoch, Roster};
 use crate::core::time::Instant;
 
@@ -57,7 +56,10 @@ impl Register {
 
     /// Tells of a roster, and of the highest vote that this node knows of.
     pub(super) fn learn(&self, roster: Roster) -> RegisterMessage {
-        let Vote { term, holder } = self.durable.vote.clone();
+        let held = self.held_term().map(|term| Vote { term, holder: Some(self.own.clone()) });
+        let own = self.durable.vote.clone();
+        // A holder's own vote may have failed on its disk: others made up the quorum.
+        let Vote { term, holder } = held.filter(|held| held.term > own.term).unwrap_or(own);
         RegisterMessage::Learn { roster, term, holder }
     }
 
@@ -75,9 +77,8 @@ impl Register {
             return;
         }
         let own = &self.durable.vote;
-        let believed = own.term.saturating_add(limits::TERM_JUMP_MAX);
-        let is_later =
-            (own.term + 1..=believed).contains(&told.term) && !self.breaks(Rule::VotesGoWithRosters);
+        let is_later = own.term < told.term && self.believes_term(told.term);
+        let is_later = is_later && !self.breaks(Rule::VotesGoWithRosters);
         let vote = if is_later { told } else { own.clone() };
         let (roster, instance) = (Some(roster), Instance::default());
         self.write(Durable { roster, instance, vote, ..self.durable.clone() }, Then::Adopt);

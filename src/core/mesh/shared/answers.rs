@@ -284,8 +284,10 @@ impl Mesh {
         let reached = self.linked().iter().filter_map(|key| self.node_of(key)).collect::<BTreeSet<_>>();
         let mut keep = reached;
         keep.insert(self.own.clone());
-        let result = self.shared.register.force(&keep, audit, self.now);
-        self.answer_roster_change(requester, result);
+        match self.shared.register.force(&keep, audit, self.now) {
+            Ok(_) => self.shared.begun_for = Some(requester),
+            Err(error) => self.answer_roster_change(requester, Err(error)),
+        }
     }
 
     /// Nobody has the roster any more: this node was alone in its mesh, and its database had to be made anew.
@@ -300,6 +302,13 @@ impl Mesh {
         match self.shared.register.bootstrap(seat, settings, self.now) {
             Ok(()) => self.shared.begun_for = Some(requester),
             Err(error) => self.answer_roster_change(requester, Err(error)),
+        }
+    }
+
+    /// The disk did not take what the register had to store.
+    pub(in crate::core::mesh) fn refuse_new_chain(&mut self, reason: &str) {
+        if let Some(requester) = self.shared.begun_for.take() {
+            self.refuse_for_store(requester, reason);
         }
     }
 

@@ -84,7 +84,7 @@ pub(super) struct Shared {
     compared_with_file: bool,
     /// Whether a bootstrap of the register is wanted as soon as the mesh's id is stored.
     bootstraps: bool,
-    /// Who is told when the first roster that an operator asked for is on the disk.
+    /// Who is told when the roster of a new chain that an operator asked for is on the disk.
     begun_for: Option<super::Requester>,
     /// The store had nothing of the mesh when this process began.
     is_blank: bool,
