@@ -811,8 +811,9 @@ mod agents {
     fn everyone_who_asks_a_node_to_leave_is_answered() {
         let mut world = joined(Config::lan(3, 1));
         let to = world.node(1).clone();
-        let requests: Vec<_> =
-            [0, 0, 2].map(|m| (m, world.request(m, &to, RequestBody::Leave { drain_ms: 100 }))).into();
+        let requests: Vec<_> = [0, 0, 2]
+            .map(|m| (m, world.request(m, &to, RequestBody::Leave { drain_ms: 100, force: false })))
+            .into();
         let since = world.now();
         for (m, request) in requests {
             let _ = answer(&mut world, m, request);

@@ -152,7 +152,7 @@ async fn path_to(node: &Handle, to: &NodeId) -> Option<NetworkPath> {
 /// Ends when the node has left.
 pub(super) async fn leave(
     State(api): State<Arc<Api>>,
-    Json(Leave { node, drain_ms }): Json<Leave>,
+    Json(Leave { node, drain_ms, force }): Json<Leave>,
 ) -> Result<Body<NodeLeft>, Problem> {
     let drain_ms_max = limits::DEADLINE_MAX.as_millis() as u64;
     if drain_ms > drain_ms_max {
@@ -160,6 +160,6 @@ pub(super) async fn leave(
         return Err(Problem::bad_request(why));
     }
     let node = node.unwrap_or_else(|| api.node.own().clone());
-    api.node.request(node.clone(), RequestBody::Leave { drain_ms }).await?;
+    api.node.request(node.clone(), RequestBody::Leave { drain_ms, force }).await?;
     Ok(Body(NodeLeft { node }))
 }

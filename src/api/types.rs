@@ -259,6 +259,9 @@ pub struct Leave {
     /// How long its agents may take to finish what they have.
     #[serde(default = "drain_default")]
     pub drain_ms: u64,
+    /// At once, whatever only it has, and whether or not the mesh can agree to go on without it.
+    #[serde(default)]
+    pub force: bool,
 }
 
 fn drain_default() -> u64 {

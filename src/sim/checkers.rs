@@ -194,7 +194,9 @@ impl World {
     pub(super) fn check_requests(&mut self) {
         let late = |(at, body): &(Instant, RequestBody)| {
             let more = match body {
-                RequestBody::Leave { drain_ms } => Duration::from_millis(*drain_ms) + Duration::from_secs(15),
+                RequestBody::Leave { drain_ms, .. } => {
+                    Duration::from_millis(*drain_ms) + Duration::from_secs(15)
+                }
                 RequestBody::Ping
                 | RequestBody::Deploy { .. }
                 | RequestBody::StopAgent { .. }

@@ -252,7 +252,7 @@ impl World {
     /// When it does not run.
     pub fn leave(&mut self, machine: usize) {
         let node = self.machines[machine].node.clone();
-        self.request(machine, &node, RequestBody::Leave { drain_ms: 100 });
+        self.request(machine, &node, RequestBody::Leave { drain_ms: 100, force: false });
     }
 
     /// Freezes a machine's process for a while.
@@ -312,6 +312,9 @@ impl World {
         if left && self.machines.iter().any(|other| other.disk.mesh_id.is_some()) {
             // Who has left a mesh that goes on does not begin another one with the same id.
             self.machines[machine].bootstrap = None;
+        }
+        if left {
+            self.checkers.shared.on_left(machine);
         }
         let ended = if left { Ended::Left(self.now) } else { Ended::Stopped(self.now) };
         self.end_process(machine, ended);

@@ -56,6 +56,8 @@ struct Seen {
     floor: Clock,
     /// It has changed since it was last compared with the ledger.
     is_new: bool,
+    /// It has left the mesh, and has not been healthy since: what it had told of its disk is not so any more.
+    is_newcomer: bool,
 }
 
 /// What the checkers remember of the shared state.
@@ -89,6 +91,13 @@ impl SharedChecks {
         if same_start {
             self.amnesiac.insert(machine, now);
         }
+    }
+
+    /// A machine has left its mesh and forgotten it: whatever it comes back with is new.
+    pub(super) fn on_left(&mut self, machine: usize) {
+        self.seen.insert(machine, Seen { is_newcomer: true, ..Seen::default() });
+        self.tickets
+            .retain(|ticket, queued| queued.machine != machine || !self.outcomes.contains_key(ticket));
     }
 
     pub(super) fn was_restored(&self, machine: usize) -> bool {
@@ -150,8 +159,10 @@ impl World {
             if !view.clock.covers(&seen.durable) {
                 checks.wrong.push(format!("it has forgotten {:?}", seen.durable.beyond(view.clock)));
             }
-            *seen = Seen { run: process.run, is_new: true, ..Seen::default() };
+            let is_newcomer = seen.is_newcomer;
+            *seen = Seen { run: process.run, is_new: true, is_newcomer, ..Seen::default() };
         }
+        seen.is_newcomer &= view.mode != Mode::Healthy;
         if seen.clock != *view.clock {
             if !view.clock.covers(&seen.clock) {
                 checks.wrong.push(format!("its clock lost {:?}", seen.clock.beyond(view.clock)));
@@ -330,8 +341,9 @@ impl World {
             // Of two machines with one name the mesh knows one, which may be either.
             let is_odd = self.machines.iter().any(|machine| machine.is_odd && machine.node == host.node);
             let is_member = !is_odd && members.is_some_and(|members| members.contains_key(&host.node));
-            let theirs =
-                checks.seen.get(&other).filter(|_| is_member && !checks.restored.contains_key(&other));
+            let counts =
+                |seen: &&Seen| is_member && !seen.is_newcomer && !checks.restored.contains_key(&other);
+            let theirs = checks.seen.get(&other).filter(counts);
             let Some(theirs) = theirs else {
                 continue;
             };

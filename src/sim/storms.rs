@@ -31,6 +31,41 @@ impl Schedule {
         faults.extend(calm(nodes, span));
         Self(faults)
     }
+
+    /// The same, and machines leave the mesh for good, or join it, and a quorum is now larger and now as large as it
+    /// must be.
+    #[must_use]
+    pub fn storm_of_members(nodes: usize, seed: u64, span: Duration) -> Self {
+        let Self(mut faults) = Self::storm(nodes, seed, span, false);
+        let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x00c0_3e60);
+        let mut at = Duration::from_millis(rng.random_range(0..10_000));
+        while at < span {
+            let machine = rng.random_range(0..nodes);
+            let later = at + Duration::from_millis(rng.random_range(100..15_000));
+            match rng.random_range(0..8) {
+                0..=3 => {
+                    faults.push((at, Fault::Leave { machine }));
+                    faults.push((later, Fault::Start { machine }));
+                }
+                4 | 5 => faults.push((at, Fault::Start { machine })),
+                _ => {
+                    let value = ["auto", "2", "3", "4"][rng.random_range(0..4)].to_owned();
+                    let request =
+                        StateRequest::SetRoster { key: "quorum_size".to_owned(), value, split_writes: false };
+                    // As many as a quorum needs later may not be there.
+                    let auto = StateRequest::SetRoster {
+                        key: "quorum_size".to_owned(),
+                        value: "auto".to_owned(),
+                        split_writes: false,
+                    };
+                    faults.push((at, Fault::Ask { machine, request }));
+                    faults.push((later, Fault::Ask { machine, request: auto }));
+                }
+            }
+            at += Duration::from_millis(rng.random_range(500..20_000));
+        }
+        Self(faults)
+    }
 }
 
 /// One or a few faults that belong together, each with when it happens.

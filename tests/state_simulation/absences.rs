@@ -135,3 +135,83 @@ fn a_write_whose_writer_has_seen_more_than_the_node_waits_for_it_and_not_for_lon
     rests(&mut world);
     assert_eq!(siblings(&mut world, 1, "a"), ["three"]);
 }
+
+/// What a node answers that is told to leave.
+fn leave(world: &mut World, machine: usize, force: bool) -> Result<(), String> {
+    let node = world.node(machine).clone();
+    let id = world.request(machine, &node, RequestBody::Leave { drain_ms: 100, force });
+    let end = world.now() + seconds(20);
+    world.run_until(end, |world| world.report().replies.contains_key(&(machine, id)));
+    let told = &world.report().replies.get(&(machine, id)).expect("it is answered").1;
+    told.as_ref().map(|_| ()).map_err(ToString::to_string)
+}
+
+/// A write that only this machine's node has, and has acknowledged.
+fn written_alone(world: &mut World, machine: usize, key: &str, value: &str) {
+    let others: Vec<_> = (0..world.len()).filter(|other| *other != machine).collect();
+    world.cut(&[machine], &others);
+    written(world, machine, key, value);
+    world.run_for(Duration::from_millis(100));
+    heal(world);
+}
+
+#[test]
+fn who_leaves_takes_along_no_write_that_it_has_acknowledged() {
+    let mut world = healthy_mesh(3, 61);
+    rests(&mut world);
+    written_alone(&mut world, 2, "a", "of the one that leaves");
+    assert_eq!(get(&mut world, 0, "a"), None, "nobody else has it");
+    assert_eq!(leave(&mut world, 2, false), Ok(()));
+    world.run_for(seconds(5));
+    for machine in 0..2 {
+        assert_eq!(get(&mut world, machine, "a").as_deref(), Some("of the one that leaves"));
+    }
+    assert_eq!(world.broken(), [] as [String; 0]);
+}
+
+#[test]
+fn of_five_three_may_leave_at_once_and_the_other_two_go_on() {
+    let mut world = healthy_mesh(5, 62);
+    rests(&mut world);
+    let ids: Vec<_> = (2..5)
+        .map(|machine| {
+            let node = world.node(machine).clone();
+            world.request(machine, &node, RequestBody::Leave { drain_ms: 100, force: false })
+        })
+        .collect();
+    let end = world.now() + seconds(30);
+    let gone = world.run_until(end, |world| (2..5).all(|machine| !world.is_running(machine)));
+    let told = |world: &World, n: usize| format!("{:?}", world.report().replies.get(&(n + 2, ids[n])));
+    assert!(gone.is_some(), "{:?}", (0..3).map(|n| told(&world, n)).collect::<Vec<_>>());
+    written(&mut world, 0, "a", "by the two that are left");
+    world.run_for(seconds(2));
+    assert_eq!(get(&mut world, 1, "a").as_deref(), Some("by the two that are left"));
+    let members = world.shared_view(0).and_then(|view| view.roster).map(|roster| roster.members.len());
+    assert_eq!(members, Some(2));
+}
+
+#[test]
+fn who_cannot_be_spared_or_has_what_nobody_else_has_stays_and_says_why() {
+    let mut world = healthy_mesh(3, 63);
+    rests(&mut world);
+    world.cut(&[2], &[0, 1]);
+    world.run_for(seconds(4));
+    let ticket = queued(&mut world, 2, "a", "of a minority");
+    let why = leave(&mut world, 2, false).expect_err("nobody has what it has queued");
+    assert!(why.contains("1 queued writes") && why.contains("force"), "{why}");
+    heal(&mut world);
+    rests(&mut world);
+    assert_eq!(outcome(&mut world, 2, &ticket), Outcome::Applied);
+    written(&mut world, 2, "b", "it takes writes again");
+
+    let (key, value) = ("quorum_size".to_owned(), "3".to_owned());
+    let holder = holder(&mut world);
+    let set = answer(&mut world, holder, StateRequest::SetRoster { key, value, split_writes: false });
+    assert!(set.is_ok(), "{set:?}");
+    rests(&mut world);
+    let since = world.now();
+    let why = leave(&mut world, 1, false).expect_err("two voters are no quorum of three");
+    assert!(why.contains("quorum"), "{why}");
+    assert!(world.now().since(since) < seconds(1), "it is told at once");
+    assert!(leave(&mut world, 1, true).is_ok(), "by force it leaves all the same");
+}

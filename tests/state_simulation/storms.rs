@@ -3,12 +3,12 @@
 //! `SHOAL_STATE_SEEDS=1000..2000 cargo test --release --test state_simulation storms -- --nocapture` tries other seeds, and
 //! more of them; `SHOAL_STATE_SPAN=180` makes each storm three minutes long.
 
-use shoal::sim::{Schedule, Workload};
+use shoal::sim::{Fault, Schedule, Workload};
 
 use super::*;
 
 /// How much time was simulated, and whether an operator has to end it.
-fn storm(nodes: usize, seed: u64, span: Duration, restores: bool) -> Result<(Duration, bool), Vec<String>> {
+fn storm(nodes: usize, seed: u64, span: Duration, restores: bool) -> Rested {
     let mut world = healthy_mesh(nodes, seed);
     let begun = world.now();
     world.work(Workload::default(), span);
@@ -31,19 +31,55 @@ fn storm(nodes: usize, seed: u64, span: Duration, restores: bool) -> Result<(Dur
     }
 }
 
-fn storms(nodes: usize, seeds: std::ops::Range<u64>, restores: bool) {
-    let span = std::env::var("SHOAL_STATE_SPAN").map_or(42, |text| text.parse().expect("seconds"));
-    storms_of(seconds(span), nodes, seeds, restores);
+/// A storm in which members come and go: how much time was simulated.
+fn storm_of_members(nodes: usize, more: usize, seed: u64, span: Duration) -> Result<Duration, Vec<String>> {
+    let mut world = healthy_mesh(nodes, seed);
+    let all = nodes + more;
+    for n in nodes + 1..=all {
+        let seeds = (1..=3).map(|n| format!("n{n}:7946")).collect();
+        let node = NodeId::new(&format!("n{n}")).expect("a valid name");
+        world.add_machine(node, format!("n{n}:7946"), seeds, None);
+    }
+    let begun = world.now();
+    world.work(Workload::default(), span);
+    world.take_up(Schedule::storm_of_members(all, seed, span));
+    world.run_for(span + seconds(18));
+    // Who was leaving may have left only now.
+    for _ in 0..24 {
+        let end = world.now() + seconds(5);
+        if world.run_until(end, |world| world.shared_unrest().is_empty()).is_some() {
+            break;
+        }
+        (0..all).for_each(|machine| world.apply(&Fault::Start { machine }));
+    }
+    let (wrong, unrest) = (world.broken().to_vec(), world.shared_unrest());
+    let ended: Vec<_> = (0..all).filter(|machine| !world.is_running(*machine)).collect();
+    match (wrong.is_empty(), unrest.is_empty(), ended.is_empty()) {
+        (true, true, true) => Ok(world.now().since(begun)),
+        (true, true, false) => Err(vec![format!("{ended:?} do not run: {:?}", world.report().fatal)]),
+        (true, false, _) => Err(unrest),
+        (false, ..) => Err(wrong),
+    }
 }
 
-#[allow(clippy::print_stdout, reason = "figures for whoever runs it")]
+fn storms(nodes: usize, seeds: std::ops::Range<u64>, restores: bool) {
+    storms_of(span_or(42), nodes, seeds, restores);
+}
+
 fn storms_of(span: Duration, nodes: usize, seeds: std::ops::Range<u64>, restores: bool) {
+    try_all(nodes, seeds, |seed| storm(nodes, seed, span, restores));
+}
+
+type Rested = Result<(Duration, bool), Vec<String>>;
+
+#[allow(clippy::print_stdout, reason = "figures for whoever runs it")]
+fn try_all(nodes: usize, seeds: std::ops::Range<u64>, storm: impl Fn(u64) -> Rested) {
     let begun = std::time::Instant::now();
     let mut simulated = Duration::ZERO;
     let (mut failed, mut waiting) = (Vec::new(), 0);
     let count = seeds.end - seeds.start;
     for seed in seeds {
-        match storm(nodes, seed, span, restores) {
+        match storm(seed) {
             Ok((span, waits)) => {
                 simulated += span;
                 waiting += u64::from(waits);
@@ -60,6 +96,10 @@ fn storms_of(span: Duration, nodes: usize, seeds: std::ops::Range<u64>, restores
     );
     assert!(waiting * 20 <= count.max(20), "a quorum alone that has forgotten is rare");
     assert!(failed.is_empty(), "seeds {failed:?} of {nodes} nodes");
+}
+
+fn span_or(count: u64) -> Duration {
+    seconds(std::env::var("SHOAL_STATE_SPAN").map_or(count, |text| text.parse().expect("seconds")))
 }
 
 /// How many seeds are tried and from which on: `SHOAL_STATE_SEEDS=1000..2000`, or a few.
@@ -89,6 +129,12 @@ fn five_nodes_come_to_rest_after_a_storm_and_nothing_is_lost() {
 #[test]
 fn old_disks_in_a_storm_lose_nothing_that_others_have() {
     storms(3, seeds(40), true);
+}
+
+#[test]
+fn members_come_and_go_in_a_storm_and_nothing_is_lost() {
+    let span = span_or(60);
+    try_all(6, seeds(40), |seed| Ok((storm_of_members(4, 2, seed, span)?, false)));
 }
 
 #[test]

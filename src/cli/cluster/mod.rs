@@ -123,6 +123,9 @@ pub(crate) struct LeaveArgs {
     /// How long its agents may take to finish what they have
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = super::message::span)]
     drain_timeout: Duration,
+    /// Leave at once, also when the others lack writes that this node has, or cannot agree to go on without it
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     shown: Shown,
     #[command(flatten)]
@@ -192,7 +195,7 @@ fn mode(status: &Status) -> String {
 async fn leave(args: LeaveArgs) -> Result<(), Failure> {
     let client = client_of(&args.connection)?;
     let drain_ms = u64::try_from(args.drain_timeout.as_millis()).unwrap_or(u64::MAX);
-    let leave = Leave { node: args.node, drain_ms };
+    let leave = Leave { node: args.node, drain_ms, force: args.force };
     let within = args.drain_timeout + ANSWER_DEADLINE;
     let left: NodeLeft = client.post("/v1/cluster/leave", &leave, within).await?;
     print::show(args.shown.output, &left, |left| format!("{} has left the mesh and stopped\n", left.node))

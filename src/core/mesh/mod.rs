@@ -85,7 +85,7 @@ enum Pending {
     BelongTo(MeshId),
     Deploy { spec: AgentSpec, requester: Requester },
     Undeploy { agent: AgentName, requester: Requester },
-    LeaveMesh { requester: Requester, drain: Duration },
+    LeaveMesh { requesters: Vec<Requester>, drain: Duration },
     RestartAs(u64),
 }
 
@@ -442,8 +442,8 @@ impl Mesh {
             Some(Pending::BelongTo(mesh_id)) => self.become_joined(mesh_id),
             Some(Pending::Deploy { spec, requester }) => self.on_deploy_stored(spec, requester),
             Some(Pending::Undeploy { agent, requester }) => self.on_undeploy_stored(agent, requester),
-            Some(Pending::LeaveMesh { requester, drain }) => {
-                self.become_stopping(true, drain, vec![requester]);
+            Some(Pending::LeaveMesh { requesters, drain }) => {
+                self.become_stopping(true, drain, requesters);
             }
             Some(Pending::RestartAs(start)) => {
                 self.membership.restart_as(Incarnation::first_of(start));
@@ -472,10 +472,10 @@ impl Mesh {
                 self.deploying.remove(&spec.name);
                 self.refuse_for_store(requester, reason);
             }
-            Some(Pending::LeaveMesh { requester, .. }) => {
+            Some(Pending::LeaveMesh { requesters, .. }) => {
                 self.shared.on_leave_failed(self.now);
                 self.on_disk_failed(reason);
-                self.refuse_for_store(requester, reason);
+                requesters.into_iter().for_each(|requester| self.refuse_for_store(requester, reason));
             }
             Some(Pending::Undeploy { requester, .. }) => {
                 self.refuse_for_store(requester, reason);
@@ -515,6 +515,7 @@ impl Mesh {
 
     /// Tells the peers and ends the agents; nothing new begins on this node from here on.
     fn become_stopping(&mut self, forget: bool, drain: Duration, asked_by: Vec<Requester>) {
+        self.break_off_farewell();
         match &mut self.phase {
             Phase::Running => self.phase = Phase::Stopping { drain, asked_by },
             Phase::Stopping { asked_by: others, .. } => return others.extend(asked_by),

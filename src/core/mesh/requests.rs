@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::{Mesh, Pending, Phase, Timer};
-use crate::core::contract::{Change, NodeAnswer, NodeQuery, Output, RuntimeAnswer, RuntimeQuery, Table};
+use super::{Mesh, Phase, Timer};
+use crate::core::contract::{NodeAnswer, NodeQuery, Output, RuntimeAnswer, RuntimeQuery};
 use crate::core::error::Refusal;
 use crate::core::ids::{AgentName, NodeId, NodeKey, RequestId};
 use crate::core::limits;
@@ -17,12 +17,14 @@ pub(super) enum Requester {
     Local(RequestId),
     /// Another node, under a number of its own.
     Remote(NodeKey, u64),
+    /// This node itself, which wants to leave.
+    Own,
 }
 
 /// A request that another node should answer.
 #[derive(Debug)]
 pub(super) struct Open {
-    requester: RequestId,
+    requester: Requester,
     node: NodeId,
     deadline: Duration,
 }
@@ -30,7 +32,10 @@ pub(super) struct Open {
 impl Mesh {
     /// A client asks: act here, or pass it on.
     pub(super) fn on_request(&mut self, request: RequestId, node: NodeId, body: RequestBody) {
-        let requester = Requester::Local(request);
+        self.request(Requester::Local(request), node, body);
+    }
+
+    pub(super) fn request(&mut self, requester: Requester, node: NodeId, body: RequestBody) {
         if node == self.own {
             return self.execute(requester, body);
         }
@@ -48,7 +53,9 @@ impl Mesh {
             return self.answer(requester, Err(Refusal::Overloaded { what }));
         }
         let deadline = match &body {
-            RequestBody::Leave { drain_ms } => limits::REQUEST_DEADLINE + Duration::from_millis(*drain_ms),
+            RequestBody::Leave { drain_ms, .. } => {
+                limits::REQUEST_DEADLINE + Duration::from_millis(*drain_ms)
+            }
             RequestBody::Ping
             | RequestBody::Deploy { .. }
             | RequestBody::StopAgent { .. }
@@ -60,7 +67,7 @@ impl Mesh {
             | RequestBody::ModulePart { .. } => limits::REQUEST_DEADLINE,
         };
         let id = self.next_number();
-        self.requests.insert(id, Open { requester: request, node, deadline });
+        self.requests.insert(id, Open { requester, node, deadline });
         self.set_timer(deadline, Timer::Request(id));
         self.send_control(&key, Control::Request { id, body });
     }
@@ -97,13 +104,9 @@ impl Mesh {
             RequestBody::ModulePart { module, offset } => {
                 self.ask_node(requester, NodeQuery::ModulePart { module, offset });
             }
-            RequestBody::Leave { drain_ms } => {
+            RequestBody::Leave { drain_ms, force } => {
                 let drain = Duration::from_millis(drain_ms).min(limits::DEADLINE_MAX);
-                // What the mesh shared goes with it; nothing is stored behind this.
-                self.shared.has_left = true;
-                let tables = Table::ALL.map(Change::Clear);
-                let changes = [Change::LeaveMesh].into_iter().chain(tables).collect();
-                self.persist(changes, Pending::LeaveMesh { requester, drain });
+                self.leave_mesh(requester, drain, force);
             }
         }
     }
@@ -164,7 +167,7 @@ impl Mesh {
             return;
         }
         if let Some(open) = self.requests.remove(&id) {
-            self.answer(Requester::Local(open.requester), result);
+            self.answer(open.requester, result);
         }
     }
 
@@ -172,14 +175,14 @@ impl Mesh {
         if let Some(open) = self.requests.remove(&id) {
             let deadline_ms = u64::try_from(open.deadline.as_millis()).unwrap_or(u64::MAX);
             let refusal = Refusal::TimedOut { node: open.node, deadline_ms };
-            self.answer(Requester::Local(open.requester), Err(refusal));
+            self.answer(open.requester, Err(refusal));
         }
     }
 
     /// The request could not be sent.
     pub(super) fn fail_request(&mut self, id: u64, refusal: Refusal) {
         if let Some(open) = self.requests.remove(&id) {
-            self.answer(Requester::Local(open.requester), Err(refusal));
+            self.answer(open.requester, Err(refusal));
         }
     }
 
@@ -187,7 +190,7 @@ impl Mesh {
         let lost: Vec<_> = self.requests.iter().filter(|(_, o)| &o.node == node).map(|(id, _)| *id).collect();
         for id in lost {
             if let Some(open) = self.requests.remove(&id) {
-                self.answer(Requester::Local(open.requester), Err(refusal.clone()));
+                self.answer(open.requester, Err(refusal.clone()));
             }
         }
     }
@@ -203,6 +206,7 @@ impl Mesh {
         match requester {
             Requester::Local(request) => self.output(Output::Reply { request, result }),
             Requester::Remote(key, id) => self.send_control(&key, Control::Response { id, result }),
+            Requester::Own => self.on_withdrawn(result),
         }
     }
 

@@ -40,6 +40,9 @@ pub enum RequestBody {
     Leave {
         /// How long agents may take to finish what they have.
         drain_ms: u64,
+        /// At once, although what only this node has is lost and the roster keeps it for a while.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        force: bool,
     },
     /// What the node measures of itself and of its links.
     Facts,

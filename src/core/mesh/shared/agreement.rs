@@ -218,7 +218,10 @@ impl Mesh {
 
     /// A node has left its mesh for good: whoever holds the lease takes it out of the roster.
     pub(in crate::core::mesh) fn note_departure(&mut self, node: &NodeId) {
-        if self.shared.register.roster().is_some_and(|roster| roster.members.contains_key(node)) {
+        self.shared.going.remove(&node.key());
+        // One that is being taken in just now is not in the roster yet.
+        let may_be = self.leads();
+        if may_be || self.shared.register.roster().is_some_and(|r| r.members.contains_key(node)) {
             self.shared.departed.insert(node.clone());
         }
     }
@@ -235,6 +238,9 @@ impl Mesh {
             let is_member = self.shared.register.roster().is_some_and(|r| r.members.contains_key(&node));
             // Who is not a member is one when it is here, and of this mesh: a link of it was proven.
             if !is_member && (!here || (key != self.key && self.links.proven(&key).is_none())) {
+                continue;
+            }
+            if self.is_going(&key) {
                 continue;
             }
             let since = match here {

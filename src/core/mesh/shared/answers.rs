@@ -56,14 +56,14 @@ impl Mesh {
     /// Whether another node holds the lease, which alone may change the roster, and can be asked on behalf of a
     /// client of this node.
     fn forwards(&self, requester: Requester) -> bool {
-        matches!(requester, Requester::Local(_))
+        matches!(requester, Requester::Local(_) | Requester::Own)
             && !self.leads()
             && self.leader().is_some_and(|leader| *leader != self.own)
     }
 
     fn forward(&mut self, requester: Requester, request: StateRequest) {
-        if let (Requester::Local(id), Some(leader)) = (requester, self.leader().cloned()) {
-            self.on_request(id, leader, RequestBody::State(request));
+        if let Some(leader) = self.leader().cloned() {
+            self.request(requester, leader, RequestBody::State(request));
         }
     }
 
@@ -188,6 +188,9 @@ impl Mesh {
                 format!("a policy is one of {words}, for a prefix of users' keys that does not end with '/'");
             return self.answer(requester, Err(Refusal::BadRequest { why }));
         }
+        if self.is_leaving() {
+            return self.answer(requester, Err(self.leaving()));
+        }
         if self.shared.partition.permissions().writes != Writes::Apply {
             let why = "this node is not among a majority, and policies are not queued: try again when it is"
                 .to_owned();
@@ -268,6 +271,7 @@ impl Mesh {
         if !known {
             return self.answer(requester, Err(Refusal::UnknownNode { node }));
         }
+        self.note_going(requester, &node);
         self.propose(RosterChange::evict(node), Some(requester));
     }
 

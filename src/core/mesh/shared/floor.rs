@@ -123,6 +123,11 @@ impl Floors {
         self.last = None;
     }
 
+    /// What a member has told that is on its disk.
+    pub(super) fn told_by(&self, node: &NodeId) -> Option<Clock> {
+        self.acks.get(node).map(|ack| ack.clock.clock())
+    }
+
     pub(super) fn has(&self, node: &NodeId, dot: Dot) -> bool {
         self.acks.get(node).is_some_and(|ack| ack.clock.contains(dot))
     }

@@ -19,6 +19,7 @@ mod answers;
 mod bases;
 mod clocks;
 mod disk;
+mod farewell;
 #[cfg(test)]
 mod flaws;
 mod floor;
@@ -37,6 +38,7 @@ use rand::RngExt;
 use self::bases::Bases;
 use self::clocks::Clocks;
 use self::disk::Disk;
+use self::farewell::Farewell;
 #[cfg(test)]
 pub(crate) use self::flaws::Flaw;
 use self::floor::Floors;
@@ -123,6 +125,10 @@ pub(super) struct Shared {
     away_since: BTreeMap<NodeId, Instant>,
     /// Members that have left the mesh for good and are still in the roster.
     departed: BTreeSet<NodeId>,
+    /// This node is about to leave its mesh for good.
+    farewell: Option<Farewell>,
+    /// Members that are about to do so, since when.
+    going: BTreeMap<NodeKey, Instant>,
     /// This node has left its mesh for good: nothing of it is stored any more.
     pub(super) has_left: bool,
     /// What the register wanted to be stored since.
@@ -196,6 +202,8 @@ impl Shared {
             proposed: None,
             away_since: BTreeMap::new(),
             departed: BTreeSet::new(),
+            farewell: None,
+            going: BTreeMap::new(),
             has_left: false,
             forgone: None,
             gap_since: None,
@@ -405,6 +413,9 @@ impl Mesh {
         self.shared.bases.forget_old(self.now);
         self.mend_gaps();
         self.doubt_full_clock();
+        self.forget_gone();
+        self.tend_farewell();
+        self.hand_over();
     }
 
     /// After each change: what the rooms want, and when they want to be called next.

@@ -170,8 +170,8 @@ impl Mesh {
     }
 
     fn check_put(&self, key: &str, value: Option<&Bytes>) -> Result<(), Refusal> {
-        if self.shared.has_left {
-            return Err(Refusal::NodeDown { node: self.own.clone(), status: "leaving".to_owned() });
+        if self.is_leaving() {
+            return Err(self.leaving());
         }
         let bad = |code: &str, why: String| Err(Refusal::BadWrite { code: code.to_owned(), why });
         if let Err(why) = check_key(key) {
@@ -507,6 +507,7 @@ impl Mesh {
             let answer = StateAnswer::Written { dot, is_sibling, marked: false, voters };
             self.answer(requester, Ok(ResponseBody::State(answer)));
         }
+        self.tend_farewell();
     }
 
     fn confirmed_by(&self, dot: Dot) -> BTreeSet<NodeId> {
