@@ -242,3 +242,47 @@ fn fault_31_reads_that_fail_fail_what_asked_for_them_and_the_node_goes_on() {
     healthy(&node);
     written(&node, "after", "one");
 }
+
+/// The disk of one of three refuses to be written to, for a while: what its node does meanwhile, and afterwards.
+fn refuses_writes_for_a_while(error: &str, words: &str) {
+    let place = Place::new();
+    let nodes = mesh(&place, 3);
+    written(&nodes[2], "before", "one");
+    knows(&nodes[0], ["before".to_owned()].into_iter(), "one");
+    let how = format!("error={error}");
+    let trouble = Trouble::with(nodes[2].pid(), Some(&log(&nodes[2])), "pwrite64,ftruncate", &how);
+    let refused = put(&nodes[2], "refused", "one");
+    assert!(refused.status >= 500 && refused.code() == "store_failed", "{refused:?}");
+    assert!(refused.body.contains(words), "{refused:?}");
+    nodes[2].until("/v1/cluster/status", |answer| answer.json()["mode"] == "degraded");
+    assert_eq!(value(&nodes[2], "before").as_deref(), Some("one"), "it answers reads");
+    written(&nodes[0], "meanwhile", "one");
+    assert_eq!(mode(&nodes[0]), "healthy", "the others go on");
+    let told = |answer: &Answer| {
+        let modes = answer.json()["nodes"].as_array().cloned().unwrap_or_default();
+        modes.iter().any(|mode| {
+            mode["node_id"] == "n3"
+                && mode["mode"] == "degraded"
+                && mode.to_string().contains("the disk fails")
+        })
+    };
+    nodes[0].until("/v1/cluster/partition", told);
+    assert!(trouble.end() > 0, "writes were refused");
+    healthy(&nodes[2]);
+    written(&nodes[2], "after", "one");
+    for node in &nodes {
+        knows(node, ["before", "meanwhile", "after"].map(str::to_owned).into_iter(), "one");
+        assert_eq!(value(node, "refused"), None);
+    }
+    assert_eq!(told_of(&nodes[0], "failed"), [] as [Value; 0], "a disk is no reason to be held for failed");
+}
+
+#[test]
+fn fault_16_a_node_without_room_on_its_disk_reads_refuses_writes_says_so_and_recovers() {
+    refuses_writes_for_a_while("ENOSPC", "full");
+}
+
+#[test]
+fn fault_28_a_node_whose_file_system_becomes_read_only_reads_refuses_writes_says_so_and_recovers() {
+    refuses_writes_for_a_while("EROFS", "");
+}

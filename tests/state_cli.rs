@@ -369,3 +369,58 @@ fn a_wrong_command_line_is_bad_usage() {
         assert_eq!((told.code, told.out.as_str()), (Some(2), ""), "{line}: {told:?}");
     }
 }
+
+#[test]
+fn a_mesh_that_loses_one_of_three_and_then_its_majority_is_mended_by_commands() {
+    let place = Place::new();
+    let first = node(&place);
+    let (second, third) = (place.join("n2", &first), place.join("n3", &first));
+    let voters = |node: &Running, count: u64| {
+        node.until("/v1/cluster/roster", |answer| answer.status == 200 && answer.json()["voters"] == count);
+        node.until("/v1/cluster/status", |answer| answer.json()["mode"] == "healthy");
+    };
+    [&first, &second, &third].into_iter().for_each(|node| voters(node, 3));
+    done(&third, &["state", "put", "k", "of the third"]);
+    first.until("/v1/state/k", |answer| answer.status == 200);
+
+    third.signal("KILL");
+    let is_failed = |answer: &running::Answer| {
+        let members = answer.json();
+        members
+            .as_array()
+            .is_some_and(|all| all.iter().any(|m| m["node_id"] == "n3" && m["status"] == "failed"))
+    };
+    first.until("/v1/cluster/members", is_failed);
+    let roster = done(&second, &["cluster", "remove", "--node", "n3"]);
+    assert!(roster.contains("\nn1       yes ") && !roster.contains("\nn3 "), "{roster}");
+    voters(&first, 2);
+    let finished = done(&first, &["cluster", "resolve", "--strategy", "quorum"]);
+    assert!(finished.contains("\nn2       yes "), "nothing was pending: {finished}");
+
+    // Two of two are needed, and one of them is gone for good.
+    second.signal("KILL");
+    first.until("/v1/cluster/status", |answer| answer.json()["mode"] == "degraded");
+    let missing = fails(&first, &["cluster", "resolve", "--strategy", "quorum"], 1);
+    assert!(missing.contains("n2"), "it names who is missing: {missing}");
+    let stays = fails(&first, &["cluster", "leave"], 1);
+    assert!(stays.contains("it stays in the mesh") && stays.contains("force"), "{stays}");
+    let reason = ["cluster", "resolve", "--strategy", "force", "--reason", "two machines burnt"];
+    let forced = done(&first, &reason);
+    assert!(forced.contains("two machines burnt") && !forced.contains("\nn2       yes "), "{forced}");
+    voters(&first, 1);
+    done(&first, &["state", "put", "k", "of the one that is left"]);
+}
+
+#[test]
+fn who_leaves_is_out_of_the_roster_when_the_command_ends_and_what_it_wrote_stays() {
+    let place = Place::new();
+    let (first, mut second) = pair(&place);
+    done(&second, &["state", "put", "k", "of the one that leaves"]);
+    let left = done(&second, &["cluster", "leave", "--drain-timeout", "1s"]);
+    assert_eq!(left, "n2 has left the mesh and stopped\n");
+    assert_eq!(second.code(), Some(0));
+    let roster = first.until("/v1/cluster/roster", |answer| answer.json()["voters"] == 1);
+    assert!(!roster.body.contains("n2"), "{roster:?}");
+    assert_eq!(done(&first, &["state", "get", "k"]), "of the one that leaves");
+    done(&first, &["state", "put", "k", "of the one that is left"]);
+}

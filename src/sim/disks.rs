@@ -69,6 +69,10 @@ impl World {
             let reason = "the disk is full".to_owned();
             return self.input_soon(machine, Input::CommitFailed { no, reason });
         }
+        if changes.contains(&Change::LeaveMesh) {
+            self.on_left(machine, run);
+        }
+        let host = &mut self.machines[machine];
         if host.mishaps.crashes_after_commit && changes.iter().any(Change::touches_table) {
             host.mishaps.crashes_after_commit = false;
             return self.crash(machine);

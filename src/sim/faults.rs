@@ -9,6 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use super::machine::{Disk, Ended};
 use super::world::{Event, World};
 use crate::core::contract::{Input, Output};
+use crate::core::model::{TicketState, TicketView};
 use crate::core::wire::{RequestBody, StateRequest};
 
 /// One thing that is done to the mesh. Machines are meant by their index.
@@ -309,15 +310,22 @@ impl World {
     pub(super) fn on_stopped(&mut self, machine: usize) {
         self.close_all_in_order(machine);
         let left = self.machines[machine].disk.mesh_id.is_none();
-        if left && self.machines.iter().any(|other| other.disk.mesh_id.is_some()) {
+        let ended = if left { Ended::Left(self.now) } else { Ended::Stopped(self.now) };
+        self.end_process(machine, ended);
+    }
+
+    /// A machine's disk has forgotten its mesh.
+    pub(super) fn on_left(&mut self, machine: usize, run: u64) {
+        if self.machines.iter().any(|other| other.disk.mesh_id.is_some()) {
             // Who has left a mesh that goes on does not begin another one with the same id.
             self.machines[machine].bootstrap = None;
         }
-        if left {
-            self.checkers.shared.on_left(machine);
-        }
-        let ended = if left { Ended::Left(self.now) } else { Ended::Stopped(self.now) };
-        self.end_process(machine, ended);
+        let Some(process) = &self.machines[machine].process else {
+            return;
+        };
+        let is_done = |view: TicketView| matches!(view.state, TicketState::Done(_));
+        let has_outcome = |ticket: &_| process.mesh.ticket(ticket).is_some_and(is_done);
+        self.checkers.shared.on_left(machine, run, has_outcome);
     }
 
     pub(super) fn on_fatal(&mut self, machine: usize, reason: &str) {

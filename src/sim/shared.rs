@@ -56,8 +56,9 @@ struct Seen {
     floor: Clock,
     /// It has changed since it was last compared with the ledger.
     is_new: bool,
-    /// It has left the mesh, and has not been healthy since: what it had told of its disk is not so any more.
-    is_newcomer: bool,
+    /// The run in which it has left the mesh, until it is healthy in a later one: what it had told of its disk is not
+    /// so any more.
+    left: Option<u64>,
 }
 
 /// What the checkers remember of the shared state.
@@ -93,11 +94,11 @@ impl SharedChecks {
         }
     }
 
-    /// A machine has left its mesh and forgotten it: whatever it comes back with is new.
-    pub(super) fn on_left(&mut self, machine: usize) {
-        self.seen.insert(machine, Seen { is_newcomer: true, ..Seen::default() });
-        self.tickets
-            .retain(|ticket, queued| queued.machine != machine || !self.outcomes.contains_key(ticket));
+    /// A machine has left its mesh and forgotten it, tickets that had their outcome as well: whatever it comes back
+    /// with is new.
+    pub(super) fn on_left(&mut self, machine: usize, run: u64, has_outcome: impl Fn(&Ticket) -> bool) {
+        self.seen.entry(machine).or_default().left = Some(run);
+        self.tickets.retain(|ticket, queued| queued.machine != machine || !has_outcome(ticket));
     }
 
     pub(super) fn was_restored(&self, machine: usize) -> bool {
@@ -156,13 +157,13 @@ impl World {
         let seen = checks.seen.entry(machine).or_default();
         let is_start = seen.run != process.run;
         if is_start {
-            if !view.clock.covers(&seen.durable) {
+            let has_left = seen.left == Some(seen.run);
+            if !has_left && !view.clock.covers(&seen.durable) {
                 checks.wrong.push(format!("it has forgotten {:?}", seen.durable.beyond(view.clock)));
             }
-            let is_newcomer = seen.is_newcomer;
-            *seen = Seen { run: process.run, is_new: true, is_newcomer, ..Seen::default() };
+            *seen = Seen { run: process.run, is_new: true, left: seen.left, ..Seen::default() };
         }
-        seen.is_newcomer &= view.mode != Mode::Healthy;
+        seen.left = seen.left.filter(|run| *run == process.run || view.mode != Mode::Healthy);
         if seen.clock != *view.clock {
             if !view.clock.covers(&seen.clock) {
                 checks.wrong.push(format!("its clock lost {:?}", seen.clock.beyond(view.clock)));
@@ -342,7 +343,7 @@ impl World {
             let is_odd = self.machines.iter().any(|machine| machine.is_odd && machine.node == host.node);
             let is_member = !is_odd && members.is_some_and(|members| members.contains_key(&host.node));
             let counts =
-                |seen: &&Seen| is_member && !seen.is_newcomer && !checks.restored.contains_key(&other);
+                |seen: &&Seen| is_member && seen.left.is_none() && !checks.restored.contains_key(&other);
             let theirs = checks.seen.get(&other).filter(counts);
             let Some(theirs) = theirs else {
                 continue;
