@@ -172,6 +172,8 @@ pub const OWNED_FRAME_BYTES_MAX: usize = 256 << 10;
 pub const REQUESTS_IN_FLIGHT_MAX: usize = 1024;
 /// How long a request to another node may take before it fails as timed out.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(15);
+/// How long a mesh may take to let a node go, from when it is told to leave, beyond what its agents may take.
+pub const LEAVE_DEADLINE: Duration = Duration::from_secs(30);
 /// Inputs waiting for the driver. Full: the producer waits, except for SWIM packets, which are dropped.
 pub const DRIVER_QUEUE_MAX: usize = 8192;
 /// So far ahead of what it knows a node believes a term of the lease; one further ahead is not listened to.

@@ -195,7 +195,7 @@ impl World {
         let late = |(at, body): &(Instant, RequestBody)| {
             let more = match body {
                 RequestBody::Leave { drain_ms, .. } => {
-                    Duration::from_millis(*drain_ms) + Duration::from_secs(15)
+                    Duration::from_millis(*drain_ms) + limits::LEAVE_DEADLINE + Duration::from_secs(15)
                 }
                 RequestBody::Ping
                 | RequestBody::Deploy { .. }

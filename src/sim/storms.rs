@@ -46,6 +46,16 @@ impl Schedule {
                 0..=3 => {
                     faults.push((at, Fault::Leave { machine }));
                     faults.push((later, Fault::Start { machine }));
+                    // Two at once count on each other, unless they take care.
+                    let (other, third) = (rng.random_range(0..nodes), rng.random_range(0..nodes));
+                    if rng.random() {
+                        let soon = at + Duration::from_millis(rng.random_range(0..300));
+                        faults.push((soon, Fault::Leave { machine: other }));
+                        faults.push((later, Fault::Start { machine: other }));
+                        let cut = |from, to| Fault::Cut { from: vec![from], to: vec![to] };
+                        faults.extend([(at, cut(machine, third)), (at, cut(third, machine))]);
+                        faults.push((soon + Duration::from_millis(500), Fault::Heal));
+                    }
                 }
                 4 | 5 => faults.push((at, Fault::Start { machine })),
                 _ => {

@@ -57,9 +57,23 @@ fn storm_of_members(nodes: usize, more: usize, seed: u64, span: Duration) -> Res
     match (wrong.is_empty(), unrest.is_empty(), ended.is_empty()) {
         (true, true, true) => Ok(world.now().since(begun)),
         (true, true, false) => Err(vec![format!("{ended:?} do not run: {:?}", world.report().fatal)]),
-        (true, false, _) => Err(unrest),
+        (true, false, _) => Err(unrest.into_iter().chain((0..all).map(|m| standing(&world, m))).collect()),
         (false, ..) => Err(wrong),
     }
+}
+
+/// Whom a node counts as members, and whether it leads them.
+fn standing(world: &World, machine: usize) -> String {
+    let roster = world.shared_view(machine).and_then(|view| view.roster);
+    let members: Vec<_> = roster.iter().flat_map(|roster| roster.members.keys()).collect();
+    let (epoch, size) = (roster.map(|roster| roster.epoch), roster.and_then(|roster| roster.quorum_size));
+    let (node, lease) = (world.node(machine), world.lease_of(machine));
+    let view = world.view(machine);
+    let sees: Vec<_> = view
+        .iter()
+        .flat_map(|view| view.members.iter().map(|(member, _)| (&member.card.node_id, member.status)))
+        .collect();
+    format!("{node}: {epoch:?} {members:?}, quorum {size:?}, lease {lease:?}, sees {sees:?}")
 }
 
 fn storms(nodes: usize, seeds: std::ops::Range<u64>, restores: bool) {

@@ -29,6 +29,7 @@ use super::print;
 use super::{Failure, Shown, client_of};
 use crate::api::types::{Leave, NodeLeft, Status};
 use crate::core::ids::NodeId;
+use crate::core::limits;
 
 /// The subcommands of `shoal cluster`.
 #[derive(Debug, Subcommand)]
@@ -196,7 +197,7 @@ async fn leave(args: LeaveArgs) -> Result<(), Failure> {
     let client = client_of(&args.connection)?;
     let drain_ms = u64::try_from(args.drain_timeout.as_millis()).unwrap_or(u64::MAX);
     let leave = Leave { node: args.node, drain_ms, force: args.force };
-    let within = args.drain_timeout + ANSWER_DEADLINE;
+    let within = args.drain_timeout + limits::LEAVE_DEADLINE + ANSWER_DEADLINE;
     let left: NodeLeft = client.post("/v1/cluster/leave", &leave, within).await?;
     print::show(args.shown.output, &left, |left| format!("{} has left the mesh and stopped\n", left.node))
 }

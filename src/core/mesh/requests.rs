@@ -24,7 +24,7 @@ pub(super) enum Requester {
 /// A request that another node should answer.
 #[derive(Debug)]
 pub(super) struct Open {
-    requester: Requester,
+    pub(super) requester: Requester,
     node: NodeId,
     deadline: Duration,
 }
@@ -54,7 +54,7 @@ impl Mesh {
         }
         let deadline = match &body {
             RequestBody::Leave { drain_ms, .. } => {
-                limits::REQUEST_DEADLINE + Duration::from_millis(*drain_ms)
+                limits::LEAVE_DEADLINE + limits::REQUEST_DEADLINE + Duration::from_millis(*drain_ms)
             }
             RequestBody::Ping
             | RequestBody::Deploy { .. }

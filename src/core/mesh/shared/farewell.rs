@@ -9,19 +9,21 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::super::{Mesh, Pending, Phase, Requester};
+use super::super::{Mesh, Pending, Requester};
+use super::writes::Durable;
 use crate::core::contract::{Change, Table};
 use crate::core::error::Refusal;
 use crate::core::ids::{NodeId, NodeKey};
+use crate::core::limits;
 use crate::core::model::Clock;
 use crate::core::register::{RosterChange, successor};
 use crate::core::time::Instant;
 use crate::core::wire::{Control, RequestBody, ResponseBody, StateDelta, StateRequest};
 
-/// How long the mesh may take to let a node go, before it stays.
+/// How long others may take to have what this node has, before it stays.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Who is evicted at its own wish is not taken in again for so long, although it is still there.
-const GOING: Duration = Duration::from_secs(30);
+const GOING: Duration = Duration::from_secs(10);
 
 /// A node on its way out.
 #[derive(Debug)]
@@ -36,19 +38,31 @@ pub(super) struct Farewell {
 
 #[derive(Debug)]
 enum Stage {
-    /// Its queued writes are being made.
+    /// Its writes are being made: those under way, and the queued ones.
     Emptying,
-    /// Others take over all of this.
+    /// Others take over all of this. From here on it answers for nobody's writes: who leaves at the same time must
+    /// not count on it.
     HandingOver(Clock),
     /// The roster is to go on without it; whether that was asked and not yet answered.
     Withdrawing { asked: bool },
+    /// It is out; a quorum of the others is to know that before it forgets what it has agreed to.
+    Parting,
 }
 
 impl Mesh {
     /// This node leaves the mesh for good, with `force` whatever that costs.
     pub(in crate::core::mesh) fn leave_mesh(&mut self, requester: Requester, drain: Duration, force: bool) {
-        if let Some(farewell) = &mut self.shared.farewell {
-            farewell.asked_by.push(requester);
+        let leaving = self.pending.values_mut().find_map(|(_, then)| match then {
+            Pending::LeaveMesh { requesters, .. } => Some(requesters),
+            _ => None,
+        });
+        let asked_by = leaving.or(self.shared.farewell.as_mut().map(|farewell| &mut farewell.asked_by));
+        if let Some(asked_by) = asked_by {
+            if asked_by.len() >= limits::REQUESTS_IN_FLIGHT_MAX {
+                let what = format!("the list of those who wait for {} to leave", self.own);
+                return self.answer(requester, Err(Refusal::Overloaded { what }));
+            }
+            asked_by.push(requester);
             if force {
                 self.forget_mesh();
             }
@@ -64,8 +78,7 @@ impl Mesh {
         self.shared.farewell = Some(farewell);
         let roster = self.shared.register.roster();
         let has_nothing = self.shared.queued() == 0 && self.shared.state.clock().is_empty();
-        let alone = roster.map_or(has_nothing, |roster| roster.members.keys().all(|node| *node == self.own));
-        if force || alone {
+        if force || self.is_alone() || (roster.is_none() && has_nothing) {
             return self.forget_mesh();
         }
         let evicted = roster.map(|roster| successor(roster, &RosterChange::evict(self.own.clone())));
@@ -74,6 +87,12 @@ impl Mesh {
         }
         self.tend_farewell();
         self.hand_over();
+    }
+
+    /// Whether nobody else belongs to the mesh.
+    fn is_alone(&self) -> bool {
+        let roster = self.shared.register.roster();
+        roster.is_some_and(|roster| roster.members.keys().all(|node| *node == self.own))
     }
 
     /// Whether this node is about to leave, and makes no writes for clients any more.
@@ -85,27 +104,50 @@ impl Mesh {
         Refusal::NodeDown { node: self.own.clone(), status: "leaving".to_owned() }
     }
 
+    /// Whether others may count on what is on this node's disk.
+    pub(super) fn answers_for_writes(&self) -> bool {
+        let is_emptying = |farewell: &Farewell| matches!(farewell.stage, Stage::Emptying);
+        !self.shared.has_left && self.shared.farewell.as_ref().is_none_or(is_emptying)
+    }
+
     /// Takes the next steps that can be taken.
     pub(super) fn tend_farewell(&mut self) {
         while let Some(farewell) = &self.shared.farewell {
-            if self.now.since(farewell.since) >= PATIENCE {
+            let since = self.now.since(farewell.since);
+            let patience = match &farewell.stage {
+                // What was asked may happen: its end is awaited.
+                Stage::Withdrawing { asked: true } | Stage::Parting => limits::LEAVE_DEADLINE,
+                Stage::Emptying | Stage::HandingOver(_) | Stage::Withdrawing { asked: false } => PATIENCE,
+            };
+            if since >= patience {
                 return self.stay_for_time();
             }
             let next = match &farewell.stage {
-                Stage::Emptying if self.shared.queued() > 0 || !self.shared.awaiting.is_empty() => return,
+                Stage::Emptying if self.has_writes_under_way() => return,
                 Stage::Emptying => Stage::HandingOver(self.shared.state.clock().clone()),
+                _ if self.is_alone() => return self.forget_mesh(),
                 Stage::HandingOver(clock) if self.is_handed_over(clock) => {
                     Stage::Withdrawing { asked: false }
                 }
                 Stage::HandingOver(_) => return,
-                Stage::Withdrawing { .. } if !self.is_in_roster() => return self.forget_mesh(),
+                Stage::Withdrawing { .. } if !self.is_in_roster() => Stage::Parting,
                 Stage::Withdrawing { asked: true } => return,
                 Stage::Withdrawing { asked: false } => return self.withdraw(),
+                Stage::Parting if self.is_known_to_be_out() => return self.forget_mesh(),
+                Stage::Parting => return,
             };
             if let Some(farewell) = &mut self.shared.farewell {
                 farewell.stage = next;
             }
         }
+    }
+
+    fn has_writes_under_way(&self) -> bool {
+        let is_write =
+            |then: &Pending| matches!(then, Pending::Shared(Durable::Write { .. } | Durable::Enqueue { .. }));
+        self.shared.queued() > 0
+            || !self.shared.awaiting.is_empty()
+            || self.pending.values().any(|(_, then)| is_write(then))
     }
 
     fn is_in_roster(&self) -> bool {
@@ -117,30 +159,38 @@ impl Mesh {
         let Some(roster) = self.shared.register.roster() else {
             return true;
         };
-        let voters = roster.voters().filter(|node| **node != self.own);
-        let mut have: BTreeSet<_> = voters.filter(|node| self.has_all(node, clock)).cloned().collect();
-        !have.is_empty() && {
-            have.insert(self.own.clone());
-            roster.is_quorum(&have)
-        }
+        let has_all = |node: &&NodeId| {
+            **node != self.own && self.shared.floors.told_by(node).is_some_and(|told| told.covers(clock))
+        };
+        let mut have: BTreeSet<_> = roster.voters().filter(has_all).cloned().collect();
+        let nobody = have.is_empty();
+        have.insert(self.own.clone());
+        !nobody && roster.is_quorum(&have)
     }
 
-    fn has_all(&self, node: &NodeId, clock: &Clock) -> bool {
-        self.shared.floors.told_by(node).is_some_and(|told| told.covers(clock))
+    /// Whether a quorum of the roster without this node has it on its disks.
+    fn is_known_to_be_out(&self) -> bool {
+        self.shared.register.roster().is_none_or(|roster| {
+            let knows = |node: &&NodeId| self.shared.floors.epoch_of(node) >= Some(roster.epoch);
+            roster.is_quorum(&roster.voters().filter(knows).cloned().collect())
+        })
     }
 
-    /// Asks everybody what is on their disks, now and then. Who lacks something compares by itself.
+    /// Asks the voters, now and then, what is on their disks, and whoever may lack something to compare.
     pub(super) fn hand_over(&mut self) {
-        let asks = |farewell: &Farewell| matches!(farewell.stage, Stage::HandingOver(_));
-        if !self.shared.farewell.as_ref().is_some_and(asks) {
+        let asks = |farewell: &Farewell| matches!(farewell.stage, Stage::HandingOver(_) | Stage::Parting);
+        let roster = self.shared.register.roster();
+        let Some(roster) = roster.filter(|_| self.shared.farewell.as_ref().is_some_and(asks)) else {
             return;
-        }
+        };
+        let voters: Vec<_> = roster.voters().filter(|node| **node != self.own).map(NodeId::key).collect();
         let (base, _) = self.base();
         let nothing = StateDelta { updates: vec![], closes: vec![], base, hops: 0, ack: true };
-        let mut to = self.linked();
-        to.retain(|key| self.is_member(key));
-        for key in to {
-            self.send_control(&key, Control::State(nothing.clone()));
+        for key in voters {
+            self.tell_member_soon(&key, Control::State(nothing.clone()));
+            if let Some(link) = self.links.proven(&key) {
+                self.send_summary(link);
+            }
         }
     }
 
@@ -153,17 +203,15 @@ impl Mesh {
         self.request(Requester::Own, self.own.clone(), RequestBody::State(request));
     }
 
-    /// The mesh has answered whether this node may go.
+    /// The mesh has answered whether this node may go. When it may, its own register is about to learn it.
     pub(in crate::core::mesh) fn on_withdrawn(&mut self, result: Result<ResponseBody, Refusal>) {
-        let Some(farewell) = &mut self.shared.farewell else {
-            return;
-        };
-        match result {
-            Ok(_) => self.forget_mesh(),
-            Err(refusal) => {
-                farewell.refused = Some(refusal);
-                farewell.stage = Stage::Withdrawing { asked: false };
-            }
+        if let Some(farewell) = &mut self.shared.farewell
+            && matches!(farewell.stage, Stage::Withdrawing { asked: true })
+            && let Err(refusal) = result
+            && !matches!(refusal, Refusal::UnknownNode { .. })
+        {
+            farewell.refused = Some(refusal);
+            farewell.stage = Stage::Withdrawing { asked: false };
         }
     }
 
@@ -172,6 +220,7 @@ impl Mesh {
         let Some(Farewell { asked_by, drain, .. }) = self.shared.farewell.take() else {
             return;
         };
+        self.drop_own_requests();
         self.shared.has_left = true;
         let tables = Table::ALL.map(Change::Clear);
         let changes = [Change::LeaveMesh].into_iter().chain(tables).collect();
@@ -189,8 +238,12 @@ impl Mesh {
             (Stage::HandingOver(_), _) => {
                 "no quorum has confirmed that it has all of this node's writes".to_owned()
             }
-            (Stage::Withdrawing { .. }, Some(refusal)) => format!("the roster still has it: {refusal}"),
-            (Stage::Withdrawing { .. }, None) => "the roster still has it: nobody has answered".to_owned(),
+            (Stage::Withdrawing { asked: false }, Some(refusal)) => format!("the roster still has it: {refusal}"),
+            (Stage::Withdrawing { .. } | Stage::Parting, _) => {
+                "no quorum has confirmed in time that it goes on without this node; if it does, it takes it in \
+                again by itself"
+                    .to_owned()
+            }
         };
         self.stay(&why);
     }
@@ -200,6 +253,7 @@ impl Mesh {
         let Some(Farewell { asked_by, .. }) = self.shared.farewell.take() else {
             return;
         };
+        self.drop_own_requests();
         let why = format!(
             "it stays in the mesh: {why}; try again when that is over, or leave with force, which loses what \
             only this node has"
@@ -210,17 +264,19 @@ impl Mesh {
         }
     }
 
+    /// An answer to what this farewell has asked is not one to the next.
+    fn drop_own_requests(&mut self) {
+        self.requests.retain(|_, open| open.requester != Requester::Own);
+    }
+
     /// This node stops before the mesh has let it go.
     pub(in crate::core::mesh) fn break_off_farewell(&mut self) {
-        if matches!(self.phase, Phase::Running)
-            && let Some(Farewell { asked_by, .. }) = self.shared.farewell.take()
-        {
+        if let Some(Farewell { asked_by, .. }) = self.shared.farewell.take() {
+            self.drop_own_requests();
             let (node, status) = (self.own.clone(), "stopping");
             for requester in asked_by {
-                self.answer(
-                    requester,
-                    Err(Refusal::NodeDown { node: node.clone(), status: status.to_owned() }),
-                );
+                let refusal = Refusal::NodeDown { node: node.clone(), status: status.to_owned() };
+                self.answer(requester, Err(refusal));
             }
         }
     }

@@ -128,6 +128,11 @@ impl Floors {
         self.acks.get(node).map(|ack| ack.clock.clock())
     }
 
+    /// The roster by which a member last told.
+    pub(super) fn epoch_of(&self, node: &NodeId) -> Option<Epoch> {
+        self.acks.get(node).map(|ack| ack.epoch)
+    }
+
     pub(super) fn has(&self, node: &NodeId, dot: Dot) -> bool {
         self.acks.get(node).is_some_and(|ack| ack.clock.contains(dot))
     }
@@ -136,7 +141,7 @@ impl Floors {
 impl Mesh {
     /// Tells a node what is on this one's disk.
     pub(super) fn send_ack(&mut self, key: &NodeKey) {
-        let Some(epoch) = self.shared.register.epoch() else {
+        let Some(epoch) = self.shared.register.epoch().filter(|_| self.answers_for_writes()) else {
             return;
         };
         let durable = self.shared.state.durable().clone();

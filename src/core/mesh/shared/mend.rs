@@ -83,6 +83,9 @@ impl Mesh {
     }
 
     fn may_mend(&self) -> Result<(), Refusal> {
+        if self.is_leaving() {
+            return Err(self.leaving());
+        }
         if self.shared.partition.permissions().writes == Writes::Apply && self.takes_rows() {
             return Ok(());
         }
