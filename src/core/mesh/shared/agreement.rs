@@ -11,6 +11,7 @@ use crate::core::model::{Event, MemberStatus, Mode, NodeCard, PartitionConfig, R
 use crate::core::partition::PartitionEffect;
 use crate::core::register::{
     LeaseView, RegisterEffect, RegisterError, RegisterMessage, RosterChange, RosterSettings, steward,
+    successor,
 };
 use crate::core::wire::{Beat, Control, decode_value, encode_value};
 
@@ -208,12 +209,15 @@ impl Mesh {
         self.shared.next_tick = self.shared.next_tick.min(self.now + STEWARD_PAUSE);
     }
 
-    /// A member that has left its mesh for good.
+    /// A member that has left its mesh for good, has not come back, and can be spared.
     fn departed(&mut self) -> Option<NodeId> {
-        let roster = self.shared.register.roster()?;
-        self.shared.departed.retain(|node| roster.members.contains_key(node));
-        let own = &self.own;
-        self.shared.departed.iter().find(|node| *node != own).cloned()
+        let (roster, membership) = (self.shared.register.roster()?, &self.membership);
+        let is_here = |node: &NodeId| membership.known(&node.key()).is_some_and(|m| m.status.is_reachable());
+        self.shared.departed.retain(|node| roster.members.contains_key(node) && !is_here(node));
+        let can_be_spared = |node: &&NodeId| {
+            **node != self.own && successor(roster, &RosterChange::evict((*node).clone())).is_ok()
+        };
+        self.shared.departed.iter().find(can_be_spared).cloned()
     }
 
     /// A node has left its mesh for good: whoever holds the lease takes it out of the roster.

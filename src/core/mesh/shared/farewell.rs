@@ -89,10 +89,11 @@ impl Mesh {
         self.hand_over();
     }
 
-    /// Whether nobody else belongs to the mesh.
+    /// Whether nobody else belongs to the mesh, nor is about to.
     fn is_alone(&self) -> bool {
         let roster = self.shared.register.roster();
-        roster.is_some_and(|roster| roster.members.keys().all(|node| *node == self.own))
+        let is_last = roster.is_some_and(|roster| roster.members.keys().all(|node| *node == self.own));
+        is_last && self.links.all_proven().next().is_none()
     }
 
     /// Whether this node is about to leave, and makes no writes for clients any more.
@@ -238,11 +239,15 @@ impl Mesh {
             (Stage::HandingOver(_), _) => {
                 "no quorum has confirmed that it has all of this node's writes".to_owned()
             }
-            (Stage::Withdrawing { asked: false }, Some(refusal)) => format!("the roster still has it: {refusal}"),
+            (Stage::Withdrawing { asked: false }, Some(refusal)) => {
+                format!("the roster still has it: {refusal}")
+            }
             (Stage::Withdrawing { .. } | Stage::Parting, _) => {
-                "no quorum has confirmed in time that it goes on without this node; if it does, it takes it in \
-                again by itself"
-                    .to_owned()
+                let reason =
+                    "no quorum has confirmed in time that it goes on without this node, which stays; if \
+                    the others have agreed to it, they take it in again"
+                        .to_owned();
+                return self.refuse_to_leave(&Refusal::NoAnswer { node: self.own.clone(), reason });
             }
         };
         self.stay(&why);
@@ -250,18 +255,20 @@ impl Mesh {
 
     /// This node does not leave after all.
     fn stay(&mut self, why: &str) {
-        let Some(Farewell { asked_by, .. }) = self.shared.farewell.take() else {
-            return;
-        };
-        self.drop_own_requests();
         let why = format!(
             "it stays in the mesh: {why}; try again when that is over, or leave with force, which loses what \
             only this node has"
         );
-        tracing::warn!(why, "this node was told to leave");
-        for requester in asked_by {
-            self.answer(requester, Err(Refusal::Barred { node: self.own.clone(), why: why.clone() }));
-        }
+        self.refuse_to_leave(&Refusal::Barred { node: self.own.clone(), why });
+    }
+
+    fn refuse_to_leave(&mut self, refusal: &Refusal) {
+        let Some(Farewell { asked_by, .. }) = self.shared.farewell.take() else {
+            return;
+        };
+        self.drop_own_requests();
+        tracing::warn!(%refusal, "this node was told to leave");
+        asked_by.into_iter().for_each(|requester| self.answer(requester, Err(refusal.clone())));
     }
 
     /// An answer to what this farewell has asked is not one to the next.
@@ -271,14 +278,7 @@ impl Mesh {
 
     /// This node stops before the mesh has let it go.
     pub(in crate::core::mesh) fn break_off_farewell(&mut self) {
-        if let Some(Farewell { asked_by, .. }) = self.shared.farewell.take() {
-            self.drop_own_requests();
-            let (node, status) = (self.own.clone(), "stopping");
-            for requester in asked_by {
-                let refusal = Refusal::NodeDown { node: node.clone(), status: status.to_owned() };
-                self.answer(requester, Err(refusal));
-            }
-        }
+        self.refuse_to_leave(&Refusal::NodeDown { node: self.own.clone(), status: "stopping".to_owned() });
     }
 
     /// A member asks to be evicted: the steward does not take it in again.
