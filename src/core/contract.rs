@@ -560,6 +560,8 @@ pub struct Counters {
     /// What peers sent of the shared state that cannot be.
     #[serde(default)]
     pub state_refused: u64,
+    /// How often a write was not told to a peer at once, because too many were told just before.
+    pub state_held_back: u64,
     /// How often this node's own coordinate had become unsound and began anew.
     #[serde(default)]
     pub coordinate_resets: u64,

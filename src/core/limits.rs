@@ -19,6 +19,11 @@ pub const PEERS_MAX: usize = 1024;
 pub const FULL_MESH_NODES_MAX: usize = 32;
 /// Peers that one node passes a new record on to in a mesh too large for direct delivery.
 pub const RELAY_FANOUT: usize = 8;
+/// Bytes of writes that one node tells others in a second, all of them together. What is beyond it is not told: whoever lacks
+/// it notices by comparing, which has a pace of its own.
+pub const DELTA_BYTES_PER_SECOND: u32 = 64 << 20;
+/// Bytes of writes that are told at once after a pause. More: at the pace of the second.
+pub const DELTA_BYTES_AT_ONCE: u32 = 16 << 20;
 /// Members that a node of such a mesh chooses to keep links with.
 pub const NEIGHBOURS: usize = 12;
 /// Members next to a node in the ring, on each side, that it has links with in such a mesh.

@@ -381,6 +381,7 @@ fn publish_metrics(view: &View) {
     metrics::counter!("shoal_gossip_claims_dropped_total").absolute(counters.claims_dropped);
     metrics::counter!("shoal_gossip_records_dropped_total").absolute(counters.records_dropped);
     metrics::counter!("shoal_state_refused_total").absolute(counters.state_refused);
+    metrics::counter!("shoal_state_held_back_total").absolute(counters.state_held_back);
     metrics::counter!("shoal_gossip_renewals_total").absolute(counters.renewals);
     metrics::counter!("shoal_gossip_crls_dropped_total").absolute(counters.crls_dropped);
     metrics::counter!("shoal_gossip_round_trips_refused_total").absolute(counters.round_trips_refused);

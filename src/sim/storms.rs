@@ -40,14 +40,15 @@ impl Schedule {
         let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x00c0_3e60);
         let mut at = Duration::from_millis(rng.random_range(0..10_000));
         while at < span {
-            let machine = rng.random_range(0..nodes);
+            // Whoever leaves last ends the mesh, also for those that were evicted and do not run: half of them stay.
+            let machine = rng.random_range(nodes / 2..nodes);
             let later = at + Duration::from_millis(rng.random_range(100..15_000));
             match rng.random_range(0..8) {
                 0..=3 => {
                     faults.push((at, Fault::Leave { machine }));
                     faults.push((later, Fault::Start { machine }));
                     // Two at once count on each other, unless they take care.
-                    let (other, third) = (rng.random_range(0..nodes), rng.random_range(0..nodes));
+                    let (other, third) = (rng.random_range(nodes / 2..nodes), rng.random_range(0..nodes));
                     if rng.random() {
                         let soon = at + Duration::from_millis(rng.random_range(0..300));
                         faults.push((soon, Fault::Leave { machine: other }));

@@ -108,3 +108,24 @@ fn a_write_reaches_all_of_sixty_nodes_over_relays_and_no_relay_is_taken_for_a_li
         assert_eq!(view.refused, 0, "{} refused what it was told", world.node(machine));
     }
 }
+
+#[test]
+fn what_is_written_faster_than_it_may_be_told_reaches_all_by_comparing() {
+    let mut world = healthy_mesh(3, 43);
+    rests(&mut world);
+    for n in 0..400 {
+        let (key, value) = (format!("k{n:04}"), Some(Bytes::from(vec![b'v'; 60_000])));
+        ask(&mut world, 0, StateRequest::Put { key, value, context: None, ack: Ack::Local });
+        if n % 50 == 49 {
+            world.run_for(Duration::from_millis(20));
+        }
+    }
+    let took = rests(&mut world);
+    let held_back = world.shared_view(0).expect("it runs").held_back;
+    println!("{held_back} times a write was held back; all had everything after {took:?}");
+    assert!(held_back > 100, "{held_back}");
+    assert_eq!(
+        world.shared_view(2).map(|view| view.clock.upto(&view.clock.iter().next().expect("one").0)),
+        Some(400)
+    );
+}

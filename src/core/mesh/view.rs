@@ -110,6 +110,7 @@ impl Mesh {
         Counters {
             claims_dropped: self.membership.dropped_claims(),
             state_refused: self.shared.refused(),
+            state_held_back: self.shared.held_back(),
             round_trips_refused: refusals.round_trips,
             coordinates_refused: refusals.coordinates,
             coordinate_resets: refusals.resets,

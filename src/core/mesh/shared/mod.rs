@@ -56,7 +56,7 @@ use crate::core::ids::{LinkId, NodeId, NodeKey};
 use crate::core::limits;
 use crate::core::model::{Doubt, DoubtKind, Hlc, Mode, PartitionConfig};
 use crate::core::partition::Partition;
-use crate::core::queue::{Queue, QueueBounds};
+use crate::core::queue::{Pace, Queue, QueueBounds};
 use crate::core::register::{LeaseView, Register, RegisterError, StoreState};
 use crate::core::state::State;
 use crate::core::time::Instant;
@@ -136,6 +136,9 @@ pub(super) struct Shared {
     gap_since: Option<Instant>,
     writes_made: u64,
     refused: u64,
+    /// How fast writes are told to others, and how often one of them was not.
+    deltas: Pace,
+    held_back: u64,
     reason: String,
 }
 
@@ -209,6 +212,8 @@ impl Shared {
             gap_since: None,
             writes_made: 0,
             refused: 0,
+            deltas: Pace::new(limits::DELTA_BYTES_PER_SECOND, limits::DELTA_BYTES_AT_ONCE),
+            held_back: 0,
             reason: "it has just started".to_owned(),
         };
         (shared, restored.changes)
@@ -267,6 +272,10 @@ impl Shared {
 
     pub(super) fn refused(&self) -> u64 {
         self.refused
+    }
+
+    pub(super) fn held_back(&self) -> u64 {
+        self.held_back
     }
 
     /// Milliseconds since 1970 as the wall clock shows them.

@@ -1,10 +1,12 @@
 //! Writes on their way: this node's to the others, and theirs to this one.
 
+use bytes::Bytes;
+
 use super::super::Mesh;
 use super::agreement::RELAY_FANOUT;
 use crate::core::contract::Output;
 use crate::core::ids::{NodeId, NodeKey};
-use crate::core::model::{Dot, DotRange, KeyUpdate};
+use crate::core::model::{Dot, DotRange, KeyUpdate, Sibling};
 use crate::core::state::{Applied, Refuse};
 use crate::core::wire::{Control, StateChange, StateDelta};
 
@@ -20,8 +22,15 @@ impl Mesh {
             to.truncate(RELAY_FANOUT);
             delta
         };
+        // A client waits for these.
+        let is_paced = !delta.ack;
+        let bytes = bytes_of(&delta);
         for key in to {
-            self.send_control(&key, Control::State(delta.clone()));
+            if self.shared.deltas.take(self.now, bytes) || !is_paced {
+                self.send_control(&key, Control::State(delta.clone()));
+            } else {
+                self.shared.held_back += 1;
+            }
         }
     }
 
@@ -104,6 +113,16 @@ impl Mesh {
         self.output(Output::StateChanged(StateChange { key: key.to_owned(), value, siblings }));
         self.view_changed = true;
     }
+}
+
+/// About how long it is on the wire.
+fn bytes_of(delta: &StateDelta) -> usize {
+    let sibling = |sibling: &Sibling| sibling.value.as_ref().map_or(0, Bytes::len) + 64;
+    let update = |update: &KeyUpdate| {
+        let siblings: usize = update.state.siblings.iter().map(sibling).sum();
+        update.key.len() + siblings + 64
+    };
+    delta.updates.iter().map(update).sum::<usize>() + 64
 }
 
 /// A write in a delta that comes from its origin, and that the origin has not made.

@@ -38,6 +38,8 @@ pub struct SharedView<'a> {
     pub refused: u64,
     /// Peers whose comparison with it is being answered.
     pub serving: usize,
+    /// How often a write was not told to a peer, because too many were told just before.
+    pub held_back: u64,
 }
 
 impl Mesh {
@@ -60,6 +62,7 @@ impl Mesh {
             beyond_recovery: shared.register.is_beyond_recovery(),
             refused: shared.refused,
             serving: shared.serving.len(),
+            held_back: shared.held_back,
         }
     }
 
