@@ -52,9 +52,11 @@ enum Stage {
 impl Mesh {
     /// This node leaves the mesh for good, with `force` whatever that costs.
     pub(in crate::core::mesh) fn leave_mesh(&mut self, requester: Requester, drain: Duration, force: bool) {
-        let leaving = self.pending.values_mut().find_map(|(_, then)| match then {
-            Pending::LeaveMesh { requesters, .. } => Some(requesters),
-            _ => None,
+        let leaving = self.pending.values_mut().find_map(|(_, then)| {
+            let Pending::LeaveMesh { requesters, .. } = then else {
+                return None;
+            };
+            Some(requesters)
         });
         let asked_by = leaving.or(self.shared.farewell.as_mut().map(|farewell| &mut farewell.asked_by));
         if let Some(asked_by) = asked_by {
