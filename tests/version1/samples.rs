@@ -97,7 +97,7 @@ fn requests() -> Vec<(&'static str, RequestBody)> {
         ("request-stop-agent", RequestBody::StopAgent { agent: agent() }),
         ("request-agent-info", RequestBody::AgentInfo { agent: agent() }),
         ("request-agent-logs", RequestBody::AgentLogs { agent: agent(), lines: 100 }),
-        ("request-leave", RequestBody::Leave { drain_ms: 60_000 }),
+        ("request-leave", RequestBody::Leave { drain_ms: 60_000, force: false }),
     ]
 }
 

@@ -32,6 +32,10 @@ pub(super) struct Farewell {
     drain: Duration,
     since: Instant,
     stage: Stage,
+    /// What others take over.
+    clock: Clock,
+    /// Who has told what is on its disk since then: what was told before may come from one that leaves as well.
+    told: BTreeSet<NodeId>,
     /// Why the mesh did not let it go when it last asked.
     refused: Option<Refusal>,
 }
@@ -40,9 +44,9 @@ pub(super) struct Farewell {
 enum Stage {
     /// Its writes are being made: those under way, and the queued ones.
     Emptying,
-    /// Others take over all of this. From here on it answers for nobody's writes: who leaves at the same time must
+    /// Others take over its writes. From here on it answers for nobody's writes: who leaves at the same time must
     /// not count on it.
-    HandingOver(Clock),
+    HandingOver,
     /// The roster is to go on without it; whether that was asked and not yet answered.
     Withdrawing { asked: bool },
     /// It is out; a quorum of the others is to know that before it forgets what it has agreed to.
@@ -75,6 +79,8 @@ impl Mesh {
             drain,
             since: self.now,
             stage: Stage::Emptying,
+            clock: Clock::default(),
+            told: BTreeSet::new(),
             refused: None,
         };
         self.shared.farewell = Some(farewell);
@@ -120,26 +126,30 @@ impl Mesh {
             let patience = match &farewell.stage {
                 // What was asked may happen: its end is awaited.
                 Stage::Withdrawing { asked: true } | Stage::Parting => limits::LEAVE_DEADLINE,
-                Stage::Emptying | Stage::HandingOver(_) | Stage::Withdrawing { asked: false } => PATIENCE,
+                Stage::Emptying | Stage::HandingOver | Stage::Withdrawing { asked: false } => PATIENCE,
             };
             if since >= patience {
                 return self.stay_for_time();
             }
             let next = match &farewell.stage {
                 Stage::Emptying if self.has_writes_under_way() => return,
-                Stage::Emptying => Stage::HandingOver(self.shared.state.clock().clone()),
+                Stage::Emptying => Stage::HandingOver,
                 _ if self.is_alone() => return self.forget_mesh(),
-                Stage::HandingOver(clock) if self.is_handed_over(clock) => {
-                    Stage::Withdrawing { asked: false }
-                }
-                Stage::HandingOver(_) => return,
+                Stage::HandingOver if self.is_handed_over(farewell) => Stage::Withdrawing { asked: false },
+                Stage::HandingOver => return,
                 Stage::Withdrawing { .. } if !self.is_in_roster() => Stage::Parting,
                 Stage::Withdrawing { asked: true } => return,
                 Stage::Withdrawing { asked: false } => return self.withdraw(),
-                Stage::Parting if self.is_known_to_be_out() => return self.forget_mesh(),
+                // Whoever holds the lease now has taken it in again.
+                Stage::Parting if self.is_in_roster() => Stage::Withdrawing { asked: false },
+                Stage::Parting if self.is_known_to_be_out(farewell) => return self.forget_mesh(),
                 Stage::Parting => return,
             };
+            let clock = self.shared.state.clock();
             if let Some(farewell) = &mut self.shared.farewell {
+                if matches!(next, Stage::HandingOver) {
+                    farewell.clock = clock.clone();
+                }
                 farewell.stage = next;
             }
         }
@@ -158,30 +168,44 @@ impl Mesh {
     }
 
     /// Whether a quorum has all of it on its disks, this node's counted in, and at least one besides this.
-    fn is_handed_over(&self, clock: &Clock) -> bool {
+    fn is_handed_over(&self, farewell: &Farewell) -> bool {
         let Some(roster) = self.shared.register.roster() else {
             return true;
         };
-        let has_all = |node: &&NodeId| {
-            **node != self.own && self.shared.floors.told_by(node).is_some_and(|told| told.covers(clock))
-        };
+        let has_all = |node: &&NodeId| **node != self.own && self.has_taken_over(node, farewell);
         let mut have: BTreeSet<_> = roster.voters().filter(has_all).cloned().collect();
         let nobody = have.is_empty();
         have.insert(self.own.clone());
         !nobody && roster.is_quorum(&have)
     }
 
-    /// Whether a quorum of the roster without this node has it on its disks.
-    fn is_known_to_be_out(&self) -> bool {
+    fn has_taken_over(&self, node: &NodeId, farewell: &Farewell) -> bool {
+        let told = self.shared.floors.told_by(node).filter(|_| farewell.told.contains(node));
+        told.is_some_and(|told| told.covers(&farewell.clock))
+    }
+
+    /// A member has told what is on its disk.
+    pub(super) fn note_told(&mut self, from: &NodeId) {
+        if let Some(farewell) = &mut self.shared.farewell
+            && !matches!(farewell.stage, Stage::Emptying)
+        {
+            farewell.told.insert(from.clone());
+        }
+    }
+
+    /// Whether a quorum of the roster without this node has that, and what it has handed over, on its disks.
+    fn is_known_to_be_out(&self, farewell: &Farewell) -> bool {
         self.shared.register.roster().is_none_or(|roster| {
-            let knows = |node: &&NodeId| self.shared.floors.epoch_of(node) >= Some(roster.epoch);
+            let knows = |node: &&NodeId| {
+                self.shared.floors.epoch_of(node) >= Some(roster.epoch) && self.has_taken_over(node, farewell)
+            };
             roster.is_quorum(&roster.voters().filter(knows).cloned().collect())
         })
     }
 
     /// Asks the voters, now and then, what is on their disks, and whoever may lack something to compare.
     pub(super) fn hand_over(&mut self) {
-        let asks = |farewell: &Farewell| matches!(farewell.stage, Stage::HandingOver(_) | Stage::Parting);
+        let asks = |farewell: &Farewell| matches!(farewell.stage, Stage::HandingOver | Stage::Parting);
         let roster = self.shared.register.roster();
         let Some(roster) = roster.filter(|_| self.shared.farewell.as_ref().is_some_and(asks)) else {
             return;
@@ -211,7 +235,7 @@ impl Mesh {
         if let Some(farewell) = &mut self.shared.farewell
             && matches!(farewell.stage, Stage::Withdrawing { asked: true })
             && let Err(refusal) = result
-            && !matches!(refusal, Refusal::UnknownNode { .. })
+            && !matches!(&refusal, Refusal::UnknownNode { node } if *node == self.own)
         {
             farewell.refused = Some(refusal);
             farewell.stage = Stage::Withdrawing { asked: false };
@@ -238,17 +262,15 @@ impl Mesh {
             (Stage::Emptying, _) => {
                 format!("{} queued writes wait for a majority", self.shared.queued())
             }
-            (Stage::HandingOver(_), _) => {
+            (Stage::HandingOver, _) => {
                 "no quorum has confirmed that it has all of this node's writes".to_owned()
             }
-            (Stage::Withdrawing { asked: false }, Some(refusal)) => {
-                format!("the roster still has it: {refusal}")
-            }
-            (Stage::Withdrawing { .. } | Stage::Parting, _) => {
-                let reason =
-                    "no quorum has confirmed in time that it goes on without this node, which stays; if \
+            (Stage::Withdrawing { .. } | Stage::Parting, refused) => {
+                let refused = refused.as_ref().map(|refusal| format!(" ({refusal})")).unwrap_or_default();
+                let reason = format!(
+                    "no quorum has confirmed in time that it goes on without this node{refused}, which stays; if \
                     the others have agreed to it, they take it in again"
-                        .to_owned();
+                );
                 return self.refuse_to_leave(&Refusal::NoAnswer { node: self.own.clone(), reason });
             }
         };
@@ -269,6 +291,8 @@ impl Mesh {
             return;
         };
         self.drop_own_requests();
+        // What it has kept back meanwhile.
+        self.shared.floors.tell_again();
         tracing::warn!(%refusal, "this node was told to leave");
         asked_by.into_iter().for_each(|requester| self.answer(requester, Err(refusal.clone())));
     }

@@ -178,6 +178,7 @@ impl Mesh {
         if is_member {
             let ack = Ack { clock, unfilled, epoch, actor, answers };
             self.shared.floors.acks.insert(from.clone(), ack);
+            self.note_told(from);
             self.note_confirmations();
         }
     }

@@ -242,6 +242,7 @@ impl Shared {
     /// It could not be stored that this node leaves: it stays.
     pub(super) fn on_leave_failed(&mut self, now: Instant) {
         self.has_left = false;
+        self.floors.tell_again();
         if let Some(token) = self.forgone.take() {
             self.register.handle_commit_failed(token, now);
         }
