@@ -125,7 +125,7 @@ fn what_is_written_faster_than_it_may_be_told_reaches_all_by_comparing() {
     println!("{held_back} times a write was held back; all had everything after {took:?}");
     assert!(held_back > 100, "{held_back}");
     assert_eq!(
-        world.shared_view(2).map(|view| view.clock.upto(&view.clock.iter().next().expect("one").0)),
+        world.shared_view(2).map(|view| view.clock.upto(view.clock.iter().next().expect("one").0)),
         Some(400)
     );
 }
