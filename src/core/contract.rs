@@ -561,6 +561,7 @@ pub struct Counters {
     #[serde(default)]
     pub state_refused: u64,
     /// How often a write was not told to a peer at once, because too many were told just before.
+    #[serde(default)]
     pub state_held_back: u64,
     /// How often this node's own coordinate had become unsound and began anew.
     #[serde(default)]

@@ -60,17 +60,15 @@ impl Schedule {
                 }
                 4 | 5 => faults.push((at, Fault::Start { machine })),
                 _ => {
-                    let value = ["auto", "2", "3", "4"][rng.random_range(0..4)].to_owned();
-                    let request =
-                        StateRequest::SetRoster { key: "quorum_size".to_owned(), value, split_writes: false };
-                    // As many as a quorum needs later may not be there.
-                    let auto = StateRequest::SetRoster {
-                        key: "quorum_size".to_owned(),
-                        value: "auto".to_owned(),
-                        split_writes: false,
+                    let value = ["auto", "2", "3", "4"][rng.random_range(0..4)];
+                    let set = |value: &str| {
+                        let (key, value) = ("quorum_size".to_owned(), value.to_owned());
+                        let request = StateRequest::SetRoster { key, value, split_writes: false };
+                        Fault::Ask { machine, request }
                     };
-                    faults.push((at, Fault::Ask { machine, request }));
-                    faults.push((later, Fault::Ask { machine, request: auto }));
+                    faults.push((at, set(value)));
+                    // As many as a quorum needs later may not be there.
+                    faults.push((later, set("auto")));
                 }
             }
             at += Duration::from_millis(rng.random_range(500..20_000));

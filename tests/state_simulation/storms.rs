@@ -86,7 +86,6 @@ fn storms_of(span: Duration, nodes: usize, seeds: std::ops::Range<u64>, restores
 
 type Rested = Result<(Duration, bool), Vec<String>>;
 
-#[allow(clippy::print_stdout, reason = "figures for whoever runs it")]
 fn try_all(nodes: usize, seeds: std::ops::Range<u64>, storm: impl Fn(u64) -> Rested) {
     let begun = std::time::Instant::now();
     let mut simulated = Duration::ZERO;
@@ -112,8 +111,9 @@ fn try_all(nodes: usize, seeds: std::ops::Range<u64>, storm: impl Fn(u64) -> Res
     assert!(failed.is_empty(), "seeds {failed:?} of {nodes} nodes");
 }
 
-fn span_or(count: u64) -> Duration {
-    seconds(std::env::var("SHOAL_STATE_SPAN").map_or(count, |text| text.parse().expect("seconds")))
+/// How long each storm is: `SHOAL_STATE_SPAN=180`, or so many seconds.
+fn span_or(default: u64) -> Duration {
+    seconds(std::env::var("SHOAL_STATE_SPAN").map_or(default, |text| text.parse().expect("seconds")))
 }
 
 /// How many seeds are tried and from which on: `SHOAL_STATE_SEEDS=1000..2000`, or a few.

@@ -260,7 +260,8 @@ impl Mesh {
         };
         let why = match (&farewell.stage, &farewell.refused) {
             (Stage::Emptying, _) => {
-                format!("{} queued writes wait for a majority", self.shared.queued())
+                let queued = self.shared.queued();
+                format!("{queued} queued writes, or others under way, wait for a majority or the disk")
             }
             (Stage::HandingOver, _) => {
                 "no quorum has confirmed that it has all of this node's writes".to_owned()
