@@ -144,6 +144,8 @@ fn fault_55_a_node_whose_seeds_are_all_down_is_alone_goes_on_trying_and_joins_la
     one.until_ready();
     let two = net.start(2, &["--join", "node-1,node-3"]);
     net.all_alive(&[1, 2]);
+    let mode = || net.json(2, &["cluster", "status"]).map(|status| status["mode"].clone());
+    until("node-2 belongs to the mesh", || mode().is_some_and(|mode| mode == "healthy"));
     two.kill();
     one.kill();
 

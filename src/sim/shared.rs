@@ -3,10 +3,10 @@
 //!
 //! After every step: the clock and the durable clock of a process only grow, a new process knows all that was
 //! durable, a roster epoch has one roster, a term of the lease one holder, and one node at a time holds it; a ticket
-//! has one outcome, and what is collected is on every member's disk. Ten times a second: equal clocks mean equal values; every node's state is what the dots that it
-//! has taken in make it ([`Ledger`]); nobody is
-//! healthy for longer than the detection takes without a quorum that it can hear. At rest ([`World::shared_unrest`]):
-//! all are healthy and equal, nothing waits, and whatever was acknowledged is here.
+//! has one outcome, and what is collected is on every member's disk. Ten times a second: equal clocks mean equal values;
+//! every node's state is what the dots that it has taken in make it ([`Ledger`]); nobody is healthy for longer than the
+//! detection takes without a quorum that it can hear. At rest ([`World::shared_unrest`]): all are healthy and equal,
+//! nothing waits, and whatever was acknowledged is here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -16,6 +16,7 @@ use bytes::Bytes;
 use super::ledger::Ledger;
 use super::world::World;
 use crate::core::error::Refusal;
+use crate::core::ids::NodeId;
 use crate::core::mesh::SharedView;
 use crate::core::model::{Actor, Clock, Dot, Epoch, Mode, Outcome, Roster, Ticket, TicketState};
 use crate::core::time::Instant;
@@ -103,6 +104,14 @@ impl SharedChecks {
 
     pub(super) fn was_restored(&self, machine: usize) -> bool {
         self.restored.contains_key(&machine)
+    }
+
+    /// Whether a machine has an old copy of its disk from when it was a quorum alone, and has not heard of a later roster
+    /// yet. It has nobody to ask: a limit of the design.
+    fn believes_an_old_copy(&self, machine: usize, node: &NodeId, roster: &Roster) -> bool {
+        let is_old =
+            || self.rosters.keys().any(|epoch| epoch.same_chain(roster.epoch) && *epoch > roster.epoch);
+        self.was_restored(machine) && roster.is_quorum(&BTreeSet::from([node.clone()])) && is_old()
     }
 
     /// A ticket has its outcome, told by a process of its node. An old copy of a disk may hold a write that was made
@@ -243,8 +252,11 @@ impl World {
         }
         for other in (0..self.machines.len()).filter(|other| *other != machine) {
             let theirs = self.machines[other].process.as_ref().and_then(|p| p.mesh.shared_view().roster);
-            let same = theirs.is_some_and(|theirs| theirs.epoch.same_chain(roster.epoch));
-            if same && self.lease_of(other).is_some() {
+            let same = theirs.filter(|theirs| theirs.epoch.same_chain(roster.epoch));
+            let believes =
+                |m: usize, roster: &Roster| checks.believes_an_old_copy(m, &self.machines[m].node, roster);
+            let believed = same.is_some_and(|theirs| believes(other, theirs)) || believes(machine, roster);
+            if same.is_some() && !believed && self.lease_of(other).is_some() {
                 let node = &self.machines[other].node;
                 checks.wrong.push(format!("it holds the lease while {node} holds it"));
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::super::{Mesh, Pending, Requester};
-use super::writes::{By, Durable, refusal_of};
+use super::writes::{By, Durable};
 use crate::core::error::Refusal;
 use crate::core::ids::NodeId;
 use crate::core::limits;
@@ -207,7 +207,7 @@ impl Mesh {
                 let durable = Durable::Write { dot, flush, ack: Ack::Local, marked: false, by };
                 self.persist(changes, Pending::Shared(durable));
             }
-            Err(error) => self.answer(requester, Err(refusal_of(&self.own, error))),
+            Err(error) => self.answer(requester, Err(self.refusal(error))),
         }
     }
 

@@ -19,7 +19,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How the disk does.
 #[derive(Debug, Default)]
 pub(super) struct Disk {
-    has_failed: bool,
+    /// What it said when it failed; `None` while it works.
+    failure: Option<String>,
     /// What was given to it until that was known: how much of it has failed as well is not known yet.
     given: u64,
     is_silent: bool,
@@ -33,16 +34,22 @@ impl Mesh {
     /// mesh: nothing of it is stored any more.
     pub(in crate::core::mesh) fn takes_rows(&self) -> bool {
         let shared = &self.shared;
-        !shared.disk.has_failed && !shared.state.has_failed() && !shared.has_left
+        shared.disk.failure.is_none() && !shared.state.has_failed() && !shared.has_left
     }
 
     /// The disk has not taken something.
     pub(in crate::core::mesh) fn on_disk_failed(&mut self, reason: &str) {
-        if !std::mem::replace(&mut self.shared.disk.has_failed, true) {
+        if self.shared.disk.failure.is_none() {
+            self.shared.disk.failure = Some(reason.to_owned());
             self.shared.disk.given = self.persists;
             self.shared.partition.doubt(Doubt::DiskFailed(reason.to_owned()), self.now);
         }
         self.shared.disk.repair_due.get_or_insert(self.now + RETRY);
+    }
+
+    /// What the disk said when it failed.
+    pub(super) fn disk_failure(&self) -> Option<&str> {
+        self.shared.disk.failure.as_deref()
     }
 
     /// Tries a disk that has failed again: whatever is in doubt there is written as it should be.
@@ -83,7 +90,7 @@ impl Mesh {
             self.shared.disk.repair_due = Some(self.now);
             return;
         }
-        self.shared.disk.has_failed = false;
+        self.shared.disk.failure = None;
         self.shared.disk.repair_due = None;
         self.store_lineage_again();
         self.store_starts();
@@ -97,7 +104,7 @@ impl Mesh {
         if std::mem::replace(&mut self.shared.disk.is_silent, is_silent) == is_silent {
             return;
         }
-        if is_silent && !self.shared.disk.has_failed {
+        if is_silent && self.shared.disk.failure.is_none() {
             let reason = format!("it has not confirmed a change for {:?}", limits::DISK_SILENCE_MAX);
             self.shared.partition.doubt(Doubt::DiskFailed(reason), self.now);
         }
@@ -105,7 +112,7 @@ impl Mesh {
     }
 
     fn trust_disk(&mut self) {
-        if !self.shared.disk.has_failed && !self.shared.disk.is_silent {
+        if self.shared.disk.failure.is_none() && !self.shared.disk.is_silent {
             self.shared.partition.doubt_over(DoubtKind::DiskFailed, self.now);
         }
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::super::{Mesh, Pending, Requester};
 use super::repair::Purpose;
-use super::writes::{By, Durable, refusal_of};
+use super::writes::{By, Durable};
 use crate::core::error::Refusal;
 use crate::core::ids::{NodeId, NodeKey};
 use crate::core::limits;
@@ -205,7 +205,7 @@ impl Mesh {
             match self.write_one_anew(&key, &theirs) {
                 Ok(writes) => under_way += writes,
                 Err(error @ (WriteError::Disk | WriteError::Full(_))) => {
-                    return self.end_mending(Err(refusal_of(&self.own, error)));
+                    return self.end_mending(Err(self.refusal(error)));
                 }
                 Err(error) => {
                     tracing::error!(%key, %error, "a key that has come apart cannot be written anew");

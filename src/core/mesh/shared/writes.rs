@@ -132,7 +132,7 @@ impl Mesh {
                         let durable = Durable::Write { dot, flush, ack, marked: permissions.marked, by };
                         self.persist(changes, Pending::Shared(durable));
                     }
-                    Err(error) => self.answer(requester, Err(refusal_of(&self.own, error))),
+                    Err(error) => self.answer(requester, Err(self.refusal(error))),
                 }
             }
         }
@@ -145,7 +145,7 @@ impl Mesh {
     /// What the writer has seen elsewhere is usually on its way.
     fn await_context(&mut self, write: Awaiting) {
         if self.shared.awaiting.len() >= limits::CONTEXTS_AWAITED_MAX {
-            let refusal = refusal_of(&self.own, WriteError::ContextAhead);
+            let refusal = self.refusal(WriteError::ContextAhead);
             return self.answer(write.requester, Err(refusal));
         }
         self.shared.awaiting.push_back(write);
@@ -161,7 +161,7 @@ impl Mesh {
                 let Awaiting { requester, key, value, context, ack, since: _ } = write;
                 self.put(requester, key, value, Some(context), ack);
             } else if self.now.since(write.since) >= limits::CONTEXT_PATIENCE {
-                let refusal = refusal_of(&self.own, WriteError::ContextAhead);
+                let refusal = self.refusal(WriteError::ContextAhead);
                 self.answer(write.requester, Err(refusal));
             } else {
                 self.shared.awaiting.push_back(write);
@@ -236,7 +236,7 @@ impl Mesh {
     /// Keeps a write until this node is among a majority, with what its writer has seen.
     fn enqueue(&mut self, requester: Requester, key: String, value: Option<Bytes>, context: Option<Clock>) {
         if !self.takes_rows() {
-            return self.answer(requester, Err(refusal_of(&self.own, WriteError::Disk)));
+            return self.answer(requester, Err(self.refusal(WriteError::Disk)));
         }
         let seen = context.unwrap_or_else(|| self.shared.state.seen(&key));
         let unix_ms = self.shared.unix_ms(self.now);
@@ -558,6 +558,24 @@ impl Mesh {
         }
     }
 
+    /// Why a write is not made, as whoever asked for it is told.
+    pub(super) fn refusal(&self, error: WriteError) -> Refusal {
+        let why = error.to_string();
+        let code = match error {
+            WriteError::Key(_) => "bad_key",
+            WriteError::TooLarge { .. } => "too_large",
+            WriteError::ContextAhead => "context_ahead",
+            WriteError::TooManySiblings => "too_many_siblings",
+            WriteError::Superseded { .. } => "superseded",
+            WriteError::Disk => {
+                let reason = self.disk_failure().map_or(why, str::to_owned);
+                return Refusal::StoreFailed { node: self.own.clone(), reason };
+            }
+            WriteError::Full(_) => "full",
+        };
+        Refusal::BadWrite { code: code.to_owned(), why }
+    }
+
     fn on_flushed(&mut self, token: u64, stored: bool) {
         self.shared.state.on_flushed(token, stored);
         if self.shared.state.needs_flush() && !self.shared.acks_due.is_empty() {
@@ -570,20 +588,4 @@ impl Mesh {
         }
         self.flush_later();
     }
-}
-
-pub(super) fn refusal_of(own: &NodeId, error: WriteError) -> Refusal {
-    let why = error.to_string();
-    let code = match error {
-        WriteError::Key(_) => "bad_key",
-        WriteError::TooLarge { .. } => "too_large",
-        WriteError::ContextAhead => "context_ahead",
-        WriteError::TooManySiblings => "too_many_siblings",
-        WriteError::Superseded { .. } => "superseded",
-        WriteError::Disk => {
-            return Refusal::StoreFailed { node: own.clone(), reason: why };
-        }
-        WriteError::Full(_) => "full",
-    };
-    Refusal::BadWrite { code: code.to_owned(), why }
 }
