@@ -10,6 +10,8 @@ mod clocks;
 mod crashes;
 #[path = "state_simulation/disks.rs"]
 mod disks;
+#[path = "state_simulation/letters.rs"]
+mod letters;
 #[path = "state_simulation/loads.rs"]
 mod loads;
 #[path = "state_simulation/storms.rs"]
@@ -268,14 +270,25 @@ mod splits {
     fn fault_43_nodes_that_each_see_another_majority_converge_when_it_is_over() {
         let mut world = healthy_mesh(5, 6);
         (0..5).for_each(|m| world.cut(&[m], &[(m + 2) % 5]));
-        for round in 0..20 {
+        let begun = world.now();
+        let mut asked = Vec::new();
+        for round in 0..40 {
             for machine in 0..5 {
                 let key = format!("k{}", round % 4);
                 let value = Some(Bytes::from(format!("{round} of {machine}")));
-                ask(&mut world, machine, StateRequest::Put { key, value, context: None, ack: Ack::Local });
+                let request = StateRequest::Put { key, value, context: None, ack: Ack::Local };
+                asked.push((machine, ask(&mut world, machine, request)));
             }
             world.run_for(Duration::from_millis(500));
         }
+        // Each hears three of five all the time, and whatever one writes comes to all of them by way of another.
+        let replies = asked.iter().filter_map(|asked| world.report().replies.get(asked));
+        let was_written = |answer: &&(Duration, Result<ResponseBody, _>)| {
+            matches!(answer.1, Ok(ResponseBody::State(StateAnswer::Written { .. })))
+        };
+        assert_eq!(replies.filter(was_written).count(), asked.len());
+        let changes: Vec<_> = world.report().modes.iter().filter(|(at, ..)| *at >= begun).collect();
+        assert!(changes.is_empty(), "{changes:#?}");
         heal(&mut world);
         rests(&mut world);
     }
@@ -283,20 +296,22 @@ mod splits {
     #[test]
     fn fault_44_a_link_that_comes_and_goes_changes_modes_seldom_and_keeps_the_order_of_the_queue() {
         let mut world = healthy_mesh(3, 8);
-        for round in 0..75 {
+        // Ten minutes.
+        for round in 0..120 {
             world.cut(&[0, 1], &[2]);
-            world.run_for(seconds(2));
+            world.run_for(seconds(3));
             let value = Some(Bytes::from(format!("{round:03}")));
             let (key, context, ack) = ("a".to_owned(), None, Ack::Local);
             ask(&mut world, 2, StateRequest::Put { key, value, context, ack });
-            world.run_for(seconds(1));
             heal(&mut world);
-            world.run_for(seconds(1));
+            world.run_for(seconds(2));
         }
         rests(&mut world);
         let changes = world.report().modes.iter().filter(|(_, machine, ..)| *machine == 2).count();
-        assert!(changes <= 40, "{changes} changes of mode in 75 breaks");
-        assert_eq!(siblings(&mut world, 0, "a"), ["074"]);
+        // It falls, comes back and falls again twice; then it has to be heard for longer than the link lasts. At the end
+        // it comes back for good.
+        assert!(changes <= 9, "{changes} changes of mode in 120 breaks");
+        assert_eq!(siblings(&mut world, 0, "a"), ["119"]);
     }
 }
 

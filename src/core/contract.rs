@@ -18,13 +18,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::error::{Refusal, Refused};
+use super::error::{Refusal, Refused, SendError};
 use super::ids::{
     AgentName, CaKeyId, LinkId, MeshId, MeshName, ModuleId, NodeId, PersistNo, ProcessId, RequestId,
 };
 use super::model::{
-    Action, AgentSpec, AgentView, CrossRegion, Event, Finding, Hello, Load, MemberView, Mode, NodeCard,
-    Overrides, PartitionConfig, PartitionView, Profile,
+    Action, AgentSpec, AgentView, CrossRegion, Event, Finding, Hello, Load, MemberView, Message, Mode,
+    NodeCard, Overrides, PartitionConfig, PartitionView, Profile,
 };
 use super::wire::{
     AgentStats, Control, HistoryPage, HistoryQuery, ModulePart, NodeFacts, RequestBody, ResponseBody,
@@ -148,6 +148,13 @@ pub enum Input {
         question: u64,
         /// What it decided, or why it did not.
         answer: Result<Action, String>,
+    },
+    /// What came of an [`Output::Try`].
+    TryEnded {
+        /// Its number.
+        number: u64,
+        /// `Ok` when an agent has answered the message.
+        result: Result<(), SendError>,
     },
     /// A message needs a link to a node that is alive and has none.
     WantLink {
@@ -302,6 +309,13 @@ pub enum Output {
         agent: AgentName,
         /// What.
         query: RuntimeQuery,
+    },
+    /// Give a message to its agent and wait for the answer; answered by [`Input::TryEnded`].
+    Try {
+        /// Names the try.
+        number: u64,
+        /// The message, with the time that this may take.
+        message: Message,
     },
     /// Ask the shell something about this node; answered by [`Input::NodeAnswer`], not at once.
     AskNode {
@@ -526,6 +540,12 @@ pub struct View {
     pub queued: usize,
     /// Keys of the state with a value.
     pub state_keys: usize,
+    /// Messages that are to be delivered.
+    #[serde(default)]
+    pub outbox: usize,
+    /// Those that were given up, and are kept.
+    #[serde(default)]
+    pub dead_letters: usize,
 }
 
 /// How far two regions are from each other.
@@ -563,6 +583,9 @@ pub struct Counters {
     /// How often a write was not told to a peer at once, because too many were told just before.
     #[serde(default)]
     pub state_held_back: u64,
+    /// Messages that were given up.
+    #[serde(default)]
+    pub letters_died: u64,
     /// How often this node's own coordinate had become unsound and began anew.
     #[serde(default)]
     pub coordinate_resets: u64,

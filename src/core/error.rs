@@ -117,11 +117,19 @@ pub enum SendError {
         /// The node that is stopping.
         node: NodeId,
     },
+    /// A message that is to be delivered at least once was not taken in.
+    #[error("{node} does not promise to deliver the message: {why}")]
+    NotPromised {
+        /// The sender's node.
+        node: NodeId,
+        /// Why.
+        why: String,
+    },
 }
 
 impl SendError {
     /// Every [`SendError::code`].
-    pub const CODES: [&'static str; 13] = [
+    pub const CODES: [&'static str; 14] = [
         "unknown_agent",
         "node_down",
         "too_far",
@@ -135,6 +143,7 @@ impl SendError {
         "too_many_hops",
         "joining",
         "stopping",
+        "not_promised",
     ];
 
     /// The stable, machine-readable name of the reason: the metric label and the JSON field.
@@ -154,6 +163,7 @@ impl SendError {
             Self::TooManyHops { .. } => "too_many_hops",
             Self::Joining { .. } => "joining",
             Self::Stopping { .. } => "stopping",
+            Self::NotPromised { .. } => "not_promised",
         }
     }
 }

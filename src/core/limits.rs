@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+mod outbox;
 mod wasm;
 
+pub use outbox::*;
 pub use wasm::*;
 
 /// Bytes of a node id. Longer: refused where it is parsed.

@@ -20,6 +20,7 @@ mod links;
 mod membership;
 pub mod mesh;
 pub mod model;
+pub mod outbox;
 pub mod partition;
 pub mod queue;
 pub mod register;

@@ -18,6 +18,7 @@ mod decisions;
 mod dots;
 mod events;
 mod hello;
+mod letters;
 mod modes;
 mod replica;
 mod roster;
@@ -29,6 +30,7 @@ pub use decisions::{Action, Condition, ConditionError, Decision};
 pub use dots::{Actor, Clock, Dot, DotRange, Span};
 pub use events::{Event, Finding, Found};
 pub use hello::Hello;
+pub use letters::{DeadLetter, FailedTry, Guarantee, LetterState, LetterTrace};
 pub use modes::{
     Barred, Doubt, DoubtKind, Mode, ModeReason, PartitionConfig, PartitionView, Permissions, Reads, Strategy,
     Writes,

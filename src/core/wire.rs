@@ -25,6 +25,7 @@ use super::model::{Actor, Answer, Clock, DotRange, Epoch, Hello, Message};
 
 mod facts;
 mod history;
+mod outbox;
 mod requests;
 mod shape;
 mod state;
@@ -35,6 +36,7 @@ pub use facts::{
     QueueFacts,
 };
 pub use history::{HistoryEntry, HistoryPage, HistoryQuery, Recorded};
+pub use outbox::{DeadOnes, OutboxAnswer, OutboxRequest};
 pub use requests::{ModulePart, RequestBody, ResponseBody};
 pub use shape::check;
 pub use state::{
@@ -418,6 +420,7 @@ impl Body for Control {
             Self::Response { result: Ok(ResponseBody::History(page)), .. } => page.check(),
             Self::Response { result: Ok(ResponseBody::State(answer)), .. } => answer.check(),
             Self::Response { result: Ok(ResponseBody::ModulePart(part)), .. } => part.check(),
+            Self::Response { result: Ok(ResponseBody::Outbox(answer)), .. } => answer.check(),
             Self::State(delta) => delta.check(),
             Self::StatePart(part) => part.check(),
             Self::StateAsk { clock, .. } => clock.beyond.check(),

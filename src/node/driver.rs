@@ -28,7 +28,7 @@ use crate::core::error::Refused;
 use crate::core::ids::{AgentName, NodeId, PersistNo, RequestId};
 use crate::core::limits;
 use crate::core::mesh::Mesh;
-use crate::core::model::{AgentView, CrossRegion, Event, MemberStatus};
+use crate::core::model::{AgentView, CrossRegion, Event, MemberStatus, Message};
 use crate::core::wire::{Recorded, RequestBody, ResponseBody, StateChange};
 
 /// Inputs taken before timers and effects get their turn.
@@ -241,6 +241,7 @@ impl Driver {
                 let answer = self.ask_runtime(&agent, &query);
                 self.answers.push_back(Input::RuntimeAnswer { question, answer });
             }
+            Output::Try { number, message } => self.try_to_deliver(number, message),
             Output::AskNode { question, query } => self.witness.answer(question, query),
             Output::Reply { request, result } => {
                 // Whoever is told that an agent runs may ask it at once. What is asked of the state is not in the view.
@@ -279,6 +280,15 @@ impl Driver {
             Output::Fatal { reason } => self.end = Some(End::Fatal(reason)),
             Output::Stopped => self.end = Some(self.end.take().unwrap_or(End::Stopped)),
         }
+    }
+
+    fn try_to_deliver(&self, number: u64, message: Message) {
+        let (dispatcher, core) = (self.dispatcher.clone(), self.core.clone());
+        tokio::spawn(async move {
+            let result = dispatcher.ask(message).await.map(drop);
+            // The driver is gone only when the node is.
+            let _ = core.send(Input::TryEnded { number, result }).await;
+        });
     }
 
     fn ask_runtime(&self, agent: &AgentName, query: &RuntimeQuery) -> RuntimeAnswer {
@@ -375,6 +385,8 @@ fn publish_metrics(view: &View) {
     metrics::gauge!("shoal_cluster_mode").set(f64::from(view.mode as u8));
     metrics::gauge!("shoal_queue_writes").set(view.queued as f64);
     metrics::gauge!("shoal_state_keys").set(view.state_keys as f64);
+    metrics::gauge!("shoal_outbox_messages").set(view.outbox as f64);
+    metrics::gauge!("shoal_dead_letters").set(view.dead_letters as f64);
     metrics::gauge!("shoal_gossip_health").set(f64::from(view.health));
     let counters = view.counters;
     metrics::counter!("shoal_gossip_packets_dropped_total").absolute(counters.swim_packets_dropped);
@@ -382,6 +394,7 @@ fn publish_metrics(view: &View) {
     metrics::counter!("shoal_gossip_records_dropped_total").absolute(counters.records_dropped);
     metrics::counter!("shoal_state_refused_total").absolute(counters.state_refused);
     metrics::counter!("shoal_state_held_back_total").absolute(counters.state_held_back);
+    metrics::counter!("shoal_dead_letters_total").absolute(counters.letters_died);
     metrics::counter!("shoal_gossip_renewals_total").absolute(counters.renewals);
     metrics::counter!("shoal_gossip_crls_dropped_total").absolute(counters.crls_dropped);
     metrics::counter!("shoal_gossip_round_trips_refused_total").absolute(counters.round_trips_refused);

@@ -184,6 +184,7 @@ impl World {
             Some((at, asked)) => {
                 let took = self.now.since(at);
                 self.checkers.shared.on_answer(&asked, &result);
+                self.letters.on_answer(machine, &asked, &result);
                 self.report.replies.insert((machine, request), (took, result));
             }
             None => self.fail_at(machine, &format!("it answers {request:?}, which is not open")),
@@ -205,6 +206,7 @@ impl World {
                 | RequestBody::Facts
                 | RequestBody::History { .. }
                 | RequestBody::State(_)
+                | RequestBody::Outbox(_)
                 | RequestBody::ModulePart { .. } => Duration::ZERO,
             };
             self.now.since(*at) > limits::REQUEST_DEADLINE + more + REPLY_SLACK

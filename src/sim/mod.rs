@@ -33,6 +33,7 @@ mod config;
 mod disks;
 mod faults;
 mod ledger;
+mod letters;
 mod machine;
 #[cfg(test)]
 mod mutations;

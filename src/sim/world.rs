@@ -18,18 +18,19 @@ use super::checkers::Checkers;
 use super::config::Config;
 use super::disks::Mishaps;
 use super::faults::Fault;
+use super::letters::{Letters, Way};
 use super::machine::{Disk, Ended, Machine, Process};
 use super::net::{Connection, Dial, Item};
 use super::paths::Paths;
 use super::report::Report;
 use super::workload::Clients;
-use crate::core::contract::{AgentReport, Boot, Change, Effect, Input, LinkEnd, Output, RuntimeAnswer};
-use crate::core::contract::{RuntimeQuery, StartMode};
+use crate::core::contract::{AgentReport, Boot, Change, Effect, Input, LinkEnd, Output, StartMode};
+use crate::core::error::SendError;
 use crate::core::ids::{AgentName, MeshId, MeshName, NodeId, PersistNo, ProcessId, RequestId};
 use crate::core::mesh::Mesh;
-use crate::core::model::{AgentSource, AgentSpec, Load};
+use crate::core::model::{AgentSource, AgentSpec, Load, Message};
 use crate::core::time::Instant;
-use crate::core::wire::{AgentStats, RequestBody};
+use crate::core::wire::RequestBody;
 
 /// Something that happens at a point of time.
 #[derive(Debug, Clone)]
@@ -49,6 +50,8 @@ pub(super) enum Event {
     DialDeadline { dial: u64 },
     Resume { machine: usize },
     Client { machine: usize },
+    Letter { way: Way, message: Box<Message> },
+    LetterOver { way: Way, result: Result<(), SendError> },
     Fault(Fault),
 }
 
@@ -96,6 +99,7 @@ pub struct World {
     inboxes: BTreeMap<usize, Vec<Event>>,
     pub(super) checkers: Checkers,
     pub(super) clients: Clients,
+    pub(super) letters: Letters,
     pub(super) report: Report,
     alarm: Alarm,
     checked: Instant,
@@ -123,6 +127,7 @@ impl World {
             inboxes: BTreeMap::new(),
             checkers: Checkers::default(),
             clients: Clients::default(),
+            letters: Letters::default(),
             report: Report::new(config.seed),
             alarm: Alarm::default(),
             checked: Instant::ZERO,
@@ -341,6 +346,8 @@ impl World {
             Event::DialDeadline { dial } => self.dial_failed(dial, "timed out", None),
             Event::Resume { machine } => self.resume(machine),
             Event::Client { machine } => self.on_client(machine),
+            Event::Letter { way, message } => self.on_letter(way, &message),
+            Event::LetterOver { way, result } => self.on_letter_over(way, result),
             Event::Fault(fault) => self.apply(&fault),
         }
     }
@@ -361,6 +368,8 @@ impl World {
                 self.dials.get(dial).map(|d| d.machine)
             }
             Event::Commit { .. } | Event::Resume { .. } | Event::Client { .. } | Event::Fault(_) => None,
+            // It waits with the input that it becomes.
+            Event::Letter { .. } | Event::LetterOver { .. } => None,
         }
     }
 
@@ -466,6 +475,7 @@ impl World {
             Output::AskRuntime { question, agent, query } => {
                 self.ask_runtime(machine, question, &agent, &query);
             }
+            Output::Try { number, message } => self.try_letter(machine, number, message),
             Output::AskNode { question, query } => self.ask_node(machine, question, &query),
             Output::Reply { request, result } => self.on_reply(machine, request, result),
             Output::Event(event) => self.on_event(machine, event),
@@ -518,17 +528,6 @@ impl World {
         }
         let report = AgentReport::Stopped;
         self.input_after(takes, machine, Input::Agent { agent: agent.clone(), run, report });
-    }
-
-    fn ask_runtime(&mut self, machine: usize, question: u64, agent: &AgentName, query: &RuntimeQuery) {
-        let answer = match query {
-            RuntimeQuery::Stats => RuntimeAnswer::Stats(AgentStats { pid: Some(1), ..AgentStats::default() }),
-            RuntimeQuery::Logs { lines } => {
-                let line = |n| format!("{agent}: line {n}");
-                RuntimeAnswer::Lines((0..(*lines).min(3)).map(line).collect())
-            }
-        };
-        self.input_soon(machine, Input::RuntimeAnswer { question, answer });
     }
 
     /// A client of the machine's node asks something; the answer is in [`Report::replies`].

@@ -112,12 +112,12 @@ fn try_all(nodes: usize, seeds: std::ops::Range<u64>, storm: impl Fn(u64) -> Res
 }
 
 /// How long each storm is: `SHOAL_STATE_SPAN=180`, or so many seconds.
-fn span_or(default: u64) -> Duration {
+pub(super) fn span_or(default: u64) -> Duration {
     seconds(std::env::var("SHOAL_STATE_SPAN").map_or(default, |text| text.parse().expect("seconds")))
 }
 
 /// How many seeds are tried and from which on: `SHOAL_STATE_SEEDS=1000..2000`, or a few.
-fn seeds(count: u64) -> std::ops::Range<u64> {
+pub(super) fn seeds(count: u64) -> std::ops::Range<u64> {
     let Ok(text) = std::env::var("SHOAL_STATE_SEEDS") else {
         return 0..count;
     };

@@ -78,11 +78,13 @@ pub enum Table {
     Register,
     /// Writes that wait for a majority, and what became of those that did.
     Queue,
+    /// Messages that are to be delivered, and those that were given up.
+    Outbox,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::State, Self::Clock, Self::Register, Self::Queue];
+    pub const ALL: [Self; 5] = [Self::State, Self::Clock, Self::Register, Self::Queue, Self::Outbox];
 
     /// Its name in the database.
     #[must_use]
@@ -92,6 +94,7 @@ impl Table {
             Self::Clock => "clock",
             Self::Register => "register",
             Self::Queue => "queue",
+            Self::Outbox => "outbox",
         }
     }
 }

@@ -290,6 +290,7 @@ impl Mesh {
             Pending::Nothing
             | Pending::Register(_)
             | Pending::Shared(_)
+            | Pending::Outbox(_)
             | Pending::Deploy { .. }
             | Pending::Undeploy { .. }
             | Pending::LeaveMesh { .. }

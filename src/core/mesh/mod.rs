@@ -11,6 +11,7 @@
 //! - `agents`: deploy, stop, the runtime's reports, what is published
 //! - `regions`: how far the others are, and which of them this node talks to when it may choose
 //! - `requests`: what nodes ask of each other
+//! - `outbox`: messages that this node has promised to deliver
 //! - `lineage` and `starts`: which processes ran on a node's store, and which of each peer was met last: how old copies show
 //! - `trust`: revocation lists, expelled nodes, links of a former certificate
 //! - `versions`: what is not said to a node of an earlier version
@@ -22,6 +23,7 @@ mod joining;
 mod lineage;
 mod lists;
 mod neighbours;
+mod outbox;
 mod records;
 mod regions;
 mod requests;
@@ -41,6 +43,7 @@ use rand_chacha::ChaCha8Rng;
 use self::lineage::Lineage;
 use self::lists::Lists;
 use self::neighbours::Neighbours;
+use self::outbox::Letters;
 use self::records::Relays;
 use self::regions::Regions;
 pub use self::regions::{cross_share, region_keep};
@@ -58,6 +61,7 @@ use super::ids::{AgentName, Incarnation, LinkId, MeshId, MeshName, NodeId, NodeK
 use super::links::Links;
 use super::membership::Membership;
 use super::model::{AgentSpec, CrossRegion, Event, Finding, Found, Hello, NodeCard};
+use super::outbox::{Outbox, OutboxBounds, Restored};
 use super::registry::Registry;
 use super::state::State;
 use super::supervision::Supervision;
@@ -82,6 +86,7 @@ enum Pending {
     Nothing,
     Register(u64),
     Shared(Durable),
+    Outbox(Letters),
     BelongTo(MeshId),
     Deploy { spec: AgentSpec, requester: Requester },
     Undeploy { agent: AgentName, requester: Requester },
@@ -148,6 +153,9 @@ pub struct Mesh {
     /// Members that are known by their key only.
     nameless: BTreeSet<NodeKey>,
     shared: Shared,
+    outbox: Outbox,
+    /// When the outbox is looked after next.
+    outbox_armed: Option<Instant>,
     requests: BTreeMap<u64, Open>,
     questions: BTreeMap<u64, (Requester, AgentName)>,
     /// Questions about this node that the shell has not answered yet.
@@ -181,6 +189,14 @@ impl Mesh {
         let starts = met.map(|rows| starts::load(rows)).unwrap_or_default();
         let lineage = met.map(|rows| Lineage::load(rows)).unwrap_or_default();
         let (shared, leftovers) = Shared::new(&boot, state, rng.random(), now);
+        let letters = boot.remembered.tables.get(&Table::Outbox).map(Vec::as_slice).unwrap_or_default();
+        let Restored { outbox, unreadable } = Outbox::restore(OutboxBounds::default(), letters, now);
+        if unreadable > 0 {
+            tracing::warn!(
+                unreadable,
+                "messages that are to be delivered cannot be read by this version: they wait"
+            );
+        }
         let Boot { card, mesh_name, process_id, remembered, start, .. } = boot;
         let Boot { profile, overrides, cross_region, .. } = boot;
         let own = card.node_id.clone();
@@ -221,6 +237,8 @@ impl Mesh {
             restarts_told: BTreeMap::new(),
             nameless: BTreeSet::new(),
             shared,
+            outbox,
+            outbox_armed: None,
             requests: BTreeMap::new(),
             questions: BTreeMap::new(),
             node_questions: BTreeMap::new(),
@@ -295,6 +313,7 @@ impl Mesh {
             Input::HandlerAnswer { question, answer } => {
                 self.shared.on_decision(question, answer, now);
             }
+            Input::TryEnded { number, result } => self.on_try_ended(number, result),
             Input::WantLink { node } => self.want_link(&node),
             Input::Expelled { node, reason } => self.on_expelled(&node, reason),
             Input::CrlAccepted { issuer, number, der } => self.on_crl_accepted(issuer, number, der),
@@ -331,6 +350,7 @@ impl Mesh {
                 Timer::RenewLate => self.replace_all(),
                 Timer::Request(id) => self.on_request_timeout(id),
                 Timer::Shared => self.on_shared_timer(),
+                Timer::Outbox => self.on_outbox_timer(),
                 Timer::AgentRestart(agent, run) => {
                     let effects = self.supervision.handle_restart(&agent, run);
                     self.run_agent_effects(effects);
@@ -372,6 +392,7 @@ impl Mesh {
         }
         self.tell_near();
         self.settle_shared();
+        self.tend_outbox();
         if std::mem::take(&mut self.view_changed) {
             self.output(Output::ViewChanged);
         }
@@ -439,6 +460,7 @@ impl Mesh {
                 self.shared.on_register_stored(token, self.now);
             }
             Some(Pending::Shared(durable)) => self.on_durable(durable),
+            Some(Pending::Outbox(letters)) => self.on_letters_stored(letters),
             Some(Pending::BelongTo(mesh_id)) => self.become_joined(mesh_id),
             Some(Pending::Deploy { spec, requester }) => self.on_deploy_stored(spec, requester),
             Some(Pending::Undeploy { agent, requester }) => self.on_undeploy_stored(agent, requester),
@@ -465,6 +487,7 @@ impl Mesh {
                 self.on_disk_failed(reason);
             }
             Some(Pending::Shared(durable)) => self.on_not_durable(durable, reason),
+            Some(Pending::Outbox(letters)) => self.on_letters_not_stored(letters, reason),
             Some(Pending::BelongTo(_)) => {
                 self.output(Output::Fatal { reason: format!("the mesh's id could not be stored: {reason}") });
             }

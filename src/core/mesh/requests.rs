@@ -64,6 +64,7 @@ impl Mesh {
             | RequestBody::Facts
             | RequestBody::History { .. }
             | RequestBody::State(_)
+            | RequestBody::Outbox(_)
             | RequestBody::ModulePart { .. } => limits::REQUEST_DEADLINE,
         };
         let id = self.next_number();
@@ -99,6 +100,7 @@ impl Mesh {
                 self.ask_runtime(requester, agent, RuntimeQuery::Logs { lines });
             }
             RequestBody::State(request) => self.on_state_request(requester, request),
+            RequestBody::Outbox(request) => self.on_outbox_request(requester, request),
             RequestBody::Facts => self.ask_node(requester, NodeQuery::Facts),
             RequestBody::History { query } => self.ask_node(requester, NodeQuery::History(query)),
             RequestBody::ModulePart { module, offset } => {

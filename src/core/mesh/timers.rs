@@ -36,6 +36,8 @@ pub(super) enum Timer {
     Request(u64),
     /// Something of what the nodes share is due.
     Shared,
+    /// A message is to be tried, or is over.
+    Outbox,
     /// Start an agent again.
     AgentRestart(AgentName, u64),
     /// Replace some of the links after this one that were made with a former certificate.
@@ -61,6 +63,7 @@ impl Timer {
             | Self::RenewLate
             | Self::Request(_)
             | Self::Shared
+            | Self::Outbox
             | Self::AgentRestart(..)
             | Self::Renew(_)
             | Self::StopDeadline => 16,
@@ -83,6 +86,7 @@ impl Timer {
             Self::RenewLate => "renew late",
             Self::Request(_) => "request",
             Self::Shared => "shared state",
+            Self::Outbox => "outbox",
             Self::AgentRestart(..) => "agent restart",
             Self::Renew(_) => "renew links",
             Self::StopDeadline => "stop",

@@ -1,9 +1,11 @@
 //! What readers outside the core see of it: a plain copy, made on request.
 
+use uuid::Uuid;
+
 use super::{Mesh, Phase};
 use crate::core::contract::{Counters, View};
 use crate::core::ids::{Incarnation, LinkId, NodeId, NodeKey};
-use crate::core::model::{AgentView, MemberStatus, MemberView, NodeCard};
+use crate::core::model::{AgentView, LetterTrace, MemberStatus, MemberView, NodeCard};
 
 /// How much the core holds, for those who watch that it stays bounded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -64,6 +66,12 @@ impl Mesh {
         self.status_of(&node.key())
     }
 
+    /// What is known of the way of a message that this node has promised to deliver.
+    #[must_use]
+    pub fn letter(&self, id: Uuid) -> Option<LetterTrace> {
+        self.outbox.trace(id)
+    }
+
     /// Each owner's records as held here: the owner, its start, its number, and a hash of the content.
     pub fn owned(&self) -> impl Iterator<Item = (&NodeId, u64, u64, u64)> {
         self.registry.owners().map(|(node, owner)| {
@@ -102,6 +110,8 @@ impl Mesh {
             mode: self.shared.mode(),
             queued: self.shared.queued(),
             state_keys: self.shared.state.key_count(),
+            outbox: self.outbox.len(),
+            dead_letters: self.outbox.dead(),
         }
     }
 
@@ -111,6 +121,7 @@ impl Mesh {
             claims_dropped: self.membership.dropped_claims(),
             state_refused: self.shared.refused(),
             state_held_back: self.shared.held_back(),
+            letters_died: self.outbox.died(),
             round_trips_refused: refusals.round_trips,
             coordinates_refused: refusals.coordinates,
             coordinate_resets: refusals.resets,

@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{AgentStats, HistoryPage, HistoryQuery, NodeFacts, StateAnswer, StateRequest};
+use super::{
+    AgentStats, HistoryPage, HistoryQuery, NodeFacts, OutboxAnswer, OutboxRequest, StateAnswer, StateRequest,
+};
 use crate::core::ids::{AgentName, ModuleId};
 use crate::core::limits;
 use crate::core::model::AgentSpec;
@@ -60,6 +62,8 @@ pub enum RequestBody {
         /// From which byte on.
         offset: u64,
     },
+    /// Something about the messages that it has promised to deliver.
+    Outbox(OutboxRequest),
 }
 
 /// What a request brings.
@@ -88,6 +92,8 @@ pub enum ResponseBody {
     State(StateAnswer),
     /// A part of a WASM module.
     ModulePart(ModulePart),
+    /// About the messages that it has promised to deliver.
+    Outbox(OutboxAnswer),
 }
 
 /// Some bytes of a WASM module.

@@ -128,7 +128,11 @@ impl RequestBody {
             | Self::AgentInfo { .. }
             | Self::AgentLogs { .. }
             | Self::Leave { .. } => 1,
-            Self::Facts | Self::History { .. } | Self::State(_) | Self::ModulePart { .. } => 2,
+            Self::Facts
+            | Self::History { .. }
+            | Self::State(_)
+            | Self::ModulePart { .. }
+            | Self::Outbox(_) => 2,
         }
     }
 }
@@ -140,7 +144,7 @@ impl ResponseBody {
         match self {
             Self::AgentInfo { spec, .. } if matches!(spec.source, AgentSource::Wasm(_)) => 2,
             Self::Done | Self::AgentInfo { .. } | Self::Lines { .. } => 1,
-            Self::Facts(_) | Self::History(_) | Self::State(_) | Self::ModulePart(_) => 2,
+            Self::Facts(_) | Self::History(_) | Self::State(_) | Self::ModulePart(_) | Self::Outbox(_) => 2,
         }
     }
 }

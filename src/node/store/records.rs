@@ -28,6 +28,7 @@ pub(super) const SCHEMA: &[&str] = &[
 ",
     super::history::TABLE,
     tables::TABLES,
+    tables::OUTBOX,
 ];
 
 /// The number of the last process start, or one less than the least number for the next.

@@ -39,6 +39,12 @@ pub(super) const TABLES: &str = "
     INSERT INTO tallies VALUES ('state', 0, 0, 0), ('clock', 0, 0, 0), ('register', 0, 0, 0), ('queue', 0, 0, 0);
 ";
 
+/// The step of the schema that makes the table of the outbox.
+pub(super) const OUTBOX: &str = "
+    CREATE TABLE outbox (key BLOB PRIMARY KEY, row BLOB NOT NULL, checksum INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+    INSERT INTO tallies VALUES ('outbox', 0, 0, 0);
+";
+
 /// Bytes that are allocated at once for rows that are read. Small, because one row in use keeps all of them.
 const CHUNK_BYTES: usize = 64 << 10;
 
@@ -237,6 +243,7 @@ fn index(table: Table) -> usize {
         Table::Clock => 1,
         Table::Register => 2,
         Table::Queue => 3,
+        Table::Outbox => 4,
     }
 }
 
@@ -303,6 +310,13 @@ impl Statements {
                 delete: "DELETE FROM queue WHERE key = ?1",
                 clear: "DELETE FROM queue",
                 read: "SELECT key, row, checksum FROM queue ORDER BY key",
+            },
+            Table::Outbox => &Self {
+                find: "SELECT length(row), checksum FROM outbox WHERE key = ?1",
+                put: "REPLACE INTO outbox VALUES (?1, ?2, ?3)",
+                delete: "DELETE FROM outbox WHERE key = ?1",
+                clear: "DELETE FROM outbox",
+                read: "SELECT key, row, checksum FROM outbox ORDER BY key",
             },
         }
     }

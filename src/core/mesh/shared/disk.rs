@@ -52,6 +52,11 @@ impl Mesh {
         self.shared.disk.failure.as_deref()
     }
 
+    /// Why rows are not taken now.
+    pub(in crate::core::mesh) fn why_no_rows(&self) -> String {
+        self.disk_failure().unwrap_or("the disk has failed and takes no writes").to_owned()
+    }
+
     /// Tries a disk that has failed again: whatever is in doubt there is written as it should be.
     pub(super) fn retry_disk(&mut self) {
         if self.shared.has_left || self.shared.disk.repair_due.is_none_or(|due| due > self.now) {
@@ -73,7 +78,7 @@ impl Mesh {
     /// Whether it may have failed without this node knowing.
     fn is_in_doubt(&self, no: PersistNo, then: &Pending) -> bool {
         match then {
-            Pending::Shared(_) => true,
+            Pending::Shared(_) | Pending::Outbox(_) => true,
             Pending::Register(_) | Pending::RestartAs(_) | Pending::LeaveMesh { .. } => {
                 no.0 <= self.shared.disk.given
             }

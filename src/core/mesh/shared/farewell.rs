@@ -42,7 +42,7 @@ pub(super) struct Farewell {
 
 #[derive(Debug)]
 enum Stage {
-    /// Its writes are being made: those under way, and the queued ones.
+    /// Its writes are being made, those under way and the queued ones, and its messages delivered.
     Emptying,
     /// Others take over its writes. From here on it answers for nobody's writes: who leaves at the same time must
     /// not count on it.
@@ -86,7 +86,8 @@ impl Mesh {
         self.shared.farewell = Some(farewell);
         let roster = self.shared.register.roster();
         let has_nothing = self.shared.queued() == 0 && self.shared.state.clock().is_empty();
-        if force || self.is_alone() || (roster.is_none() && has_nothing) {
+        let may_go = self.outbox.is_empty() && (self.is_alone() || (roster.is_none() && has_nothing));
+        if force || may_go {
             return self.forget_mesh();
         }
         let evicted = roster.map(|roster| successor(roster, &RosterChange::evict(self.own.clone())));
@@ -105,11 +106,11 @@ impl Mesh {
     }
 
     /// Whether this node is about to leave, and makes no writes for clients any more.
-    pub(super) fn is_leaving(&self) -> bool {
+    pub(in crate::core::mesh) fn is_leaving(&self) -> bool {
         self.shared.has_left || self.shared.farewell.is_some()
     }
 
-    pub(super) fn leaving(&self) -> Refusal {
+    pub(in crate::core::mesh) fn leaving(&self) -> Refusal {
         Refusal::NodeDown { node: self.own.clone(), status: "leaving".to_owned() }
     }
 
@@ -160,6 +161,7 @@ impl Mesh {
             |then: &Pending| matches!(then, Pending::Shared(Durable::Write { .. } | Durable::Enqueue { .. }));
         self.shared.queued() > 0
             || !self.shared.awaiting.is_empty()
+            || !self.outbox.is_empty()
             || self.pending.values().any(|(_, then)| is_write(then))
     }
 
@@ -261,7 +263,11 @@ impl Mesh {
         let why = match (&farewell.stage, &farewell.refused) {
             (Stage::Emptying, _) => {
                 let queued = self.shared.queued();
-                format!("{queued} queued writes, or others under way, wait for a majority or the disk")
+                let letters = self.outbox.len();
+                format!(
+                    "{queued} queued writes, or others under way, wait for a majority or the disk, and {letters} messages \
+                     to be delivered"
+                )
             }
             (Stage::HandingOver, _) => {
                 "no quorum has confirmed that it has all of this node's writes".to_owned()

@@ -279,6 +279,11 @@ impl Shared {
         self.held_back
     }
 
+    /// Whether this node is about to forget its mesh, or has.
+    pub(in crate::core::mesh) fn has_left(&self) -> bool {
+        self.has_left
+    }
+
     /// Milliseconds since 1970 as the wall clock shows them.
     fn unix_ms(&self, now: Instant) -> u64 {
         let ms = self.wall_offset_ms + i128::from(now.as_nanos() / 1_000_000);
@@ -286,7 +291,7 @@ impl Shared {
     }
 
     /// Milliseconds since 1970 by which the ages of queued writes are told.
-    fn queue_ms(&self, now: Instant) -> u64 {
+    pub(in crate::core::mesh) fn queue_ms(&self, now: Instant) -> u64 {
         let ms = self.queue_offset_ms + i128::from(now.as_nanos() / 1_000_000);
         u64::try_from(ms).unwrap_or(0)
     }
