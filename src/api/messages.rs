@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Json as Body;
 use axum::extract::State;
@@ -12,26 +12,37 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 
-use super::Api;
 use super::problem::Problem;
 use super::read::Json;
 use super::types::{Answered, Receipt, Send, Wanted};
+use super::{Api, letters};
 use crate::core::limits;
-use crate::core::model::{Address, Message, Performative};
+use crate::core::model::{Address, Guarantee, Message, Performative};
+use crate::core::wire::OutboxRequest;
 use crate::node::clock;
 use crate::node::dispatch::DEADLINE_DEFAULT;
 
 /// Ends with the answer or the receipt, or with the deadline.
 pub(super) async fn send(State(api): State<Arc<Api>>, Json(send): Json<Send>) -> Result<Response, Problem> {
     let begun = Instant::now();
-    let want = send.want;
+    let (want, guarantee) = (send.want, send.guarantee);
+    if (want, guarantee) == (Wanted::Answer, Guarantee::AtLeastOnce) {
+        let why = "at-least-once is for messages without an answer: send `\"want\": \"receipt\"` with it";
+        return Err(Problem::bad_request(why));
+    }
+    let life = send.deadline_ms.map_or(limits::OUTBOX_LIFE_DEFAULT, Duration::from_millis);
     let message = message(&api, send)?;
     let message_id = message.id;
+    let receipt = || Receipt { message_id, seconds: begun.elapsed().as_secs_f64() };
+    if guarantee == Guarantee::AtLeastOnce {
+        let life_ms = u64::try_from(life.as_millis()).unwrap_or(u64::MAX);
+        letters::ask(&api, None, OutboxRequest::Accept { message: Box::new(message), life_ms }).await?;
+        return Ok((StatusCode::ACCEPTED, Body(receipt())).into_response());
+    }
     match want {
         Wanted::Receipt => {
             api.node.send(message).await?;
-            let receipt = Receipt { message_id, seconds: begun.elapsed().as_secs_f64() };
-            Ok((StatusCode::ACCEPTED, Body(receipt)).into_response())
+            Ok((StatusCode::ACCEPTED, Body(receipt())).into_response())
         }
         Wanted::Answer => {
             let answer = api.node.ask(message).await?;
@@ -68,7 +79,7 @@ fn message(api: &Api, send: Send) -> Result<Message, Problem> {
         in_reply_to: None,
         content_type,
         content,
-        deadline_ms: deadline_ms(send.deadline_ms)?,
+        deadline_ms: deadline_ms(send.deadline_ms, send.guarantee)?,
         traceparent: None,
         hops: 0,
         extensions: BTreeMap::new(),
@@ -97,8 +108,13 @@ fn check_text(field: &str, text: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-fn deadline_ms(given: Option<u64>) -> Result<u32, Problem> {
-    let most = limits::DEADLINE_MAX.as_millis() as u64;
+fn deadline_ms(given: Option<u64>, guarantee: Guarantee) -> Result<u32, Problem> {
+    let most = match guarantee {
+        Guarantee::AtMostOnce => limits::DEADLINE_MAX,
+        // Each try has a deadline of its own.
+        Guarantee::AtLeastOnce => limits::OUTBOX_LIFE_MAX,
+    };
+    let most = most.as_millis() as u64;
     let given = given.unwrap_or(DEADLINE_DEFAULT.as_millis() as u64);
     match u32::try_from(given) {
         Ok(deadline) if (1..=most).contains(&given) => Ok(deadline),

@@ -16,6 +16,7 @@ mod everywhere;
 mod guard;
 mod health;
 mod history;
+mod letters;
 mod listen;
 mod messages;
 mod modules;
@@ -174,6 +175,8 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/cluster/remove", post(roster::remove))
         .route("/v1/cluster/resolve", post(roster::resolve))
         .route("/v1/cluster/reconcile", post(roster::reconcile))
+        .route("/v1/dead-letters/retry", post(letters::retry))
+        .route("/v1/dead-letters/drop", post(letters::drop))
         .route_layer(from_fn(agents::record));
     let router = Router::new()
         .route("/v1/cluster/members", get(cluster::members))
@@ -188,6 +191,8 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/agents/{name}/logs", get(agents::logs))
         .route("/v1/modules", get(modules::list))
         .route("/v1/messages", post(messages::send))
+        .route("/v1/messages/{id}", get(letters::trace))
+        .route("/v1/dead-letters", get(letters::dead))
         .route("/v1/state", get(state::list))
         .route("/v1/state/{*key}", get(state::get).put(state::put).delete(state::delete))
         .route("/v1/state-changes", get(events::follow_state))

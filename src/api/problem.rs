@@ -85,6 +85,7 @@ impl From<SendError> for Problem {
             | SendError::TooFar { .. }
             | SendError::NotRunning { .. }
             | SendError::Joining { .. }
+            | SendError::NotPromised { .. }
             | SendError::Stopping { .. } => StatusCode::SERVICE_UNAVAILABLE,
             SendError::DeadlineExceeded { .. } => StatusCode::GATEWAY_TIMEOUT,
             SendError::TooManyHops { .. } => StatusCode::LOOP_DETECTED,

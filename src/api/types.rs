@@ -5,6 +5,7 @@
 mod certificates;
 mod facts;
 mod history;
+mod letters;
 mod modules;
 mod roster;
 mod state;
@@ -16,7 +17,7 @@ use uuid::Uuid;
 
 use crate::core::ids::{AgentName, MeshId, NodeId};
 use crate::core::limits;
-use crate::core::model::{self, AgentSource, Performative, ProcessProtocol};
+use crate::core::model::{self, AgentSource, Guarantee, Performative, ProcessProtocol};
 use crate::core::wire::AgentStats;
 use crate::node::events::Numbered;
 
@@ -25,6 +26,7 @@ pub use self::certificates::{
 };
 pub use self::facts::{Arrival, Authority, Facts, Link, NetworkPath, NodeReport, ShownCertificate};
 pub use self::history::{Finding, Found, History, HistoryEntry};
+pub use self::letters::{DeadChanged, DeadLetter, DeadLetters, DeadOnes, FailedTry, MessageTrace};
 pub use self::modules::{Grants, InstanceLife, Module, WasmSource};
 pub use self::roster::{
     Cut, Difference, Inspected, Mended, NodeMode, Partition, Reconcile, Reconciled, Remove, Resolve,
@@ -432,12 +434,16 @@ pub struct Send {
     /// Messages of one conversation keep their order.
     #[serde(default)]
     pub conversation_id: Option<String>,
-    /// How long the answer or the receipt may take; 5,000 when null.
+    /// How long the answer or the receipt may take; 5,000 when null. With `at-least-once`: how long the message is
+    /// tried; 3,600,000 when null.
     #[serde(default)]
     pub deadline_ms: Option<u64>,
     /// What is waited for.
     #[serde(default)]
     pub want: Wanted,
+    /// What is promised. `at-least-once` goes with [`Wanted::Receipt`], which says then that the message is on the disk.
+    #[serde(default)]
+    pub guarantee: Guarantee,
 }
 
 /// What the sender of a message waits for.
@@ -447,7 +453,7 @@ pub enum Wanted {
     /// The agent's answer.
     #[default]
     Answer,
-    /// The news that the message is in the agent's mailbox.
+    /// The news that the message is in the agent's mailbox or, with `at-least-once`, on the disk of the asked node.
     Receipt,
 }
 

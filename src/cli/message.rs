@@ -13,13 +13,18 @@ use serde::Deserialize;
 use serde::de::value::{Error as ValueError, StrDeserializer};
 
 use super::client::{Client, Connection};
+use super::letters::{self, TraceArgs};
 use super::{Failure, Output, Shown, client_of, print};
 use crate::api::types::{Answered, Receipt, Send, Wanted};
 use crate::core::limits;
-use crate::core::model::{Address, Performative};
+use crate::core::model::{Address, Guarantee, Performative};
 
 /// What the way to the node and back may take beside the deadline of the message.
 const SLACK: Duration = Duration::from_secs(5);
+/// How long a receipt may take when nobody says.
+const RECEIPT_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a node may take to store a message.
+const ACCEPT_DEADLINE: Duration = Duration::from_secs(20);
 
 /// The subcommands of `shoal message`.
 #[derive(Debug, Subcommand)]
@@ -29,12 +34,39 @@ pub(crate) enum MessageCommand {
   shoal message ask --to echo --content hello
   shoal message ask --to upper@node-2 --content @letter.txt --deadline 30s
   generate | shoal message ask --to store --content - --content-type application/json")]
-    Ask(MessageArgs),
-    /// Send a message and wait until it is in the agent's mailbox
-    #[command(
-        after_help = "Example: shoal message send --to worker --content '{\"job\": 7}' --conversation job-7"
-    )]
-    Send(MessageArgs),
+    Ask(AskArgs),
+    /// Send a message and wait until it is in the agent's mailbox or, to be delivered at least once, on the node's disk
+    #[command(after_help = "Examples:
+  shoal message send --to worker --content '{\"job\": 7}' --conversation job-7
+  shoal message send --to worker --content '{\"job\": 8}' --guarantee at-least-once --deadline 1day")]
+    Send(SendArgs),
+    /// Tell where a message is that is to be delivered at least once
+    #[command(after_help = "Example: shoal message trace 01a1fc5e-54e2-7a91-aea0-15afccd41a51")]
+    Trace(TraceArgs),
+}
+
+/// Arguments of `shoal message ask`.
+#[derive(Debug, Args)]
+pub(crate) struct AskArgs {
+    #[command(flatten)]
+    message: MessageArgs,
+    /// How long the answer may take
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = span)]
+    deadline: Duration,
+}
+
+/// Arguments of `shoal message send`.
+#[derive(Debug, Args)]
+pub(crate) struct SendArgs {
+    #[command(flatten)]
+    message: MessageArgs,
+    /// at-most-once: it is sent once. at-least-once: the node keeps it on its disk and tries until the agent has
+    /// answered it, so the agent may get it twice
+    #[arg(long, value_name = "WORD", default_value = "at-most-once", value_parser = guarantee)]
+    guarantee: Guarantee,
+    /// How long the receipt may take [default: 5s]; with at-least-once, how long it is tried [default: 1h]
+    #[arg(long, value_name = "TIME", value_parser = life)]
+    deadline: Option<Duration>,
 }
 
 /// Arguments of both.
@@ -50,9 +82,6 @@ pub(crate) struct MessageArgs {
     /// what is not text]
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
-    /// How long the answer or the receipt may take
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = span)]
-    deadline: Duration,
     /// Id of a conversation; messages of one keep their order
     #[arg(long, value_name = "ID")]
     conversation: Option<String>,
@@ -73,11 +102,24 @@ fn performative(text: &str) -> Result<Performative, String> {
     Performative::deserialize(StrDeserializer::<ValueError>::new(text)).map_err(|error| error.to_string())
 }
 
+fn guarantee(text: &str) -> Result<Guarantee, String> {
+    Guarantee::deserialize(StrDeserializer::<ValueError>::new(text)).map_err(|error| error.to_string())
+}
+
+/// A time as `500ms`, `1h`, `2days`: how long a message may be tried.
+fn life(text: &str) -> Result<Duration, String> {
+    span_up_to(text, limits::OUTBOX_LIFE_MAX)
+}
+
 /// A time as `500ms`, `5s`, `1m 30s`: at least a millisecond, at most what a deadline may be.
 pub(super) fn span(text: &str) -> Result<Duration, String> {
+    span_up_to(text, limits::DEADLINE_MAX)
+}
+
+fn span_up_to(text: &str, most: Duration) -> Result<Duration, String> {
     let span = humantime::parse_duration(text).map_err(|error| format!("{error}; give one such as 5s"))?;
-    if span < Duration::from_millis(1) || span > limits::DEADLINE_MAX {
-        return Err(format!("give 1ms to {}", humantime::format_duration(limits::DEADLINE_MAX)));
+    if span < Duration::from_millis(1) || span > most {
+        return Err(format!("give 1ms to {}", humantime::format_duration(most)));
     }
     Ok(span)
 }
@@ -87,12 +129,14 @@ pub(super) async fn run(command: MessageCommand) -> Result<(), Failure> {
     match command {
         MessageCommand::Ask(args) => ask(args).await,
         MessageCommand::Send(args) => send(args).await,
+        MessageCommand::Trace(args) => letters::trace(&args).await,
     }
 }
 
-async fn ask(args: MessageArgs) -> Result<(), Failure> {
-    let output = args.shown.output;
-    let answered: Answered = post(args, Wanted::Answer).await?;
+async fn ask(AskArgs { message, deadline }: AskArgs) -> Result<(), Failure> {
+    let output = message.shown.output;
+    let answered: Answered =
+        post(message, Wanted::Answer, Guarantee::AtMostOnce, deadline, deadline + SLACK).await?;
     match output {
         Output::Json => print::show(output, &answered, |_| String::new()),
         Output::Table => {
@@ -115,13 +159,37 @@ fn content_of(answered: Answered) -> Result<Vec<u8>, Failure> {
     }
 }
 
-async fn send(args: MessageArgs) -> Result<(), Failure> {
-    let (output, to) = (args.shown.output, args.to.clone());
-    let receipt: Receipt = post(args, Wanted::Receipt).await?;
-    print::show(output, &receipt, |receipt| format!("message {} is with {to}\n", receipt.message_id))
+async fn send(SendArgs { message, guarantee, deadline }: SendArgs) -> Result<(), Failure> {
+    let (output, to) = (message.shown.output, message.to.clone());
+    let (deadline, within) = match guarantee {
+        Guarantee::AtMostOnce => {
+            let deadline = deadline.unwrap_or(RECEIPT_DEADLINE);
+            if deadline > limits::DEADLINE_MAX {
+                let most = humantime::format_duration(limits::DEADLINE_MAX);
+                return Err(Failure::Usage(format!(
+                    "--deadline: give 1ms to {most}, or --guarantee at-least-once"
+                )));
+            }
+            (deadline, deadline + SLACK)
+        }
+        Guarantee::AtLeastOnce => (deadline.unwrap_or(limits::OUTBOX_LIFE_DEFAULT), ACCEPT_DEADLINE),
+    };
+    let receipt: Receipt = post(message, Wanted::Receipt, guarantee, deadline, within).await?;
+    print::show(output, &receipt, |receipt| match guarantee {
+        Guarantee::AtMostOnce => format!("message {} is with {to}\n", receipt.message_id),
+        Guarantee::AtLeastOnce => {
+            format!("message {} is stored, and tried until {to} has answered it\n", receipt.message_id)
+        }
+    })
 }
 
-async fn post<T: serde::de::DeserializeOwned>(args: MessageArgs, want: Wanted) -> Result<T, Failure> {
+async fn post<T: serde::de::DeserializeOwned>(
+    args: MessageArgs,
+    want: Wanted,
+    guarantee: Guarantee,
+    deadline: Duration,
+    within: Duration,
+) -> Result<T, Failure> {
     let client: Client = client_of(&args.connection)?;
     let (content, content_base64) = match String::from_utf8(read_content(&args.content)?) {
         Ok(text) => (Some(text), None),
@@ -134,10 +202,11 @@ async fn post<T: serde::de::DeserializeOwned>(args: MessageArgs, want: Wanted) -
         content_type: args.content_type,
         performative: args.performative,
         conversation_id: args.conversation,
-        deadline_ms: Some(u64::try_from(args.deadline.as_millis()).unwrap_or(u64::MAX)),
+        deadline_ms: Some(u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX)),
         want,
+        guarantee,
     };
-    client.post("/v1/messages", &send, args.deadline + SLACK).await
+    client.post("/v1/messages", &send, within).await
 }
 
 fn read_content(content: &str) -> Result<Vec<u8>, Failure> {

@@ -8,6 +8,7 @@ mod cluster;
 mod deploy;
 mod dev;
 pub mod keeper;
+mod letters;
 mod message;
 mod print;
 pub mod sample;
@@ -74,6 +75,9 @@ enum Command {
     /// Ask an agent, or send it something
     #[command(subcommand)]
     Message(message::MessageCommand),
+    /// Look at messages that could not be delivered, try them again, drop them
+    #[command(subcommand)]
+    DeadLetters(letters::DeadLettersCommand),
     /// Read and write what the nodes share: keys, maps, sets and counters
     #[command(subcommand)]
     State(state::StateCommand),
@@ -159,6 +163,7 @@ impl Shoal {
             Command::Deploy(args) => wait_for(deploy::run(args)),
             Command::Agent(command) => wait_for(agent::run(command)),
             Command::Message(command) => wait_for(message::run(command)),
+            Command::DeadLetters(command) => wait_for(letters::run(command)),
             Command::State(command) => wait_for(state::run(command)),
             Command::Sim(args) => simulate(&args),
             Command::Cert(command) => run_cert(&command),

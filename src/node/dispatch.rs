@@ -4,16 +4,14 @@
 //! holds, no disk. Three things may be wanted of a message: its answer ([`Dispatcher::ask`]), the news
 //! that it is in the agent's mailbox ([`Dispatcher::send`]), or nothing ([`Dispatcher::tell`]). The
 //! guarantee is at-most-once: nothing is sent twice, and what cannot be delivered is an error with its
-//! reason, to the sender, at once where the reason is known.
+//! reason, to the sender, at once where the reason is known. Messages that are to be delivered at least once wait in the
+//! core's outbox, and each of its tries comes this way.
 
 use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
-use std::future::Future;
 use std::hash::{Hash, Hasher};
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -21,8 +19,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 
 use self::choice::{Choice, choose, is_usable};
-use super::clock;
-use super::runtime::{Delivery, Draft, Finish, Outlet, Runtime};
+use super::runtime::{Delivery, Finish, Runtime};
 use super::transport::{Awaited, DataHandler, Peer, SendFailure};
 use crate::core::contract::Input;
 use crate::core::error::SendError;
@@ -32,6 +29,9 @@ use crate::core::model::{Address, AgentState, Answer, CrossRegion, MemberStatus,
 use crate::core::wire::{Data, Want};
 
 mod choice;
+mod outlet;
+
+pub use self::outlet::{Promise, Promised};
 
 /// How long an answer may take when the sender does not say.
 pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(5);
@@ -126,6 +126,7 @@ struct Inner {
     tags: AtomicU64,
     turns: AtomicUsize,
     meters: OnceLock<Meters>,
+    promise: OnceLock<Promise>,
 }
 
 /// Metric handles, looked up once.
@@ -162,8 +163,15 @@ impl Dispatcher {
             tags: AtomicU64::new(0),
             turns: AtomicUsize::new(0),
             meters: OnceLock::new(),
+            promise: OnceLock::new(),
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// Lets agents have messages delivered at least once. Only the first call counts.
+    pub fn set_promise(&self, promise: Promise) {
+        // Whoever comes later is not needed.
+        let _ = self.inner.promise.set(promise);
     }
 
     /// Publishes who runs what, for every message from now on.
@@ -492,54 +500,11 @@ fn send_outcome(peer: &Peer, order: u64, tag: u64, result: Outcome) {
     }
 }
 
-impl Dispatcher {
-    fn message_of(&self, draft: Draft) -> Result<Message, SendError> {
-        Ok(Message {
-            id: clock::message_id(),
-            from: format!("{}@{}", draft.from, self.inner.own),
-            to: Address::parse(&draft.to)?,
-            performative: draft.performative,
-            conversation_id: draft.conversation_id,
-            in_reply_to: draft.in_reply_to,
-            content_type: draft.content_type,
-            content: draft.content,
-            deadline_ms: draft.deadline_ms.unwrap_or(DEADLINE_DEFAULT.as_millis() as u32),
-            traceparent: None,
-            hops: draft.hops,
-            extensions: std::collections::BTreeMap::new(),
-        })
-    }
-}
-
-/// Begins a message's way before anybody awaits it, so that messages of one agent leave in the order in
-/// which it wrote them.
-fn begun<F>(mut exchange: Pin<Box<F>>) -> Pin<Box<dyn Future<Output = F::Output> + Send>>
-where
-    F: Future<Output: Send> + Send + 'static,
-{
-    match exchange.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(output) => Box::pin(std::future::ready(output)),
-        Poll::Pending => exchange,
-    }
-}
-
-impl Outlet for Dispatcher {
-    fn send(&self, draft: Draft) -> Pin<Box<dyn Future<Output = Result<(), SendError>> + Send>> {
-        let dispatcher = self.clone();
-        begun(Box::pin(async move { Self::send(&dispatcher, dispatcher.message_of(draft)?).await }))
-    }
-
-    fn ask(&self, draft: Draft) -> Pin<Box<dyn Future<Output = Result<Answer, SendError>> + Send>> {
-        let dispatcher = self.clone();
-        begun(Box::pin(async move { Self::ask(&dispatcher, dispatcher.message_of(draft)?).await }))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::model::Performative;
-    use crate::node::runtime::RuntimeConfig;
+    use crate::core::model::{Guarantee, Performative};
+    use crate::node::runtime::{Draft, RuntimeConfig};
 
     fn node(name: &str) -> NodeId {
         NodeId::new(name).expect("valid")
@@ -580,6 +545,7 @@ mod tests {
                 content_type: "text/plain".to_owned(),
                 content: bytes::Bytes::new(),
                 deadline_ms: None,
+                guarantee: Guarantee::AtMostOnce,
                 hops: 0,
             };
             dispatcher.message_of(draft).expect("a valid message")

@@ -199,11 +199,10 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
     let mut mesh = Mesh::with_state(boot(advertised.clone()), state, clock.now());
     let outputs: Vec<_> = std::iter::from_fn(|| mesh.poll_output()).collect();
     let shared = Arc::new(Shared::new(mesh.view()));
-    runtime.set_commons(Arc::new(Shares {
-        own: config.node.id.clone(),
-        core: core.clone(),
-        shared: Arc::clone(&shared),
-    }));
+    let shares =
+        Arc::new(Shares { own: config.node.id.clone(), core: core.clone(), shared: Arc::clone(&shared) });
+    runtime.set_commons(Arc::clone(&shares) as Arc<_>);
+    dispatcher.set_promise(Box::new(move |message, life| shares.promise(message, life)));
     let discovery = start_discovery(config, mesh_name.clone(), advertised, &core, &shared)?;
     let transport = Transport::open(
         transport_config(config, &keys, identity, door),

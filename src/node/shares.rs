@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::dispatch::Promised;
 use super::driver::Shared;
 use super::runtime::Commons;
 use crate::core::contract::Input;
-use crate::core::error::Refusal;
+use crate::core::error::{Refusal, SendError};
 use crate::core::ids::{ModuleId, NodeId};
-use crate::core::wire::{ModulePart, RequestBody, ResponseBody, StateAnswer, StateRequest};
+use crate::core::model::Message;
+use crate::core::wire::{ModulePart, OutboxRequest, RequestBody, ResponseBody, StateAnswer, StateRequest};
 
 /// Asks the core on behalf of agents.
 #[derive(Debug)]
@@ -30,6 +32,20 @@ impl Shares {
     ) -> impl Future<Output = Result<ResponseBody, Refusal>> + Send + use<> {
         let (core, shared) = (self.core.clone(), Arc::clone(&self.shared));
         async move { shared.request(&core, node, body).await }
+    }
+}
+
+impl Shares {
+    /// Promises to deliver a message at least once; it is on this node's disk when this ends.
+    pub(super) fn promise(&self, message: Message, life: Duration) -> Promised {
+        let node = self.own.clone();
+        let life_ms = u64::try_from(life.as_millis()).unwrap_or(u64::MAX);
+        let request = OutboxRequest::Accept { message: Box::new(message), life_ms };
+        let accepted = self.ask(node.clone(), RequestBody::Outbox(request));
+        Box::pin(async move {
+            let refused = |refusal: Refusal| SendError::NotPromised { node, why: refusal.to_string() };
+            accepted.await.map(drop).map_err(refused)
+        })
     }
 }
 

@@ -47,7 +47,7 @@ use crate::core::contract::AgentReport;
 use crate::core::error::{Refusal, SendError};
 use crate::core::ids::{AgentName, ModuleId, NodeId};
 use crate::core::limits;
-use crate::core::model::{AgentSource, AgentSpec, Answer, Message, Performative};
+use crate::core::model::{AgentSource, AgentSpec, Answer, Guarantee, Message, Performative};
 use crate::core::wire::{AgentStats, ModulePart, StateAnswer, StateRequest};
 
 /// Takes what became of a message, exactly once. Runs on whatever task finishes the message, so it
@@ -91,8 +91,10 @@ pub struct Draft {
     pub content_type: String,
     /// Content; its bound is checked.
     pub content: bytes::Bytes,
-    /// Time for an answer, in milliseconds; `None` is the default deadline.
+    /// Time for an answer, or for the tries to deliver it, in milliseconds; `None` is the default.
     pub deadline_ms: Option<u32>,
+    /// What is promised of a message without an answer.
+    pub guarantee: Guarantee,
     /// Hops of the message that caused this one, plus one.
     pub hops: u8,
 }

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::core::error::SendError;
 use crate::core::limits;
-use crate::core::model::{Answer, Message, Performative};
+use crate::core::model::{Answer, Guarantee, Message, Performative};
 
 /// The version that the first line names.
 const PROTOCOL: u8 = 1;
@@ -157,6 +157,7 @@ pub(super) struct Outgoing {
     pub(super) content_type: String,
     pub(super) content: Bytes,
     pub(super) deadline_ms: Option<u32>,
+    pub(super) guarantee: Guarantee,
 }
 
 /// A line that is not understood. When it carries an id of the agent's own, the agent is told.
@@ -183,6 +184,7 @@ struct Fields {
     conversation_id: Option<String>,
     in_reply_to: Option<Uuid>,
     deadline_ms: Option<u32>,
+    guarantee: Option<Guarantee>,
 }
 
 /// Understands a line of an agent.
@@ -216,6 +218,9 @@ fn understand(mut fields: Fields, id: Option<String>) -> Result<FromAgent, Cow<'
         "send" => Ok(FromAgent::Send(outgoing(fields, id)?)),
         "ask" => {
             let chosen = id.clone().ok_or("it has no `id`, by which its answer would be known")?;
+            if fields.guarantee.is_some_and(|guarantee| guarantee != Guarantee::AtMostOnce) {
+                return Err("at-least-once is for messages without an answer: `send` it".into());
+            }
             Ok(FromAgent::Ask(chosen, outgoing(fields, id)?))
         }
         "log" => {
@@ -258,6 +263,7 @@ fn outgoing(mut fields: Fields, id: Option<String>) -> Result<Outgoing, Cow<'sta
         content_type,
         content,
         deadline_ms: fields.deadline_ms,
+        guarantee: fields.guarantee.unwrap_or_default(),
     })
 }
 

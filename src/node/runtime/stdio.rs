@@ -210,6 +210,7 @@ impl Reader<'_> {
             content_type,
             content,
             deadline_ms,
+            guarantee,
         } = outgoing;
         if let Err(error) = protocol::check_content(&content) {
             return self.refuse(id, error.code(), error.to_string());
@@ -232,6 +233,7 @@ impl Reader<'_> {
             content_type,
             content,
             deadline_ms,
+            guarantee,
             hops: self.mailbox.hops_of_next(in_reply_to),
         };
         let outcomes = self.back.outcomes.clone();

@@ -12,7 +12,7 @@ use wasmtime::ResourceLimiter;
 use super::bindings::shoal::agent::{clock, log, messaging, random, state, types};
 use crate::core::error::{Refusal, SendError};
 use crate::core::limits;
-use crate::core::model::{Address, Performative, WasmSource};
+use crate::core::model::{Address, Guarantee, Performative, WasmSource};
 use crate::core::wire::{Ack, StateAnswer, StateRequest};
 use crate::node::clock::{fill_random, unix_ms};
 use crate::node::runtime::agent::Agent;
@@ -90,6 +90,7 @@ impl Host {
             content_type: body.content_type,
             content,
             deadline_ms,
+            guarantee: Guarantee::AtMostOnce,
             hops: self.hops,
         };
         Ok((Arc::clone(outlet), draft))

@@ -1,0 +1,82 @@
+//! What agents send: their drafts become messages, in the order in which they wrote them.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use super::{DEADLINE_DEFAULT, Dispatcher};
+use crate::core::error::SendError;
+use crate::core::limits;
+use crate::core::model::{Address, Answer, Guarantee, Message};
+use crate::node::clock;
+use crate::node::runtime::{Draft, Outlet};
+
+/// Whether a message is on the disk of this node, to be delivered at least once.
+pub type Promised = Pin<Box<dyn Future<Output = Result<(), SendError>> + Send>>;
+
+/// Promises to deliver a message for so long. It takes its place among the messages of its conversation when its future is
+/// first polled.
+pub type Promise = Box<dyn Fn(Message, Duration) -> Promised + Send + Sync>;
+
+impl Dispatcher {
+    async fn promise(&self, message: Message, life: Duration) -> Result<(), SendError> {
+        self.inner.check(&message)?;
+        match self.inner.promise.get() {
+            Some(promise) => promise(message, life).await,
+            None => Err(SendError::Joining { node: self.inner.own.clone(), agent: message.to.agent }),
+        }
+    }
+
+    pub(super) fn message_of(&self, draft: Draft) -> Result<Message, SendError> {
+        Ok(Message {
+            id: clock::message_id(),
+            from: format!("{}@{}", draft.from, self.inner.own),
+            to: Address::parse(&draft.to)?,
+            performative: draft.performative,
+            conversation_id: draft.conversation_id,
+            in_reply_to: draft.in_reply_to,
+            content_type: draft.content_type,
+            content: draft.content,
+            deadline_ms: draft.deadline_ms.unwrap_or(DEADLINE_DEFAULT.as_millis() as u32),
+            traceparent: None,
+            hops: draft.hops,
+            extensions: std::collections::BTreeMap::new(),
+        })
+    }
+}
+
+/// Begins a message's way before anybody awaits it, so that messages of one agent leave in the order in
+/// which it wrote them.
+fn begun<F>(mut exchange: Pin<Box<F>>) -> Pin<Box<dyn Future<Output = F::Output> + Send>>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    match exchange.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => Box::pin(std::future::ready(output)),
+        Poll::Pending => exchange,
+    }
+}
+
+impl Outlet for Dispatcher {
+    fn send(&self, draft: Draft) -> Pin<Box<dyn Future<Output = Result<(), SendError>> + Send>> {
+        let dispatcher = self.clone();
+        begun(Box::pin(async move {
+            let (guarantee, life_ms) = (draft.guarantee, draft.deadline_ms);
+            let message = dispatcher.message_of(draft)?;
+            match guarantee {
+                Guarantee::AtMostOnce => Self::send(&dispatcher, message).await,
+                Guarantee::AtLeastOnce => {
+                    let life =
+                        life_ms.map_or(limits::OUTBOX_LIFE_DEFAULT, |ms| Duration::from_millis(ms.into()));
+                    dispatcher.promise(message, life).await
+                }
+            }
+        }))
+    }
+
+    fn ask(&self, draft: Draft) -> Pin<Box<dyn Future<Output = Result<Answer, SendError>> + Send>> {
+        let dispatcher = self.clone();
+        begun(Box::pin(async move { Self::ask(&dispatcher, dispatcher.message_of(draft)?).await }))
+    }
+}
