@@ -236,3 +236,27 @@ fn an_agent_may_have_its_messages_delivered_at_least_once() {
     until("it is delivered", || is_empty(&node));
     assert_eq!(lines(&out), ["hello"]);
 }
+
+#[test]
+fn a_node_with_messages_that_wait_stops_while_its_agents_take_their_time() {
+    let place = Place::new();
+    let mut node = place.bootstrap("n1", &[]);
+    // It ends three seconds after it was told to.
+    let stubborn = "trap '' TERM; while read line; do :; done; sleep 3";
+    let told = node.shoal(&["deploy", "/bin/sh", "--name", "stubborn", "--", "-c", stubborn]);
+    assert_eq!(told.code, Some(0), "{told:?}");
+    for n in 0..10 {
+        assert_eq!(promise(&node, "writer", "x", &format!("c{n}")).status, 202);
+    }
+    node.signal("TERM");
+    assert_eq!(node.code(), Some(0));
+}
+
+#[test]
+fn a_message_that_is_too_large_is_not_promised() {
+    let place = Place::new();
+    let node = place.bootstrap("n1", &[]);
+    let refused = promise(&node, "writer", &"x".repeat((1 << 20) + 1), "c");
+    assert_eq!((refused.status, refused.code().as_str()), (413, "content_too_large"));
+    assert!(is_empty(&node));
+}

@@ -16,6 +16,7 @@ use super::problem::Problem;
 use super::read::Json;
 use super::types::{Answered, Receipt, Send, Wanted};
 use super::{Api, letters};
+use crate::core::error::SendError;
 use crate::core::limits;
 use crate::core::model::{Address, Guarantee, Message, Performative};
 use crate::core::wire::OutboxRequest;
@@ -35,6 +36,10 @@ pub(super) async fn send(State(api): State<Arc<Api>>, Json(send): Json<Send>) ->
     let message_id = message.id;
     let receipt = || Receipt { message_id, seconds: begun.elapsed().as_secs_f64() };
     if guarantee == Guarantee::AtLeastOnce {
+        let (bytes, bytes_max) = (message.content.len() as u64, limits::CONTENT_BYTES_MAX as u64);
+        if bytes > bytes_max {
+            return Err(SendError::ContentTooLarge { bytes, bytes_max }.into());
+        }
         let life_ms = u64::try_from(life.as_millis()).unwrap_or(u64::MAX);
         letters::ask(&api, None, OutboxRequest::Accept { message: Box::new(message), life_ms }).await?;
         return Ok((StatusCode::ACCEPTED, Body(receipt())).into_response());

@@ -158,8 +158,9 @@ async fn change(args: &ChangeArgs, what: &str, done: &str) -> Result<(), Failure
     let path = format!("/v1/dead-letters/{what}{}", of(args.node.as_ref(), "?"));
     let ones = DeadOnes { ids: args.ids.clone(), all: args.all };
     let mut changed: DeadChanged = client.post(&path, &ones, CHANGE_DEADLINE).await?;
-    // All of them are taken some at a time.
-    while args.all && changed.left > 0 {
+    // All that were there at first are taken, some at a time: some may be given up again meanwhile.
+    let there = changed.count + changed.left;
+    while args.all && changed.left > 0 && changed.count < there {
         let next: DeadChanged = client.post(&path, &ones, CHANGE_DEADLINE).await?;
         if next.count == 0 {
             break;

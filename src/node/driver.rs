@@ -244,8 +244,9 @@ impl Driver {
             Output::Try { number, message } => self.try_to_deliver(number, message),
             Output::AskNode { question, query } => self.witness.answer(question, query),
             Output::Reply { request, result } => {
-                // Whoever is told that an agent runs may ask it at once. What is asked of the state is not in the view.
-                if self.dirty && !matches!(result, Ok(ResponseBody::State(_))) {
+                // Whoever is told that an agent runs may ask it at once. What is asked of the state, or of the outbox, is
+                // not in the view.
+                if self.dirty && !matches!(result, Ok(ResponseBody::State(_) | ResponseBody::Outbox(_))) {
                     self.publish();
                 }
                 if let Some(reply) = self.shared.replies().remove(&request) {

@@ -192,6 +192,42 @@ fn a_node_with_messages_to_be_delivered_does_not_leave_its_mesh() {
     assert!(world.report().replies[&(2, asked)].1.is_ok());
 }
 
+/// More messages are over at once than may be on their way to the disk.
+#[test]
+fn thousands_of_messages_that_are_over_at_once_hold_up_nobody() {
+    let mut world = healthy_mesh(3, 37);
+    for _ in 0..40 {
+        for _ in 0..75 {
+            world.post(0, &to("nobody"), None, seconds(10));
+        }
+        world.run_for(Duration::from_millis(50));
+    }
+    // Also when they were over before the process began.
+    world.crash(0);
+    world.run_for(seconds(20));
+    world.start(0);
+    delivered(&mut world, seconds(60));
+    assert_eq!(world.letters().0, 3000);
+    rests(&mut world);
+    assert!(world.view(0).is_some_and(|view| view.outbox == 0 && view.dead_letters == 3000));
+}
+
+#[test]
+fn a_node_with_dead_letters_leaves_them_behind_only_when_it_is_told_to() {
+    let mut world = healthy_mesh(3, 38);
+    promised(&mut world, 2, "nobody", seconds(1));
+    world.run_for(seconds(5));
+    let node = world.node(2).clone();
+    let mut leaves = |force| {
+        let asked = world.request(2, &node, RequestBody::Leave { drain_ms: 1000, force });
+        world.run_for(seconds(15));
+        world.report().replies[&(2, asked)].1.clone()
+    };
+    let refused = leaves(false);
+    assert!(refused.as_ref().is_err_and(|why| why.to_string().contains("1 dead letters")), "{refused:?}");
+    assert!(leaves(true).is_ok());
+}
+
 /// Messages of each node in each of three conversations and in none, while everything happens to the mesh.
 fn letters_in_a_storm(nodes: usize, seed: u64, span: Duration) -> Result<(usize, usize), Vec<String>> {
     let mut world = healthy_mesh(nodes, seed);

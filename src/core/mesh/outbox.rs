@@ -9,9 +9,12 @@ use super::{Mesh, Pending, Phase, Requester, Timer};
 use crate::core::contract::{Change, Output};
 use crate::core::error::{Refusal, SendError};
 use crate::core::limits;
-use crate::core::model::Message;
+use crate::core::model::{DeadLetter, Message};
 use crate::core::outbox::{OutboxFull, Renumbered, backoff};
 use crate::core::wire::{DeadOnes, OutboxAnswer, OutboxRequest, ResponseBody};
+
+/// The outbox is looked after no sooner than this after the last time, so that it never holds up what it waits for.
+const SOONEST: Duration = Duration::from_millis(1);
 
 /// A persist of the outbox, and what is done once it is durable.
 #[derive(Debug)]
@@ -44,9 +47,17 @@ impl Mesh {
                     // One that has gone meanwhile has nothing after it.
                     all.by_ref().find(|letter| letter.id == after);
                 }
-                let letters = all.take(limit).collect();
+                let mut bytes = 0;
+                let letters = all.take(limit).take_while(|letter| {
+                    bytes += weight(letter);
+                    bytes <= limits::DEAD_LETTERS_BYTES_LISTED
+                });
+                let letters = letters.collect();
                 let total = self.outbox.dead() as u64;
                 self.answer_outbox(requester, OutboxAnswer::DeadLetters { letters, total });
+            }
+            OutboxRequest::Retry { .. } | OutboxRequest::Drop { .. } if self.is_leaving() => {
+                self.answer(requester, Err(self.leaving()));
             }
             OutboxRequest::Retry { .. } | OutboxRequest::Drop { .. } if !self.takes_rows() => {
                 let reason = self.why_no_rows();
@@ -75,6 +86,19 @@ impl Mesh {
     fn accept_letter(&mut self, requester: Requester, message: Message, life_ms: u64) {
         if !matches!(requester, Requester::Local(_)) {
             let why = "a node promises delivery to its own agents and clients only".to_owned();
+            return self.answer(requester, Err(Refusal::BadRequest { why }));
+        }
+        let long = |text: &String| text.len() > limits::API_NAME_BYTES_MAX;
+        if message.content.len() > limits::CONTENT_BYTES_MAX
+            || long(&message.content_type)
+            || message.conversation_id.as_ref().is_some_and(long)
+        {
+            let why = format!(
+                "the content, its type or the conversation is too long: {}, {} and {} bytes are the most",
+                limits::CONTENT_BYTES_MAX,
+                limits::API_NAME_BYTES_MAX,
+                limits::API_NAME_BYTES_MAX
+            );
             return self.answer(requester, Err(Refusal::BadRequest { why }));
         }
         if self.is_leaving() {
@@ -175,29 +199,38 @@ impl Mesh {
     pub(super) fn tend_outbox(&mut self) {
         let unix_ms = self.outbox_ms();
         if self.takes_rows() {
-            while let Some((number, changes)) = self.outbox.next_owed() {
+            while let Some((number, changes)) = self.outbox.next_owed(self.now) {
                 self.settle_letter(number, changes);
             }
-            while let Some((number, changes)) = self.outbox.expire(unix_ms) {
+            while let Some((number, changes)) = self.outbox.expire(self.now, unix_ms) {
                 self.settle_letter(number, changes);
             }
         }
-        if matches!(self.phase, Phase::Running) && !self.shared.has_left() {
-            while let Some(next) = self.outbox.next_try(self.now, unix_ms) {
-                self.output(Output::Try { number: next.number, message: next.message });
-            }
+        while self.may_settle()
+            && matches!(self.phase, Phase::Running)
+            && let Some(next) = self.outbox.next_try(self.now, unix_ms)
+        {
+            self.output(Output::Try { number: next.number, message: next.message });
         }
-        let takes_rows = self.takes_rows();
-        let over = self.outbox.next_deadline_ms().filter(|_| takes_rows);
+        // Whatever the disk holds up goes on with what the disk says next.
+        if !self.may_settle() {
+            return;
+        }
+        let over = self.outbox.next_deadline_ms();
         let over = over.map(|at| self.now + Duration::from_millis(at.saturating_sub(unix_ms)));
-        let owed = self.outbox.owes().then(|| self.now + limits::OUTBOX_DISK_RETRY);
-        let next = [self.outbox.next_try_at(), over, owed].into_iter().flatten().min();
-        if let Some(next) = next.map(|at| at.max(self.now))
+        let due = self.outbox.next_try_at().filter(|_| matches!(self.phase, Phase::Running));
+        let next = [due, over].into_iter().flatten().min();
+        if let Some(next) = next.map(|at| at.max(self.now + SOONEST))
             && self.outbox_armed.is_none_or(|armed| next < armed)
         {
             self.outbox_armed = Some(next);
             self.timers.set(next, Timer::Outbox);
         }
+    }
+
+    /// Whether the end of one more message can be given to the disk.
+    fn may_settle(&self) -> bool {
+        self.takes_rows() && !self.outbox.is_disk_busy()
     }
 
     pub(super) fn on_outbox_timer(&mut self) {
@@ -211,6 +244,12 @@ impl Mesh {
     fn outbox_ms(&self) -> u64 {
         self.shared.queue_ms(self.now)
     }
+}
+
+/// About as many bytes as it takes in a frame.
+fn weight(letter: &DeadLetter) -> usize {
+    let conversation = letter.conversation_id.as_ref().map_or(0, String::len);
+    256 + letter.from.len() + letter.content_type.len() + conversation + letter.reason.len()
 }
 
 fn ids(letters: DeadOnes) -> Option<BTreeSet<Uuid>> {

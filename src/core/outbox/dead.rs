@@ -84,8 +84,10 @@ impl Outbox {
     /// The dead letters that go for one of so many bytes.
     pub(super) fn oldest_for(&self, bytes: usize) -> Vec<u64> {
         let free = || self.dead.iter().filter(|(number, _)| !self.moving.contains(number));
-        let (mut count, mut total) =
-            free().fold((0, 0), |(count, total), (_, row)| (count + 1, total + row.letter.bytes()));
+        let (mut count, mut total) = free()
+            .fold((self.dying, self.dying_bytes), |(count, total), (_, row)| {
+                (count + 1, total + row.letter.bytes())
+            });
         let mut oldest = Vec::new();
         for (number, row) in free() {
             if count < self.bounds.dead && total + bytes <= self.bounds.dead_bytes {

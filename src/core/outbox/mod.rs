@@ -77,7 +77,7 @@ pub struct Outbox {
     deadlines: BTreeSet<(u64, u64)>,
     trying: usize,
     addresses: BTreeMap<Address, Busy>,
-    /// Messages on their way to the disk, and the bytes of them: new ones, and those that become dead letters.
+    /// What is on its way to the disk, and the bytes of it: new messages, and the ends of others.
     storing: usize,
     storing_bytes: usize,
     /// Their ends could not be stored.
@@ -89,6 +89,9 @@ pub struct Outbox {
     /// The last ones that were delivered.
     delivered: VecDeque<LetterTrace>,
     died: u64,
+    /// Messages on their way to the dead letters, and the bytes of them.
+    dying: usize,
+    dying_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -117,6 +120,16 @@ enum End {
     Dead(Box<DeadRow>),
 }
 
+impl End {
+    /// What a dead letter weighs.
+    fn bytes(&self) -> Option<usize> {
+        match self {
+            Self::Delivered { .. } => None,
+            Self::Dead(row) => Some(row.letter.bytes()),
+        }
+    }
+}
+
 /// From whom, to whom, and the conversation.
 type Lane = (String, Address, String);
 
@@ -132,6 +145,11 @@ struct Busy {
 #[must_use]
 pub fn backoff(tries: u32) -> Duration {
     PAUSE.saturating_mul(1 << tries.saturating_sub(1).min(16)).min(PAUSE_MAX)
+}
+
+/// How long so manieth try may take: 30 s, doubled with each, so that an agent that needs longer has its time in the end.
+fn patience(tries: u32) -> Duration {
+    limits::OUTBOX_TRY_DEADLINE.saturating_mul(1 << tries.saturating_sub(1).min(16)).min(limits::DEADLINE_MAX)
 }
 
 impl Outbox {
@@ -157,9 +175,13 @@ impl Outbox {
             moving: BTreeSet::new(),
             delivered: VecDeque::new(),
             died: 0,
+            dying: 0,
+            dying_bytes: 0,
         };
         let mut unreadable = 0;
         for (key, row) in rows {
+            // Also of rows that cannot be read: none is overwritten.
+            outbox.last = outbox.last.max(rows::number(key).unwrap_or(0));
             match rows::read(key, row) {
                 Some(Row::Letter(number, row)) => {
                     outbox.insert(number, row);
@@ -233,8 +255,9 @@ impl Outbox {
         self.storing_bytes -= bytes;
     }
 
-    /// Whether no more should be given to the disk now.
-    fn is_disk_busy(&self) -> bool {
+    /// Whether no more should be given to the disk, nor tried, now.
+    #[must_use]
+    pub fn is_disk_busy(&self) -> bool {
         self.storing >= limits::OUTBOX_STORING_MAX || self.storing_bytes >= limits::OUTBOX_STORING_BYTES_MAX
     }
 
@@ -292,7 +315,7 @@ impl Outbox {
             letter.stage = Stage::Trying;
             letter.tries += 1;
             let left_ms = letter.row.deadline_at_ms.saturating_sub(unix_ms).max(1);
-            let most_ms = limits::OUTBOX_TRY_DEADLINE.as_millis() as u64;
+            let most_ms = patience(letter.tries).as_millis() as u64;
             let deadline_ms = u32::try_from(left_ms.min(most_ms)).unwrap_or(u32::MAX);
             return Some(Try { number, message: Message { deadline_ms, ..letter.row.message.clone() } });
         }
@@ -317,7 +340,8 @@ impl Outbox {
         let address = letter.row.message.to.clone();
         let deadline_at_ms = letter.row.deadline_at_ms;
         let failure = result.err().inspect(|error| {
-            let last = FailedTry { at_ms: unix_ms, code: error.code().to_owned(), reason: error.to_string() };
+            let reason = error.to_string().chars().take(limits::OUTBOX_REASON_CHARS_MAX).collect();
+            let last = FailedTry { at_ms: unix_ms, code: error.code().to_owned(), reason };
             if letter.failed.len() == limits::OUTBOX_FAILURES_KEPT {
                 letter.failed.pop_front();
             }
@@ -326,8 +350,8 @@ impl Outbox {
         letter.stage = Stage::Waiting;
         self.release(&address, now);
         match failure {
-            None => Some(self.settle(number, End::Delivered { at_ms: unix_ms })),
-            Some(error) if is_final(&error) => Some(self.die(number, error.to_string(), unix_ms)),
+            None => Some(self.settle(number, End::Delivered { at_ms: unix_ms }, now)),
+            Some(error) if is_final(&error) => Some(self.die(number, error.to_string(), now, unix_ms)),
             Some(_) => {
                 self.deadlines.insert((deadline_at_ms, number));
                 let is_over = deadline_at_ms <= unix_ms;
@@ -345,7 +369,7 @@ impl Outbox {
 
     /// Gives up the next message whose time is over: its number, and what is to be made durable before
     /// [`Outbox::settled`].
-    pub fn expire(&mut self, unix_ms: u64) -> Option<(u64, Vec<Change>)> {
+    pub fn expire(&mut self, now: Instant, unix_ms: u64) -> Option<(u64, Vec<Change>)> {
         if self.is_disk_busy() {
             return None;
         }
@@ -355,14 +379,19 @@ impl Outbox {
             Some(last) => format!("its time was over; the last try: {}", last.reason),
             None => "its time was over before it could be tried".to_owned(),
         };
-        Some((number, self.die(number, reason, unix_ms)))
+        Some((number, self.die(number, reason, now, unix_ms)))
     }
 
     /// The end of a message is durable, or is not.
     pub fn settled(&mut self, number: u64, is_stored: bool, now: Instant) {
-        if let Some(Letter { stage: Stage::Settling(End::Dead(row), _), .. }) = self.letters.get(&number) {
-            let bytes = row.letter.bytes();
-            self.stored(bytes);
+        let Some(Letter { stage: Stage::Settling(end, _), .. }) = self.letters.get(&number) else {
+            return;
+        };
+        let bytes = end.bytes();
+        self.stored(bytes.unwrap_or_default());
+        if let Some(bytes) = bytes {
+            self.dying -= 1;
+            self.dying_bytes -= bytes;
         }
         if !is_stored {
             self.owed.insert(number);
@@ -389,20 +418,17 @@ impl Outbox {
     }
 
     /// The end of a message that is still to be made durable, because the disk did not take it before.
-    pub fn next_owed(&mut self) -> Option<(u64, Vec<Change>)> {
+    pub fn next_owed(&mut self, now: Instant) -> Option<(u64, Vec<Change>)> {
+        if self.is_disk_busy() {
+            return None;
+        }
         let number = self.owed.pop_first()?;
         let Stage::Settling(end, dropped) = &self.letters.get(&number)?.stage else {
             return None;
         };
         let end = end.clone();
         self.moving.retain(|number| !dropped.contains(number));
-        Some((number, self.settle(number, end)))
-    }
-
-    /// Whether the ends of some messages are still to be made durable.
-    #[must_use]
-    pub fn owes(&self) -> bool {
-        !self.owed.is_empty()
+        Some((number, self.settle(number, end, now)))
     }
 
     /// What is known of a message's way.
@@ -477,7 +503,16 @@ impl Outbox {
             return;
         };
         busy.trying -= 1;
-        let parked = busy.parked.pop_first();
+        self.unpark(address, now);
+    }
+
+    /// Gives one of those that wait for a try at an address to end its turn, if there is room.
+    fn unpark(&mut self, address: &Address, now: Instant) {
+        let Some(busy) = self.addresses.get_mut(address) else {
+            return;
+        };
+        let has_room = busy.trying < self.bounds.tries_each;
+        let parked = if has_room { busy.parked.pop_first() } else { None };
         if busy.trying == 0 && busy.parked.is_empty() {
             self.addresses.remove(address);
         }
@@ -486,33 +521,39 @@ impl Outbox {
         }
     }
 
-    fn die(&mut self, number: u64, reason: String, unix_ms: u64) -> Vec<Change> {
+    fn die(&mut self, number: u64, reason: String, now: Instant, unix_ms: u64) -> Vec<Change> {
         let Some(letter) = self.letters.get(&number) else {
             return vec![];
         };
         self.died += 1;
         let reason = reason.chars().take(limits::DEAD_REASON_CHARS_MAX).collect();
         let row = DeadRow { letter: letter.row.clone(), died_at_ms: unix_ms, tries: letter.tries, reason };
-        self.settle(number, End::Dead(Box::new(row)))
+        self.settle(number, End::Dead(Box::new(row)), now)
     }
 
-    fn settle(&mut self, number: u64, end: End) -> Vec<Change> {
+    fn settle(&mut self, number: u64, end: End, now: Instant) -> Vec<Change> {
         self.set_due(number, None);
         let mut changes = vec![rows::delete_letter(number)];
         let mut dropped = Vec::new();
+        self.store(end.bytes().unwrap_or_default());
         if let End::Dead(row) = &end {
+            let bytes = row.letter.bytes();
             changes.push(rows::put_dead(number, row));
-            self.store(row.letter.bytes());
-            dropped = self.oldest_for(row.letter.bytes());
+            dropped = self.oldest_for(bytes);
             changes.extend(dropped.iter().map(|old| rows::delete_dead(*old)));
             self.moving.extend(&dropped);
+            self.dying += 1;
+            self.dying_bytes += bytes;
         }
         if let Some(letter) = self.letters.get_mut(&number) {
             self.deadlines.remove(&(letter.row.deadline_at_ms, number));
-            if let Some(busy) = self.addresses.get_mut(&letter.row.message.to) {
+            letter.stage = Stage::Settling(end, dropped);
+            let address = letter.row.message.to.clone();
+            if let Some(busy) = self.addresses.get_mut(&address) {
                 busy.parked.remove(&number);
             }
-            letter.stage = Stage::Settling(end, dropped);
+            // It may have been given the turn of one that waits.
+            self.unpark(&address, now);
         }
         changes
     }

@@ -84,13 +84,18 @@ pub(super) fn delete_dead(number: u64) -> Change {
 
 /// A row of the store, or `None` when this version does not understand it.
 pub(super) fn read(key: &Bytes, row: &Bytes) -> Option<Row> {
-    let (kind, number) = key.split_first()?;
-    let number = u64::from_be_bytes(number.try_into().ok()?);
-    match *kind {
+    let number = number(key)?;
+    match *key.first()? {
         LETTER => Some(Row::Letter(number, wire::decode_value(row).ok()?)),
         DEAD => Some(Row::Dead(number, wire::decode_value(row).ok()?)),
         _ => None,
     }
+}
+
+/// The number in the key of a row, whatever the row says.
+pub(super) fn number(key: &[u8]) -> Option<u64> {
+    let (_, number) = key.split_first()?;
+    Some(u64::from_be_bytes(number.try_into().ok()?))
 }
 
 /// Big-endian, so that the rows' order is that in which the messages came.

@@ -90,7 +90,7 @@ impl World {
     }
 
     fn expire(&mut self) {
-        while let Some((number, changes)) = self.outbox.expire(self.unix_ms) {
+        while let Some((number, changes)) = self.outbox.expire(self.now, self.unix_ms) {
             self.commit(changes);
             self.outbox.settled(number, true, self.now);
         }
@@ -195,7 +195,7 @@ fn one_in_the_middle_of_a_conversation_that_is_over_does_not_hurry_the_first() {
     world.end(first, Err(failed()));
     // The clock says that the second is over, not the first.
     let (_, number) = *world.outbox.deadlines.last().expect("two wait");
-    let changes = world.outbox.die(number, "over".to_owned(), world.unix_ms);
+    let changes = world.outbox.die(number, "over".to_owned(), world.now, world.unix_ms);
     world.commit(changes);
     world.outbox.settled(number, true, world.now);
     assert_eq!(world.tries(), NONE);
@@ -303,8 +303,7 @@ fn an_end_that_the_disk_did_not_take_is_given_to_it_again() {
     }
     assert_eq!((world.outbox.len(), world.disk.len()), (2, 2));
     assert_eq!(world.tries(), NONE, "it was answered: it is not tried again");
-    assert!(world.outbox.owes());
-    while let Some((number, changes)) = world.outbox.next_owed() {
+    while let Some((number, changes)) = world.outbox.next_owed(world.now) {
         world.commit(changes);
         world.outbox.settled(number, true, world.now);
     }
@@ -358,7 +357,55 @@ fn the_oldest_dead_letters_go_for_new_ones_by_number_and_by_bytes() {
 
 #[test]
 fn rows_of_a_later_version_stay_where_they_are() {
-    let rows = [(Bytes::from_static(b"z1234567"), Bytes::from_static(b"?"))];
-    let Restored { outbox, unreadable } = Outbox::restore(OutboxBounds::default(), &rows, Instant::ZERO);
+    let key = Bytes::from_static(b"m\0\0\0\0\0\0\0\x05");
+    let rows = [(key.clone(), Bytes::from_static(b"?"))];
+    let Restored { mut outbox, unreadable } = Outbox::restore(OutboxBounds::default(), &rows, Instant::ZERO);
     assert_eq!((outbox.len(), unreadable), (0, 1));
+    let (number, _) = outbox.accept(message(1, "worker", None), 1_000_000, LIFE).expect("there is room");
+    assert_eq!(number, 6, "it takes the place of none");
+}
+
+#[test]
+fn of_many_that_are_given_up_at_once_no_more_are_kept_than_may_be() {
+    let mut world = World::new(OutboxBounds { dead: 4, ..OutboxBounds::default() });
+    for n in 1..=2 {
+        world.accept(message(n, "worker", None));
+    }
+    world.wait(LIFE);
+    world.expire();
+    for n in 3..=5 {
+        world.accept(message(n, "worker", None));
+    }
+    world.wait(LIFE);
+    let ends: Vec<_> = std::iter::from_fn(|| world.outbox.expire(world.now, world.unix_ms)).collect();
+    assert_eq!(ends.len(), 3);
+    for (number, changes) in ends {
+        world.commit(changes);
+        world.outbox.settled(number, true, world.now);
+    }
+    assert_eq!((world.outbox.dead(), world.disk.len()), (4, 4));
+    assert_eq!((world.outbox.dying, world.outbox.dying_bytes, world.outbox.storing), (0, 0, 0));
+}
+
+#[test]
+fn one_that_is_over_before_its_turn_comes_gives_its_turn_to_the_next() {
+    let bounds = OutboxBounds { tries: 2, tries_each: 1, ..OutboxBounds::default() };
+    let mut world = World::new(bounds);
+    let first = world.accept(message(1, "worker", None));
+    world.accept(message(2, "worker", None));
+    world.wait(LIFE / 2);
+    world.accept(message(3, "worker", None));
+    assert_eq!(world.tries(), [id(1)]);
+    // Another address takes the rest of the turns, so that the second has its turn and is not tried.
+    let (other, third) = (world.accept(message(4, "other", None)), world.accept(message(5, "third", None)));
+    assert_eq!(world.tries(), [id(4)]);
+    world.end(first, Ok(()));
+    assert_eq!(world.tries().len(), 1);
+    world.wait(LIFE / 2);
+    world.expire();
+    world.end(other, Ok(()));
+    let tried = world.tries();
+    world.end(third, Ok(()));
+    let later = world.tries();
+    assert!(tried.contains(&id(3)) || later.contains(&id(3)), "{tried:?}, {later:?}");
 }

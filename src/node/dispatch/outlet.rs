@@ -5,6 +5,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use tokio::task::unconstrained;
+
 use super::{DEADLINE_DEFAULT, Dispatcher};
 use crate::core::error::SendError;
 use crate::core::limits;
@@ -47,7 +49,7 @@ impl Dispatcher {
 }
 
 /// Begins a message's way before anybody awaits it, so that messages of one agent leave in the order in
-/// which it wrote them.
+/// which it wrote them. Its future is unconstrained: tokio would make one that has had many turns wait for its place.
 fn begun<F>(mut exchange: Pin<Box<F>>) -> Pin<Box<dyn Future<Output = F::Output> + Send>>
 where
     F: Future<Output: Send> + Send + 'static,
@@ -61,7 +63,7 @@ where
 impl Outlet for Dispatcher {
     fn send(&self, draft: Draft) -> Pin<Box<dyn Future<Output = Result<(), SendError>> + Send>> {
         let dispatcher = self.clone();
-        begun(Box::pin(async move {
+        begun(Box::pin(unconstrained(async move {
             let (guarantee, life_ms) = (draft.guarantee, draft.deadline_ms);
             let message = dispatcher.message_of(draft)?;
             match guarantee {
@@ -72,11 +74,13 @@ impl Outlet for Dispatcher {
                     dispatcher.promise(message, life).await
                 }
             }
-        }))
+        })))
     }
 
     fn ask(&self, draft: Draft) -> Pin<Box<dyn Future<Output = Result<Answer, SendError>> + Send>> {
         let dispatcher = self.clone();
-        begun(Box::pin(async move { Self::ask(&dispatcher, dispatcher.message_of(draft)?).await }))
+        begun(Box::pin(unconstrained(
+            async move { Self::ask(&dispatcher, dispatcher.message_of(draft)?).await },
+        )))
     }
 }

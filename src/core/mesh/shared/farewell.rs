@@ -83,6 +83,13 @@ impl Mesh {
             told: BTreeSet::new(),
             refused: None,
         };
+        let dead = self.outbox.dead();
+        if dead > 0 && !force {
+            let why = format!(
+                "{dead} dead letters would be lost with it: see `shoal dead-letters`, or --force leaves them behind"
+            );
+            return self.answer(requester, Err(Refusal::Barred { node: self.own.clone(), why }));
+        }
         self.shared.farewell = Some(farewell);
         let roster = self.shared.register.roster();
         let has_nothing = self.shared.queued() == 0 && self.shared.state.clock().is_empty();
@@ -162,6 +169,7 @@ impl Mesh {
         self.shared.queued() > 0
             || !self.shared.awaiting.is_empty()
             || !self.outbox.is_empty()
+            || self.outbox.dead() > 0
             || self.pending.values().any(|(_, then)| is_write(then))
     }
 
@@ -263,10 +271,10 @@ impl Mesh {
         let why = match (&farewell.stage, &farewell.refused) {
             (Stage::Emptying, _) => {
                 let queued = self.shared.queued();
-                let letters = self.outbox.len();
+                let (letters, dead) = (self.outbox.len(), self.outbox.dead());
                 format!(
                     "{queued} queued writes, or others under way, wait for a majority or the disk, and {letters} messages \
-                     to be delivered"
+                     to be delivered; {dead} dead letters would be lost"
                 )
             }
             (Stage::HandingOver, _) => {

@@ -279,11 +279,6 @@ impl Shared {
         self.held_back
     }
 
-    /// Whether this node is about to forget its mesh, or has.
-    pub(in crate::core::mesh) fn has_left(&self) -> bool {
-        self.has_left
-    }
-
     /// Milliseconds since 1970 as the wall clock shows them.
     fn unix_ms(&self, now: Instant) -> u64 {
         let ms = self.wall_offset_ms + i128::from(now.as_nanos() / 1_000_000);
