@@ -101,6 +101,8 @@ struct Letter {
     /// When it is tried next, while that is known.
     due: Option<Instant>,
     tries: u32,
+    /// Tries that had no end in their time.
+    late: u32,
     failed: VecDeque<FailedTry>,
 }
 
@@ -147,9 +149,9 @@ pub fn backoff(tries: u32) -> Duration {
     PAUSE.saturating_mul(1 << tries.saturating_sub(1).min(16)).min(PAUSE_MAX)
 }
 
-/// How long so manieth try may take: 30 s, doubled with each, so that an agent that needs longer has its time in the end.
-fn patience(tries: u32) -> Duration {
-    limits::OUTBOX_TRY_DEADLINE.saturating_mul(1 << tries.saturating_sub(1).min(16)).min(limits::DEADLINE_MAX)
+/// How long a try may take after so many that had no end in their time: an agent that needs longer has its time in the end.
+fn patience(late: u32) -> Duration {
+    limits::OUTBOX_TRY_DEADLINE.saturating_mul(1 << late.min(16)).min(limits::DEADLINE_MAX)
 }
 
 impl Outbox {
@@ -315,7 +317,7 @@ impl Outbox {
             letter.stage = Stage::Trying;
             letter.tries += 1;
             let left_ms = letter.row.deadline_at_ms.saturating_sub(unix_ms).max(1);
-            let most_ms = patience(letter.tries).as_millis() as u64;
+            let most_ms = patience(letter.late).as_millis() as u64;
             let deadline_ms = u32::try_from(left_ms.min(most_ms)).unwrap_or(u32::MAX);
             return Some(Try { number, message: Message { deadline_ms, ..letter.row.message.clone() } });
         }
@@ -346,6 +348,7 @@ impl Outbox {
                 letter.failed.pop_front();
             }
             letter.failed.push_back(last);
+            letter.late += u32::from(matches!(error, SendError::DeadlineExceeded { .. }));
         });
         letter.stage = Stage::Waiting;
         self.release(&address, now);
@@ -460,7 +463,7 @@ impl Outbox {
             self.lanes.entry(lane).or_default().insert(number);
         }
         let (stage, failed) = (Stage::Storing, VecDeque::new());
-        self.letters.insert(number, Letter { row, stage, due: None, tries: 0, failed });
+        self.letters.insert(number, Letter { row, stage, due: None, tries: 0, late: 0, failed });
     }
 
     fn set_due(&mut self, number: u64, due: Option<Instant>) {
