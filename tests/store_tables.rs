@@ -105,8 +105,8 @@ fn a_start_finds_a_table_that_somebody_else_has_changed() {
         ("INSERT INTO clock SELECT * FROM state", "a row of the table clock"),
         ("UPDATE tallies SET checksums = 0", "2 rows are there, and 2 were"),
         ("DELETE FROM tallies", "no rows"),
-        ("DROP TABLE register", "register is not defined as version 3"),
-        ("ALTER TABLE queue RENAME COLUMN row TO sow", "queue is not defined as version 3"),
+        ("DROP TABLE register", "register is not defined as version 4"),
+        ("ALTER TABLE queue RENAME COLUMN row TO sow", "queue is not defined as version 4"),
         ("PRAGMA user_version = 1", "not defined as version 1"),
         ("UPDATE meta SET value = 'many' WHERE key = 'start'", "invalid column type text"),
     ] {
