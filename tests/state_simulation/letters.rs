@@ -212,6 +212,20 @@ fn thousands_of_messages_that_are_over_at_once_hold_up_nobody() {
     assert!(world.view(0).is_some_and(|view| view.outbox == 0 && view.dead_letters == 3000));
 }
 
+/// It waits for what it has promised, as one among others does, and ends its mesh when nothing is left.
+#[test]
+fn the_last_node_of_a_mesh_delivers_what_it_has_promised_before_it_leaves() {
+    let mut world = healthy_mesh(1, 39);
+    promised(&mut world, 0, "worker", LIFE);
+    let node = world.node(0).clone();
+    let asked = world.request(0, &node, RequestBody::Leave { drain_ms: 1000, force: false });
+    world.run_for(seconds(2));
+    deploy(&mut world, 0, "worker");
+    world.run_for(seconds(8));
+    let left = world.report().replies.get(&(0, asked)).map(|(_, result)| result.clone());
+    assert!(matches!(left, Some(Ok(_))), "{left:?}");
+}
+
 #[test]
 fn a_node_with_dead_letters_leaves_them_behind_only_when_it_is_told_to() {
     let mut world = healthy_mesh(3, 38);

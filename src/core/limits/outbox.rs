@@ -10,9 +10,11 @@ pub const OUTBOX_BYTES_MAX: usize = 256 << 20;
 pub const OUTBOX_LIFE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long a message is tried when its sender does not say.
 pub const OUTBOX_LIFE_DEFAULT: Duration = Duration::from_secs(3600);
-/// How long a try of it may take; twice as long after each that had no answer in its time, up to the longest deadline of
-/// a message. Longer: it has failed, and the message is tried again.
+/// How long a try of it may take; twice as long after each that had no answer in its time. Longer: it has failed, and
+/// the message is tried again.
 pub const OUTBOX_TRY_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a try may take at most: agents that never answer have the places of others for no longer.
+pub const OUTBOX_TRY_LONGEST: Duration = Duration::from_secs(300);
 /// Tries under way at once. One more waits.
 pub const OUTBOX_TRIES_MAX: usize = 1024;
 /// Tries under way at once to one address. One more waits.

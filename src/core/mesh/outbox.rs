@@ -73,6 +73,10 @@ impl Mesh {
                     Err(full) => self.refuse_full(requester, &full),
                 }
             }
+            OutboxRequest::Drop { .. } if self.outbox.moves_many() => {
+                let what = format!("the store's queue of {}", self.own);
+                self.answer(requester, Err(Refusal::Overloaded { what }));
+            }
             OutboxRequest::Drop { letters } => {
                 let (numbers, changes) = self.outbox.drop_dead(ids(letters).as_ref());
                 if numbers.is_empty() {

@@ -23,7 +23,7 @@ impl Outbox {
     /// [`Outbox::dropped`].
     pub fn drop_dead(&mut self, ids: Option<&BTreeSet<Uuid>>) -> (Vec<u64>, Vec<Change>) {
         let numbers = self.dead_numbers(ids);
-        self.moving.extend(&numbers);
+        numbers.iter().for_each(|number| self.mark(*number));
         let changes = numbers.iter().map(|number| rows::delete_dead(*number)).collect();
         (numbers, changes)
     }
@@ -31,7 +31,7 @@ impl Outbox {
     /// Dead letters are dropped, or are not.
     pub fn dropped(&mut self, numbers: &[u64], is_stored: bool) {
         for number in numbers {
-            self.moving.remove(number);
+            self.unmark(*number);
             if is_stored {
                 self.exhume(*number);
             }
@@ -66,7 +66,7 @@ impl Outbox {
             self.store(row.bytes());
             changes.extend([rows::delete_dead(old), rows::put_letter(number, &row)]);
             self.insert(number, row);
-            self.moving.insert(old);
+            self.mark(old);
             pairs.push((old, number));
         }
         Ok((pairs, changes))
@@ -84,10 +84,8 @@ impl Outbox {
     /// The dead letters that go for one of so many bytes.
     pub(super) fn oldest_for(&self, bytes: usize) -> Vec<u64> {
         let free = || self.dead.iter().filter(|(number, _)| !self.moving.contains(number));
-        let (mut count, mut total) = free()
-            .fold((self.dying, self.dying_bytes), |(count, total), (_, row)| {
-                (count + 1, total + row.letter.bytes())
-            });
+        let mut count = self.dead.len() - self.moving.len() + self.dying;
+        let mut total = self.dead_bytes - self.moving_bytes + self.dying_bytes;
         let mut oldest = Vec::new();
         for (number, row) in free() {
             if count < self.bounds.dead && total + bytes <= self.bounds.dead_bytes {
@@ -100,6 +98,28 @@ impl Outbox {
         oldest
     }
 
+    /// A transaction under way drops it, or takes it up again.
+    pub(super) fn mark(&mut self, number: u64) {
+        let bytes = self.dead.get(&number).map_or(0, |row| row.letter.bytes());
+        if self.moving.insert(number) {
+            self.moving_bytes += bytes;
+        }
+    }
+
+    /// It does not any more.
+    pub(super) fn unmark(&mut self, number: u64) {
+        let bytes = self.dead.get(&number).map_or(0, |row| row.letter.bytes());
+        if self.moving.remove(&number) {
+            self.moving_bytes -= bytes;
+        }
+    }
+
+    /// Whether so many are dropped or taken up again that no more should be given to the disk.
+    #[must_use]
+    pub fn moves_many(&self) -> bool {
+        self.is_disk_busy() || self.moving.len() >= limits::OUTBOX_STORING_MAX
+    }
+
     pub(super) fn bury(&mut self, number: u64, row: DeadRow) {
         self.last = self.last.max(number);
         self.dead_bytes += row.letter.bytes();
@@ -107,7 +127,7 @@ impl Outbox {
     }
 
     pub(super) fn exhume(&mut self, number: u64) {
-        self.moving.remove(&number);
+        self.unmark(number);
         if let Some(row) = self.dead.remove(&number) {
             self.dead_bytes -= row.letter.bytes();
         }

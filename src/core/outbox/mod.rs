@@ -86,6 +86,7 @@ pub struct Outbox {
     dead_bytes: usize,
     /// Dead letters that a transaction under way drops or takes up again.
     moving: BTreeSet<u64>,
+    moving_bytes: usize,
     /// The last ones that were delivered.
     delivered: VecDeque<LetterTrace>,
     died: u64,
@@ -151,7 +152,7 @@ pub fn backoff(tries: u32) -> Duration {
 
 /// How long a try may take after so many that had no end in their time: an agent that needs longer has its time in the end.
 fn patience(late: u32) -> Duration {
-    limits::OUTBOX_TRY_DEADLINE.saturating_mul(1 << late.min(16)).min(limits::DEADLINE_MAX)
+    limits::OUTBOX_TRY_DEADLINE.saturating_mul(1 << late.min(16)).min(limits::OUTBOX_TRY_LONGEST)
 }
 
 impl Outbox {
@@ -175,6 +176,7 @@ impl Outbox {
             dead: BTreeMap::new(),
             dead_bytes: 0,
             moving: BTreeSet::new(),
+            moving_bytes: 0,
             delivered: VecDeque::new(),
             died: 0,
             dying: 0,
@@ -429,8 +431,8 @@ impl Outbox {
         let Stage::Settling(end, dropped) = &self.letters.get(&number)?.stage else {
             return None;
         };
-        let end = end.clone();
-        self.moving.retain(|number| !dropped.contains(number));
+        let (end, dropped) = (end.clone(), dropped.clone());
+        dropped.into_iter().for_each(|old| self.unmark(old));
         Some((number, self.settle(number, end, now)))
     }
 
@@ -544,7 +546,7 @@ impl Outbox {
             changes.push(rows::put_dead(number, row));
             dropped = self.oldest_for(bytes);
             changes.extend(dropped.iter().map(|old| rows::delete_dead(*old)));
-            self.moving.extend(&dropped);
+            dropped.iter().for_each(|old| self.mark(*old));
             self.dying += 1;
             self.dying_bytes += bytes;
         }

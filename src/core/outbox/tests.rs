@@ -384,7 +384,8 @@ fn of_many_that_are_given_up_at_once_no_more_are_kept_than_may_be() {
         world.outbox.settled(number, true, world.now);
     }
     assert_eq!((world.outbox.dead(), world.disk.len()), (4, 4));
-    assert_eq!((world.outbox.dying, world.outbox.dying_bytes, world.outbox.storing), (0, 0, 0));
+    let Outbox { dying, dying_bytes, moving_bytes, storing, .. } = world.outbox;
+    assert_eq!((dying, dying_bytes, moving_bytes, storing), (0, 0, 0, 0));
 }
 
 #[test]
@@ -408,4 +409,22 @@ fn one_that_is_over_before_its_turn_comes_gives_its_turn_to_the_next() {
     assert_eq!(world.tries(), [id(3)]);
     world.end(third, Ok(()));
     assert_eq!((world.outbox.len(), world.outbox.dead()), (1, 1));
+}
+
+#[test]
+fn a_try_has_twice_the_time_after_each_that_had_no_answer_and_five_minutes_at_most() {
+    let mut world = World::new(OutboxBounds::default());
+    let (number, change) =
+        world.outbox.accept(message(1, "slow", None), world.unix_ms, LIFE * 60).expect("there is room");
+    world.commit(vec![change]);
+    world.outbox.accepted(number, true, world.now);
+    let late = || SendError::DeadlineExceeded { deadline_ms: 1 };
+    let mut given = Vec::new();
+    for error in [failed(), late(), failed(), late(), late(), late(), late()] {
+        let next = world.outbox.next_try(world.now, world.unix_ms).expect("its turn");
+        given.push(next.message.deadline_ms / 1000);
+        world.end(number, Err(error));
+        world.wait(PAUSE_MAX);
+    }
+    assert_eq!(given, [30, 30, 60, 60, 120, 240, 300]);
 }

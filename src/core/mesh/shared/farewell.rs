@@ -97,7 +97,8 @@ impl Mesh {
         if force || may_go {
             return self.forget_mesh();
         }
-        let evicted = roster.map(|roster| successor(roster, &RosterChange::evict(self.own.clone())));
+        let others = roster.filter(|_| !self.is_alone());
+        let evicted = others.map(|roster| successor(roster, &RosterChange::evict(self.own.clone())));
         if let Some(Err(error)) = evicted {
             return self.stay(&error.to_string());
         }
