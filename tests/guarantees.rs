@@ -73,6 +73,7 @@ fn killed_and_back(place: &Place, node: Running, bind: &str) -> Running {
     place.start(&name, &["--bind-addr", bind])
 }
 
+/// `SHOAL_LETTERS=100000 cargo test --test guarantees no_promised -- --nocapture` sends as many.
 #[test]
 fn no_promised_message_is_lost_while_nodes_are_killed_and_conversations_keep_their_order() {
     let count: usize = std::env::var("SHOAL_LETTERS").map_or(2_000, |text| text.parse().expect("a number"));
