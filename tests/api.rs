@@ -43,6 +43,7 @@ fn members_and_status_have_the_documented_fields_and_measured_figures_only() {
         "memory_bytes",
         "rtt_seconds",
         "rtt_estimate_seconds",
+        "doubts",
         "version",
         "labels",
         "incarnation",

@@ -267,8 +267,13 @@ fn refuses_writes_for_a_while(error: &str, words: &str) {
         })
     };
     nodes[0].until("/v1/cluster/partition", told);
+    let doubts = |answer: &Answer| answer.json()[2]["doubts"].to_string();
+    nodes[0].until("/v1/cluster/members", |answer| {
+        doubts(answer).contains("the disk fails") && doubts(answer).contains(words)
+    });
     assert!(trouble.end() > 0, "writes were refused");
     healthy(&nodes[2]);
+    nodes[0].until("/v1/cluster/members", |answer| doubts(answer) == "[]");
     written(&nodes[2], "after", "one");
     for node in &nodes {
         knows(node, ["before", "meanwhile", "after"].map(str::to_owned).into_iter(), "one");

@@ -42,6 +42,7 @@ fn describe(node: &Handle, member: &MemberView, link: Option<LinkId>) -> Member 
         memory_bytes: load.map(|load| load.memory_bytes),
         rtt_seconds: rtt.map(|rtt| rtt.as_secs_f64()),
         rtt_estimate_seconds: estimate.map(|rtt| rtt.as_secs_f64()),
+        doubts: if member.status.is_reachable() { member.doubts.clone() } else { Vec::new() },
         version: card.version.clone(),
         labels: card.labels.clone(),
         incarnation: member.incarnation.0,

@@ -63,6 +63,10 @@ pub struct Member {
     /// coordinates; null with a link, and while nothing is known.
     #[serde(default)]
     pub rtt_estimate_seconds: Option<f64>,
+    /// What it doubts about itself, in words: that its disk fails, or that its clock is ahead. Empty when it does
+    /// not, and for a node that is not reachable.
+    #[serde(default)]
+    pub doubts: Vec<String>,
     /// Its software's version.
     pub version: String,
     /// Its labels.

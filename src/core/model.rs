@@ -163,6 +163,9 @@ pub struct MemberView {
     pub incarnation: Incarnation,
     /// Its load, once it has told.
     pub load: Option<Load>,
+    /// What it doubts about itself, in words.
+    #[serde(default)]
+    pub doubts: Vec<String>,
     /// The round trip to be expected of it, measured or estimated; `None` for this node, and while nothing
     /// is known.
     #[serde(default)]

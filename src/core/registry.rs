@@ -22,6 +22,8 @@ use super::wire::{OwnedBatch, OwnedRecord, OwnedVersion, WireError, decode_value
 const NODE_PATH: &str = "node";
 /// The path of a node's load.
 const LOAD_PATH: &str = "load";
+/// The path of what a node doubts about itself; there while it does.
+const DOUBTS_PATH: &str = "doubts";
 /// What the paths of a node's agents begin with.
 const AGENTS_PREFIX: &str = "agents/";
 
@@ -36,6 +38,8 @@ pub(crate) struct Owner {
     floor: u64,
     pub(crate) card: Option<NodeCard>,
     pub(crate) load: Option<Load>,
+    /// In words, for people.
+    pub(crate) doubts: Vec<String>,
     pub(crate) agents: BTreeMap<AgentName, AgentRecord>,
 }
 
@@ -50,6 +54,8 @@ pub(crate) enum Applied {
     Changed {
         /// Its card.
         card: bool,
+        /// What it doubts about itself.
+        doubts: bool,
         /// Its agents, as (name, what it was before).
         agents: Vec<(AgentName, Option<AgentRecord>)>,
     },
@@ -86,6 +92,19 @@ impl Registry {
     /// Publishes this node's load.
     pub(crate) fn publish_load(&mut self, load: &Load) -> Option<OwnedBatch> {
         self.write(LOAD_PATH.to_owned(), Some(encode_value(load)))
+    }
+
+    /// Publishes what this node doubts about itself; of each doubt the first [`limits::DOUBT_BYTES_MAX`] bytes.
+    pub(crate) fn publish_doubts(&mut self, mut doubts: Vec<String>) -> Option<OwnedBatch> {
+        doubts.truncate(limits::DOUBTS_MAX);
+        for doubt in &mut doubts {
+            doubt.truncate(doubt.floor_char_boundary(limits::DOUBT_BYTES_MAX));
+        }
+        if self.owner(&self.own).is_some_and(|own| own.doubts == doubts) {
+            return None;
+        }
+        let value = (!doubts.is_empty()).then(|| encode_value(&doubts));
+        self.write(DOUBTS_PATH.to_owned(), value)
     }
 
     /// Publishes one of this node's agents, or that it is gone.
@@ -217,7 +236,7 @@ impl Registry {
         }
         self.hash.set(None);
         let owner = self.owners.entry(batch.node.clone()).or_default();
-        let card_before = owner.card.clone();
+        let (card_before, doubts_before) = (owner.card.clone(), owner.doubts.clone());
         let mut agents_before = BTreeMap::new();
         if snapshot {
             agents_before = std::mem::replace(owner, made).agents;
@@ -231,6 +250,7 @@ impl Registry {
         owner.collect();
         Ok(Applied::Changed {
             card: owner.card != card_before,
+            doubts: owner.doubts != doubts_before,
             agents: changed_agents(&agents_before, owner, batch),
         })
     }
@@ -303,6 +323,14 @@ impl Owner {
                 self.card = card;
             }
             LOAD_PATH => self.load = value.map(|v| decode_value(v)).transpose()?,
+            DOUBTS_PATH => {
+                let doubts: Vec<String> = value.map(|v| decode_value(v)).transpose()?.unwrap_or_default();
+                let is_long = doubts.iter().any(|doubt| doubt.len() > limits::DOUBT_BYTES_MAX);
+                if is_long || doubts.len() > limits::DOUBTS_MAX {
+                    return Err(WireError::Bound("a node doubts itself at too great length"));
+                }
+                self.doubts = doubts;
+            }
             other => {
                 if !other.starts_with(AGENTS_PREFIX) {
                     return Ok(());
@@ -418,6 +446,25 @@ mod tests {
         b.forget(&node("a"));
         assert!(is_new(&b), "somebody is forgotten");
         assert!(!is_new(&b), "nothing has changed");
+    }
+
+    #[test]
+    fn doubts_are_told_cut_to_their_bounds_taken_back_and_refused_beyond_them() {
+        let (mut a, mut b) = (Registry::new(node("a"), 1), Registry::new(node("b"), 1));
+        let long = format!("{}ü", "x".repeat(limits::DOUBT_BYTES_MAX - 1));
+        a.publish_doubts(vec![long; limits::DOUBTS_MAX + 1]);
+        sync(&a, &mut b);
+        let doubts = &b.owner(&node("a")).expect("known").doubts;
+        assert_eq!(*doubts, vec!["x".repeat(limits::DOUBT_BYTES_MAX - 1); limits::DOUBTS_MAX]);
+        let over = a.publish_doubts(vec![]).expect("a change");
+        assert!(matches!(b.apply(&over).expect("decodes"), Applied::Changed { doubts: true, .. }));
+        assert!(b.owner(&node("a")).expect("known").doubts.is_empty());
+        assert_eq!(a.publish_doubts(vec![]), None, "nothing to tell");
+        let endless = encode_value(&vec!["x".repeat(limits::DOUBT_BYTES_MAX + 1)]);
+        let record = OwnedRecord { path: "doubts".to_owned(), n: 9, value: Some(endless) };
+        let batch = OwnedBatch { after: over.upto, upto: 9, records: vec![record], ..over };
+        assert!(b.apply(&batch).is_err());
+        assert!(b.owner(&node("a")).expect("known").doubts.is_empty());
     }
 
     #[test]

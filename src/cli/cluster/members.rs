@@ -54,6 +54,10 @@ fn member_table(members: &[Member]) -> String {
     if has_rtts {
         heads.push("RTT");
     }
+    let has_doubts = members.iter().any(|member| !member.doubts.is_empty());
+    if has_doubts {
+        heads.push("DOUBTS");
+    }
     let mut table = Table::new(&heads);
     for member in members {
         let mut cells = vec![
@@ -69,6 +73,9 @@ fn member_table(members: &[Member]) -> String {
         }
         if has_rtts {
             cells.push(print::or_nothing(rtt(member), |text| text));
+        }
+        if has_doubts {
+            cells.push(print::or_dash(&member.doubts.join("; ")));
         }
         table.row(cells);
     }

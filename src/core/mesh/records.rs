@@ -46,8 +46,11 @@ impl Mesh {
             match self.registry.apply(&batch) {
                 Ok(Applied::Old) => {}
                 Ok(Applied::Gap) => gap = true,
-                Ok(Applied::Changed { card, agents }) => {
+                Ok(Applied::Changed { card, doubts, agents }) => {
                     self.view_changed = true;
+                    if doubts {
+                        self.log_doubts(&batch.node);
+                    }
                     if card && let Some(card) = self.registry.owner(&batch.node).and_then(|o| o.card.clone())
                     {
                         self.learn_card(&card);
@@ -65,6 +68,22 @@ impl Mesh {
         }
         if gap {
             self.send_digest(link, false);
+        }
+    }
+
+    /// Tells all what this node doubts about itself, if that has changed.
+    pub(super) fn tell_doubts(&mut self) {
+        let doubts: Vec<_> = self.shared.doubts().map(ToString::to_string).collect();
+        let delta = self.registry.publish_doubts(doubts);
+        self.spread(delta);
+    }
+
+    fn log_doubts(&self, node: &NodeId) {
+        let doubts = self.registry.owner(node).map_or(&[][..], |owner| &owner.doubts);
+        if doubts.is_empty() {
+            tracing::info!(%node, "it does not doubt itself any more");
+        } else {
+            tracing::warn!(%node, doubts = doubts.join("; "), "it doubts itself");
         }
     }
 
@@ -124,13 +143,19 @@ impl Mesh {
     }
 
     /// Some of those that there are links to; where these are too few, others.
-    fn relay_targets(&mut self) -> Vec<NodeKey> {
+    pub(super) fn relay_targets(&mut self) -> Vec<NodeKey> {
         let mut from: Vec<_> = self.links.all_proven().map(|(key, _)| key).collect();
-        if from.len() < limits::RELAY_FANOUT {
+        let fanout = self.relay_fanout();
+        if from.len() < fanout {
             let live = |(key, known): (&NodeKey, &Known)| known.status.is_reachable().then_some(*key);
             from = self.membership.all_known().filter_map(live).collect();
         }
-        self.choose_peers(from, limits::RELAY_FANOUT)
+        self.choose_peers(from, fanout)
+    }
+
+    /// See [`limits::relay_fanout`].
+    pub(super) fn relay_fanout(&self) -> usize {
+        limits::relay_fanout(self.membership.live_count() + 1)
     }
 
     /// Leaves so many of `links`, picked at random.

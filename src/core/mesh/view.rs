@@ -146,6 +146,7 @@ impl Mesh {
             status,
             incarnation,
             load: owner.and_then(|o| o.load),
+            doubts: owner.map_or_else(Vec::new, |o| o.doubts.clone()),
             expected_rtt: self.expected_rtt(&card.node_id.key()),
             agents: owner.map_or(0, |o| o.agents.len() as u32),
         }

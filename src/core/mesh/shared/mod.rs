@@ -262,6 +262,11 @@ impl Shared {
         self.partition.mode()
     }
 
+    /// What this node doubts about itself and does not take back of itself.
+    pub(super) fn doubts(&self) -> impl Iterator<Item = &Doubt> {
+        self.partition.doubts()
+    }
+
     pub(super) fn queued(&self) -> usize {
         self.queue.len()
     }
@@ -439,6 +444,7 @@ impl Mesh {
                 break;
             }
         }
+        self.tell_doubts();
         let shared = &self.shared;
         let mut next = shared.partition.poll_timeout().min(shared.next_tick);
         let others = [

@@ -3,7 +3,6 @@
 use bytes::Bytes;
 
 use super::super::Mesh;
-use super::agreement::RELAY_FANOUT;
 use crate::core::contract::Output;
 use crate::core::ids::{NodeId, NodeKey};
 use crate::core::model::{Dot, DotRange, KeyUpdate, Sibling};
@@ -14,14 +13,12 @@ impl Mesh {
     /// Sends a write to all in a small mesh; in a large one to some, who pass it on. Whoever is missed finds the gap
     /// by comparing.
     pub(super) fn spread_delta(&mut self, delta: StateDelta, except: Option<NodeKey>) {
-        let mut to = self.linked();
-        to.retain(|key| Some(*key) != except && self.is_member(key));
-        let delta = if self.is_full_mesh() {
-            StateDelta { hops: 0, ..delta }
+        let (mut to, delta) = if self.is_full_mesh() {
+            (self.linked(), StateDelta { hops: 0, ..delta })
         } else {
-            to.truncate(RELAY_FANOUT);
-            delta
+            (self.relay_targets(), delta)
         };
+        to.retain(|key| Some(*key) != except && self.is_member(key));
         // A client waits for these.
         let is_paced = !delta.ack;
         let bytes = bytes_of(&delta);

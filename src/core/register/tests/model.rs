@@ -5,10 +5,11 @@
 //! equally fast: the clock of `a` is slow and that of `c` fast, within the bound. Writes are committed at
 //! any later moment.
 //!
-//! Three meshes are walked: in one, `a` and `b` change the roster at the same time (without a lease, so that they
+//! Four meshes are walked: in one, `a` and `b` change the roster at the same time (without a lease, so that they
 //! meet); in another they bid for the lease; in the third, `a` is the only voter at first, holds the lease and makes
-//! voters of `b` and `c`, one after the other, while `b` bids as soon as it votes. Each rule of the register is then
-//! broken, one at a time, and the walk must find a run in which it matters.
+//! voters of `b` and `c`, one after the other, while `b` bids as soon as it votes; in the fourth, `a` holds the lease by
+//! the vote of `c`, `b` hears nothing of it but the roster, and `a` leaves that roster. Each rule of the register is
+//! then broken, one at a time, and the walk must find a run in which it matters.
 //!
 //! The disk of `c` may also be replaced by an old copy of itself. Only peers can tell, so it joins first, as every
 //! process does, and by the end of that it has been told.
@@ -38,6 +39,7 @@ enum Subject {
     Chain,
     Lease,
     Growth,
+    Departure,
 }
 
 /// What is walked, and which rule is broken.
@@ -136,7 +138,7 @@ enum Step {
 
 /// What only saves time is lost in every run: who is refused or behind finds out without it. So is the lease where
 /// the chain is walked. Where the mesh grows, its new voters must hear of it.
-fn matters(message: &RegisterMessage, subject: Subject) -> bool {
+fn matters(message: &RegisterMessage, subject: Subject, from: usize, to: usize) -> bool {
     let of_lease = matches!(
         message,
         RegisterMessage::LeaseAsk { .. }
@@ -145,8 +147,11 @@ fn matters(message: &RegisterMessage, subject: Subject) -> bool {
     );
     match subject {
         Subject::Chain if of_lease => return false,
-        Subject::Growth if matches!(message, RegisterMessage::Learn { .. }) => return true,
-        Subject::Chain | Subject::Lease | Subject::Growth => {}
+        Subject::Growth | Subject::Departure if matches!(message, RegisterMessage::Learn { .. }) => {
+            return true;
+        }
+        Subject::Departure if from == 0 && to == 1 => return false,
+        Subject::Chain | Subject::Lease | Subject::Growth | Subject::Departure => {}
     }
     !matches!(
         message,
@@ -168,7 +173,7 @@ impl Mesh {
         while let Some(effect) = self.registers[at].poll() {
             match effect {
                 RegisterEffect::Send { to, message } => {
-                    if NAMES.contains(&to.as_str()) && matters(&message, self.subject) {
+                    if NAMES.contains(&to.as_str()) && matters(&message, self.subject, at, place(&to)) {
                         self.network.insert(Packet::new(at, place(&to), message));
                     }
                 }
@@ -223,11 +228,7 @@ impl Walk {
                 register.begin(now);
                 register.settle(now);
             }
-            Subject::Lease => {
-                register.lease.bid_from(Instant::ZERO);
-                register.handle_timeout(now);
-            }
-            Subject::Growth => {
+            Subject::Lease | Subject::Growth | Subject::Departure => {
                 register.lease.bid_from(Instant::ZERO);
                 register.handle_timeout(now);
             }
@@ -240,12 +241,16 @@ impl Walk {
             register.propose(RosterChange::put(node("c"), voter()), now);
             mesh.collect(at);
         }
+        if self.subject == Subject::Departure && at == 0 {
+            mesh.registers[at].propose(RosterChange::evict(node("a")), now);
+            mesh.collect(at);
+        }
     }
 
     /// The roster at the beginning.
     fn roster(&self) -> Roster {
         match self.subject {
-            Subject::Chain | Subject::Lease => roster(&NAMES, &[]),
+            Subject::Chain | Subject::Lease | Subject::Departure => roster(&NAMES, &[]),
             Subject::Growth => roster(&NAMES[..1], &NAMES[1..]),
         }
     }
@@ -375,7 +380,7 @@ impl Model for Walk {
             }),
             Property::always("no two leases at once", |_, mesh: &Mesh| !mesh.two_leases),
             Property::sometimes(COMES, |walk, mesh: &Mesh| match walk.subject {
-                Subject::Chain => !mesh.successors.is_empty(),
+                Subject::Chain | Subject::Departure => !mesh.successors.is_empty(),
                 Subject::Growth => mesh.successors.len() == 2,
                 Subject::Lease => !mesh.holders.is_empty(),
             }),
@@ -411,6 +416,10 @@ fn lease() -> Walk {
 
 fn growth() -> Walk {
     Walk { subject: Subject::Growth, crashes: 0, ticks: 0, ..lease() }
+}
+
+fn departure() -> Walk {
+    Walk { subject: Subject::Departure, crashes: 0, losses: 1, ..lease() }
 }
 
 /// Walks it and says how many different states there were and which properties were found broken.
@@ -487,6 +496,13 @@ fn no_run_in_which_voters_are_added_one_after_the_other_gives_two_leases_at_once
 }
 
 #[test]
+fn no_run_in_which_the_holder_leaves_and_a_store_is_lost_gives_a_term_two_holders() {
+    let (states, broken) = walk(Walk { crashes: wide(), ..departure() });
+    assert_eq!(broken, [""; 0]);
+    assert!(states > 1000, "{states} states are no walk");
+}
+
+#[test]
 fn every_rule_of_the_chain_that_is_broken_is_found_by_a_walk() {
     let calm = Walk { crashes: 0, ..chain() };
     let lost = Walk { losses: 1, ..calm.clone() };
@@ -516,6 +532,7 @@ fn every_rule_of_the_lease_that_is_broken_is_found_by_a_walk() {
     expect_found(Rule::TermsOnlyRise, calm.clone(), holders);
     expect_found(Rule::CountFromSending, Walk { begins: [2; 2], ..calm.clone() }, leases);
     expect_found(Rule::GrantNobodyElse, Walk { begins: [2; 2], ..calm }, leases);
+    expect_found(Rule::VotesGoWithRosters, departure(), holders);
     expect_found(Rule::QuietAtStart, Walk { begins: [1, 2], ticks: 1, ..lease() }, leases);
 }
 
