@@ -315,6 +315,7 @@ fn fault_21_whatever_bit_is_flipped_no_row_is_read_that_was_not_written() {
 // --- Processes that end at a chosen point ---
 
 #[test]
+#[cfg_attr(not(debug_assertions), ignore = "a release has no crash points")]
 fn fault_02_whatever_the_point_a_process_ends_at_acknowledged_rows_are_there_and_none_is_half_there() {
     for (point, commits) in [
         ("pre_begin:40", 39),
@@ -342,6 +343,7 @@ fn fault_02_whatever_the_point_a_process_ends_at_acknowledged_rows_are_there_and
 }
 
 #[test]
+#[cfg_attr(not(debug_assertions), ignore = "a release has no crash points")]
 fn fault_08_a_process_that_ends_during_a_checkpoint_leaves_a_whole_database() {
     // Two checkpoints of the empty log at the start, then those of the end: each with the database half way.
     for point in ["checkpoint:1", "checkpoint:2", "checkpoint:3", "checkpoint:4"] {
@@ -358,6 +360,7 @@ fn fault_08_a_process_that_ends_during_a_checkpoint_leaves_a_whole_database() {
 }
 
 #[test]
+#[cfg_attr(not(debug_assertions), ignore = "a release has no crash points")]
 fn fault_08_a_process_that_ends_during_a_migration_has_not_migrated() {
     for point in ["migration:1", "migration:2"] {
         let directory = tempfile::tempdir().unwrap();
@@ -380,6 +383,7 @@ fn fault_08_a_process_that_ends_during_a_migration_has_not_migrated() {
 }
 
 #[test]
+#[cfg_attr(not(debug_assertions), ignore = "a release has no crash points")]
 fn a_process_that_ends_while_a_damaged_database_is_replaced_leaves_that_to_the_next_start() {
     for point in ["rebuilt", "put_aside", "checkpoint:1", "in_transaction:1"] {
         let directory = tempfile::tempdir().unwrap();
@@ -593,10 +597,7 @@ fn peer(name: &str) -> Change {
 }
 
 fn spec(name: &str) -> AgentSpec {
-    AgentSpec {
-        name: AgentName::new(name).unwrap(),
-        source: AgentSource::Native { builtin: "echo".to_owned() },
-    }
+    AgentSpec::new(AgentName::new(name).unwrap(), AgentSource::Native { builtin: "echo".to_owned() })
 }
 
 fn agent(name: &str) -> Change {
