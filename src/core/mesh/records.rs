@@ -133,7 +133,7 @@ impl Mesh {
         self.relays.last = Some(self.now);
         self.relays.bytes = 0;
         let waiting = std::mem::take(&mut self.relays.waiting);
-        for key in self.relay_targets() {
+        for key in self.relay_targets(|_, _| true) {
             let news = waiting.iter().filter(|(from, batch)| *from != Some(key) && batch.node.key() != key);
             let batches: Vec<_> = news.map(|(_, batch)| batch.clone()).collect();
             for batches in in_frames(batches) {
@@ -142,13 +142,14 @@ impl Mesh {
         }
     }
 
-    /// Some of those that there are links to; where these are too few, others.
-    pub(super) fn relay_targets(&mut self) -> Vec<NodeKey> {
-        let mut from: Vec<_> = self.links.all_proven().map(|(key, _)| key).collect();
+    /// Some of those that fit and that there are links to; where these are too few, others that fit.
+    pub(super) fn relay_targets(&mut self, fits: impl Fn(&Self, &NodeKey) -> bool) -> Vec<NodeKey> {
+        let linked = self.links.all_proven().map(|(key, _)| key);
+        let mut from: Vec<_> = linked.filter(|key| fits(self, key)).collect();
         let fanout = self.relay_fanout();
         if from.len() < fanout {
             let live = |(key, known): (&NodeKey, &Known)| known.status.is_reachable().then_some(*key);
-            from = self.membership.all_known().filter_map(live).collect();
+            from = self.membership.all_known().filter_map(live).filter(|key| fits(self, key)).collect();
         }
         self.choose_peers(from, fanout)
     }

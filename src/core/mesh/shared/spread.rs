@@ -13,12 +13,14 @@ impl Mesh {
     /// Sends a write to all in a small mesh; in a large one to some, who pass it on. Whoever is missed finds the gap
     /// by comparing.
     pub(super) fn spread_delta(&mut self, delta: StateDelta, except: Option<NodeKey>) {
-        let (mut to, delta) = if self.is_full_mesh() {
-            (self.linked(), StateDelta { hops: 0, ..delta })
+        let fits = |mesh: &Self, key: &NodeKey| Some(*key) != except && mesh.is_member(key);
+        let (to, delta) = if self.is_full_mesh() {
+            let mut to = self.linked();
+            to.retain(|key| fits(self, key));
+            (to, StateDelta { hops: 0, ..delta })
         } else {
-            (self.relay_targets(), delta)
+            (self.relay_targets(fits), delta)
         };
-        to.retain(|key| Some(*key) != except && self.is_member(key));
         // A client waits for these.
         let is_paced = !delta.ack;
         let bytes = bytes_of(&delta);
