@@ -173,7 +173,7 @@ fn deploy(a: &Executor, mesh: &Arc<TestMesh>, n: usize, name: &str, source: Agen
     let name: shoal::core::ids::AgentName = name.parse().expect("valid");
     a.run(async move {
         let handle = mesh.node(1).handle();
-        let spec = AgentSpec { name: name.clone(), source };
+        let spec = AgentSpec::new(name.clone(), source);
         handle.request(mesh.node(n).id(), RequestBody::Deploy { spec }).await.expect("deploys");
         until(|| handle.view().agents.iter().any(|a| a.name == name && a.record.state.as_str() == "running"))
             .await;

@@ -185,7 +185,7 @@ impl InNode {
         for (agent, instance) in [("fresh", InstanceLife::PerMessage), ("kept", InstanceLife::LongLived)] {
             let name = AgentName::new(agent).expect("valid");
             let source = AgentSource::Wasm(WasmSource { instance, ..WasmSource::new(module) });
-            runtime.start(AgentSpec { name, source }, 1);
+            runtime.start(AgentSpec::new(name, source), 1);
             assert_eq!(reports.recv().await, Some(AgentReport::Running));
         }
         Self { runtime }

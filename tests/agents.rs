@@ -46,10 +46,7 @@ fn name(text: &str) -> AgentName {
 
 fn spec(agent: &str, protocol: ProcessProtocol, command: &str, args: &[&str]) -> AgentSpec {
     let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-    AgentSpec {
-        name: name(agent),
-        source: AgentSource::Process { protocol, command: command.to_owned(), args },
-    }
+    AgentSpec::new(name(agent), AgentSource::Process { protocol, command: command.to_owned(), args })
 }
 
 /// A stdio agent written in shell, inline.
@@ -67,7 +64,7 @@ fn example(agent: &str, protocol: ProcessProtocol, file: &str, args: &[&str]) ->
 }
 
 fn native(agent: &str) -> AgentSpec {
-    AgentSpec { name: name(agent), source: AgentSource::Native { builtin: "echo".to_owned() } }
+    AgentSpec::new(name(agent), AgentSource::Native { builtin: "echo".to_owned() })
 }
 
 /// Shell: answers every message that wants an answer with its content, which must not need escapes.

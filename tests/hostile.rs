@@ -42,7 +42,7 @@ async fn mesh_with_echo() -> (TestMesh, SocketAddr) {
     let handle = mesh.node(1).handle();
     until(|| handle.view().joined).await;
     let source = AgentSource::Native { builtin: "echo".to_owned() };
-    let spec = AgentSpec { name: "echo".parse().expect("valid"), source };
+    let spec = AgentSpec::new("echo".parse().expect("valid"), source);
     handle.request(mesh.node(1).id(), RequestBody::Deploy { spec }).await.expect("deploys");
     until(|| handle.view().agents.iter().any(|a| a.record.state.as_str() == "running")).await;
     let address = handle.listens_on().expect("it listens");

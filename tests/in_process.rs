@@ -12,7 +12,7 @@ use common::mesh::{TestMesh, message, message_from, until};
 
 fn echo() -> AgentSpec {
     let name = "echo".parse().expect("valid");
-    AgentSpec { name, source: AgentSource::Native { builtin: "echo".to_owned() } }
+    AgentSpec::new(name, AgentSource::Native { builtin: "echo".to_owned() })
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -38,7 +38,7 @@ fn spreads(world: &mut World, on: usize, name: &str) -> Duration {
     let agent = AgentName::new(name).expect("valid");
     let source = AgentSource::Native { builtin: "echo".to_owned() };
     let node = world.node(on).clone();
-    world.request(on, &node, RequestBody::Deploy { spec: AgentSpec { name: agent.clone(), source } });
+    world.request(on, &node, RequestBody::Deploy { spec: AgentSpec::new(agent.clone(), source) });
     must(world, secs(30), "everyone knows the agent", |world| {
         (0..world.len()).all(|machine| {
             let view = world.view(machine).expect("it runs");

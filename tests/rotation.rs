@@ -241,7 +241,7 @@ impl Load {
     async fn on(mesh: &TestMesh) -> Self {
         for n in 1..=3 {
             let source = AgentSource::Native { builtin: "echo".to_owned() };
-            let spec = AgentSpec { name: format!("echo-{n}").parse().expect("valid"), source };
+            let spec = AgentSpec::new(format!("echo-{n}").parse().expect("valid"), source);
             let node = mesh.node(n);
             node.handle().request(node.id(), RequestBody::Deploy { spec }).await.expect("deploys");
         }

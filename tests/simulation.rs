@@ -74,13 +74,13 @@ fn agent(name: &str) -> AgentName {
 }
 
 fn echo(name: &str) -> AgentSpec {
-    AgentSpec { name: agent(name), source: AgentSource::Native { builtin: "echo".to_owned() } }
+    AgentSpec::new(agent(name), AgentSource::Native { builtin: "echo".to_owned() })
 }
 
 fn process(name: &str, command: &str) -> AgentSpec {
     let source =
         AgentSource::Process { protocol: ProcessProtocol::Stdio, command: command.to_owned(), args: vec![] };
-    AgentSpec { name: agent(name), source }
+    AgentSpec::new(agent(name), source)
 }
 
 fn answer(world: &mut World, machine: usize, request: RequestId) -> Result<ResponseBody, Refusal> {

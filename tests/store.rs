@@ -579,7 +579,7 @@ fn peer(name: &str, address: &str) -> Change {
 }
 
 fn spec(name: &str) -> AgentSpec {
-    AgentSpec { name: agent_name(name), source: AgentSource::Native { builtin: "echo".to_owned() } }
+    AgentSpec::new(agent_name(name), AgentSource::Native { builtin: "echo".to_owned() })
 }
 
 fn agent(name: &str) -> Change {

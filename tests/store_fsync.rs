@@ -261,5 +261,5 @@ fn row(key: &str, row: &str) -> Change {
 
 fn agent(name: &str) -> Change {
     let source = AgentSource::Native { builtin: "echo".to_owned() };
-    Change::Agent(AgentSpec { name: AgentName::new(name).unwrap(), source })
+    Change::Agent(AgentSpec::new(AgentName::new(name).unwrap(), source))
 }

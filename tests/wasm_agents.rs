@@ -20,8 +20,8 @@ use shoal::core::error::{Refusal, SendError};
 use shoal::core::ids::{AgentName, ModuleId, NodeId};
 use shoal::core::limits;
 use shoal::core::model::{
-    Actor, Address, AgentSource, AgentSpec, Answer, Clock, Dot, Grants, InstanceLife, Message, Mode,
-    Performative, WasmSource, Writer,
+    Actor, Address, AgentSource, AgentSpec, Answer, Clock, Dot, Grants, Guarantee, InstanceLife, Message,
+    Mode, Performative, Target, WasmSource, Writer,
 };
 use shoal::core::wire::{ModulePart, SiblingValue, StateAnswer, StateRequest, StateValue};
 use shoal::node::runtime::{Commons, Delivery, Draft, Outlet, Runtime, RuntimeConfig};
@@ -222,7 +222,7 @@ fn name(text: &str) -> AgentName {
 }
 
 fn spec(agent: &str, source: WasmSource) -> AgentSpec {
-    AgentSpec { name: name(agent), source: AgentSource::Wasm(source) }
+    AgentSpec::new(name(agent), AgentSource::Wasm(source))
 }
 
 fn message(to: &str, content: &str, within: Duration) -> Message {
@@ -286,7 +286,7 @@ async fn a_component_from_c_calls_each_function_of_its_node() {
     let mut bench = Bench::new();
     let module = bench.put(wasm::notes()).await;
     let grants =
-        Grants { state: vec!["notes/".to_owned()], addresses: vec![Address::parse("upper").expect("valid")] };
+        Grants { state: vec!["notes/".to_owned()], addresses: vec![Target::parse("upper").expect("valid")] };
     bench.run("notes", WasmSource { grants, ..WasmSource::new(module) }).await;
     for (command, answer) in [
         ("get notes/a", "there is none"),
@@ -297,6 +297,7 @@ async fn a_component_from_c_calls_each_function_of_its_node() {
         ("put notes/b kept", "done"),
         ("ask upper a question", "a question"),
         ("tell upper some news", "sent"),
+        ("promise upper more of it", "promised"),
     ] {
         assert_eq!(bench.ask("notes", command).await.expect("an answer"), answer, "{command}");
     }
@@ -304,12 +305,13 @@ async fn a_component_from_c_calls_each_function_of_its_node() {
     assert_eq!(keys, BTreeMap::from([("notes/b".to_owned(), Bytes::from_static(b"kept"))]));
     let drafts = bench.post.drafts.lock().expect("no panic").clone();
     let sent: Vec<_> =
-        drafts.iter().map(|d| (d.to.as_str(), &d.content[..], d.performative, d.hops)).collect();
+        drafts.iter().map(|d| (d.to.as_str(), &d.content[..], d.performative, d.hops, d.guarantee)).collect();
     assert_eq!(
         sent,
         [
-            ("upper", &b"a question"[..], Performative::Request, 4),
-            ("upper", &b"some news"[..], Performative::Inform, 4)
+            ("upper", &b"a question"[..], Performative::Request, 4, Guarantee::AtMostOnce),
+            ("upper", &b"some news"[..], Performative::Inform, 4, Guarantee::AtMostOnce),
+            ("upper", &b"more of it"[..], Performative::Inform, 4, Guarantee::AtLeastOnce),
         ]
     );
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
@@ -327,7 +329,7 @@ async fn what_is_not_granted_is_refused_and_reaches_nobody() {
     bench.run("nothing", WasmSource::new(module)).await;
     let grants = Grants {
         state: vec!["notes/".to_owned()],
-        addresses: vec![Address::parse("upper@node-2").expect("valid")],
+        addresses: vec![Target::parse("upper@node-2").expect("valid")],
     };
     bench.run("some", WasmSource { grants, ..WasmSource::new(module) }).await;
     for (agent, command) in [
@@ -386,7 +388,7 @@ async fn an_instance_that_breaks_a_bound_is_stopped_with_its_reason_and_a_fresh_
 async fn a_deadline_ends_what_computes_and_what_waits() {
     let mut bench = Bench::new();
     let module = bench.put(wasm::hostile()).await;
-    let grants = Grants { addresses: vec![Address::parse("silent").expect("valid")], ..Grants::default() };
+    let grants = Grants { addresses: vec![Target::parse("silent").expect("valid")], ..Grants::default() };
     let source = WasmSource { fuel: limits::WASM_FUEL_MAX, grants, ..WasmSource::new(module) };
     bench.run("hostile", source).await;
     bench.run("neighbour", WasmSource::new(module)).await;

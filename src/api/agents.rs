@@ -58,9 +58,11 @@ pub(super) async fn list(
 /// Ends when the agent takes messages, or has failed to start and is gone again.
 pub(super) async fn deploy(
     State(api): State<Arc<Api>>,
-    Json(Deploy { name, node, source }): Json<Deploy>,
+    Json(deploy): Json<Deploy>,
 ) -> Result<Response, Problem> {
-    let mut spec = AgentSpec { name: name.clone(), source: source.into() };
+    let offer = deploy.offer();
+    let Deploy { name, node, source, .. } = deploy;
+    let mut spec = AgentSpec { offer, ..AgentSpec::new(name.clone(), source.into()) };
     if let AgentSource::Wasm(source) = &mut spec.source {
         // Where the module was uploaded, most likely.
         source.origin = Some(api.node.own().clone());

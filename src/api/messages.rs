@@ -1,6 +1,5 @@
 //! `/v1/messages`: a client asks an agent, or sends it something.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,14 +13,14 @@ use bytes::Bytes;
 
 use super::problem::Problem;
 use super::read::Json;
-use super::types::{Answered, Receipt, Send, Wanted};
+use super::types::{Answered, Receipt, Recipient, Send, Wanted};
 use super::{Api, letters};
 use crate::core::error::SendError;
 use crate::core::limits;
-use crate::core::model::{Address, Guarantee, Message, Performative};
+use crate::core::model::{Guarantee, Performative, Target};
 use crate::core::wire::OutboxRequest;
 use crate::node::clock;
-use crate::node::dispatch::DEADLINE_DEFAULT;
+use crate::node::dispatch::{DEADLINE_DEFAULT, Delivered, NOT_PROMISED, Posting};
 
 /// Ends with the answer or the receipt, or with the deadline.
 pub(super) async fn send(State(api): State<Arc<Api>>, Json(send): Json<Send>) -> Result<Response, Problem> {
@@ -32,25 +31,33 @@ pub(super) async fn send(State(api): State<Arc<Api>>, Json(send): Json<Send>) ->
         return Err(Problem::bad_request(why));
     }
     let life = send.deadline_ms.map_or(limits::OUTBOX_LIFE_DEFAULT, Duration::from_millis);
-    let message = message(&api, send)?;
-    let message_id = message.id;
-    let receipt = || Receipt { message_id, seconds: begun.elapsed().as_secs_f64() };
+    let posting = posting(&api, send)?;
+    let message_id = posting.id;
+    let receipt = |recipients| Receipt { message_id, recipients, seconds: begun.elapsed().as_secs_f64() };
     if guarantee == Guarantee::AtLeastOnce {
+        let message = posting.by_name(NOT_PROMISED)?;
         let (bytes, bytes_max) = (message.content.len() as u64, limits::CONTENT_BYTES_MAX as u64);
         if bytes > bytes_max {
             return Err(SendError::ContentTooLarge { bytes, bytes_max }.into());
         }
         let life_ms = u64::try_from(life.as_millis()).unwrap_or(u64::MAX);
         letters::ask(&api, None, OutboxRequest::Accept { message: Box::new(message), life_ms }).await?;
-        return Ok((StatusCode::ACCEPTED, Body(receipt())).into_response());
+        return Ok((StatusCode::ACCEPTED, Body(receipt(None))).into_response());
     }
     match want {
         Wanted::Receipt => {
-            api.node.send(message).await?;
-            Ok((StatusCode::ACCEPTED, Body(receipt())).into_response())
+            let is_plain = posting.target.address().is_some();
+            let delivered = api.node.post(posting).await?;
+            let recipients = if is_plain {
+                delivered.into_iter().try_for_each(|Delivered { result, .. }| result)?;
+                None
+            } else {
+                Some(recipients(delivered)?)
+            };
+            Ok((StatusCode::ACCEPTED, Body(receipt(recipients))).into_response())
         }
         Wanted::Answer => {
-            let answer = api.node.ask(message).await?;
+            let answer = api.node.enquire(posting).await?;
             let (content, content_base64) = match String::from_utf8(answer.content.into()) {
                 Ok(text) => (Some(text), None),
                 Err(error) => (None, Some(BASE64_STANDARD.encode(error.as_bytes()))),
@@ -63,8 +70,24 @@ pub(super) async fn send(State(api): State<Arc<Api>>, Json(send): Json<Send>) ->
     }
 }
 
-fn message(api: &Api, send: Send) -> Result<Message, Problem> {
-    let to = Address::parse(&send.to)?;
+/// What became of a message at each; an error when nobody has it.
+fn recipients(delivered: Vec<Delivered>) -> Result<Vec<Recipient>, SendError> {
+    let is_somewhere = delivered.iter().any(|Delivered { result, .. }| result.is_ok());
+    let mut recipients = Vec::with_capacity(delivered.len());
+    for Delivered { to, result } in delivered {
+        let error = match result {
+            Ok(()) => None,
+            Err(error) if is_somewhere => Some(error),
+            Err(error) => return Err(error),
+        };
+        let code = error.as_ref().map(|error| error.code().to_owned());
+        recipients.push(Recipient { to: to.to_string(), code, detail: error.map(|error| error.to_string()) });
+    }
+    Ok(recipients)
+}
+
+fn posting(api: &Api, send: Send) -> Result<Posting, Problem> {
+    let target = Target::parse(&send.to)?;
     let (content, type_default) = content(send.content, send.content_base64)?;
     let performative_default = match send.want {
         Wanted::Answer => Performative::Request,
@@ -75,19 +98,21 @@ fn message(api: &Api, send: Send) -> Result<Message, Problem> {
     if let Some(conversation) = &send.conversation_id {
         check_text("conversation_id", conversation)?;
     }
-    Ok(Message {
+    if let Some(key) = &send.key {
+        check_text("key", key)?;
+    }
+    Ok(Posting {
+        target,
         id: clock::message_id(),
         from: format!("client@{}", api.node.own()),
-        to,
         performative: send.performative.unwrap_or(performative_default),
         conversation_id: send.conversation_id,
         in_reply_to: None,
         content_type,
         content,
         deadline_ms: deadline_ms(send.deadline_ms, send.guarantee)?,
-        traceparent: None,
+        key: send.key,
         hops: 0,
-        extensions: BTreeMap::new(),
     })
 }
 

@@ -77,7 +77,7 @@ impl From<SendError> for Problem {
     fn from(error: SendError) -> Self {
         let status = match &error {
             SendError::BadAddress { .. } => StatusCode::BAD_REQUEST,
-            SendError::UnknownAgent { .. } => StatusCode::NOT_FOUND,
+            SendError::UnknownAgent { .. } | SendError::NoRecipient { .. } => StatusCode::NOT_FOUND,
             SendError::ContentTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             SendError::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
             SendError::AgentFailed { .. } | SendError::LinkLost { .. } => StatusCode::BAD_GATEWAY,

@@ -6,18 +6,18 @@ mod certificates;
 mod facts;
 mod history;
 mod letters;
+mod messages;
 mod modules;
 mod roster;
 mod state;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
-use crate::core::ids::{AgentName, MeshId, NodeId};
+use crate::core::ids::{AgentName, MeshId, NodeId, Tag};
 use crate::core::limits;
-use crate::core::model::{self, AgentSource, Guarantee, Performative, ProcessProtocol};
+use crate::core::model::{self, AgentSource, Balance, Offer, ProcessProtocol};
 use crate::core::wire::AgentStats;
 use crate::node::events::Numbered;
 
@@ -27,6 +27,7 @@ pub use self::certificates::{
 pub use self::facts::{Arrival, Authority, Facts, Link, NetworkPath, NodeReport, ShownCertificate};
 pub use self::history::{Finding, Found, History, HistoryEntry};
 pub use self::letters::{DeadChanged, DeadLetter, DeadLetters, DeadOnes, FailedTry, MessageTrace};
+pub use self::messages::{Answered, Receipt, Recipient, Send, Wanted};
 pub use self::modules::{Grants, InstanceLife, Module, WasmSource};
 pub use self::roster::{
     Cut, Difference, Inspected, Mended, NodeMode, Partition, Reconcile, Reconciled, Remove, Resolve,
@@ -298,6 +299,12 @@ pub struct Agent {
     pub restarts: u32,
     /// Whether its node is alive or suspect.
     pub reachable: bool,
+    /// What it can do.
+    #[serde(default)]
+    pub capabilities: BTreeSet<Tag>,
+    /// What it listens to.
+    #[serde(default)]
+    pub topics: BTreeSet<Tag>,
 }
 
 /// `POST /v1/agents`.
@@ -311,6 +318,31 @@ pub struct Deploy {
     pub node: Option<NodeId>,
     /// What it is made of.
     pub source: Source,
+    /// What it can do: `cap:NAME` finds it.
+    #[serde(default)]
+    pub capabilities: BTreeSet<Tag>,
+    /// What it listens to: `topic:NAME` reaches it.
+    #[serde(default)]
+    pub topics: BTreeSet<Tag>,
+    /// How its instances share its messages: `round-robin`, `least-inflight` or `key-hash`.
+    #[serde(default)]
+    pub balance: Balance,
+}
+
+impl Deploy {
+    /// An agent that is found by its name alone.
+    #[must_use]
+    pub fn new(name: AgentName, node: Option<NodeId>, source: Source) -> Self {
+        let Offer { capabilities, topics, balance } = Offer::default();
+        Self { name, node, source, capabilities, topics, balance }
+    }
+
+    /// What the agent offers.
+    #[must_use]
+    pub fn offer(&self) -> Offer {
+        let Self { capabilities, topics, balance, .. } = self;
+        Offer { capabilities: capabilities.clone(), topics: topics.clone(), balance: *balance }
+    }
 }
 
 /// What an agent is made of.
@@ -346,6 +378,15 @@ pub enum Protocol {
     Http,
 }
 
+impl From<ProcessProtocol> for Protocol {
+    fn from(protocol: ProcessProtocol) -> Self {
+        match protocol {
+            ProcessProtocol::Stdio => Self::Stdio,
+            ProcessProtocol::Http => Self::Http,
+        }
+    }
+}
+
 /// Names an agent on a node: the answer to a deploy and to a stop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentRef {
@@ -364,6 +405,15 @@ pub struct AgentInfo {
     pub node: NodeId,
     /// What it is made of.
     pub source: Source,
+    /// As in [`Deploy`].
+    #[serde(default)]
+    pub capabilities: BTreeSet<Tag>,
+    /// As in [`Deploy`].
+    #[serde(default)]
+    pub topics: BTreeSet<Tag>,
+    /// As in [`Deploy`].
+    #[serde(default)]
+    pub balance: Balance,
     /// As in [`Agent`]; null while the asked node has not heard of the agent's state.
     pub state: Option<String>,
     /// As in [`Agent`].
@@ -394,6 +444,9 @@ impl AgentInfo {
             name: spec.name,
             node,
             source: spec.source.into(),
+            capabilities: spec.offer.capabilities,
+            topics: spec.offer.topics,
+            balance: spec.offer.balance,
             state,
             reason,
             restarts,
@@ -415,78 +468,6 @@ pub struct Logs {
     pub node: NodeId,
     /// Oldest first, without line ends.
     pub lines: Vec<String>,
-}
-
-/// `POST /v1/messages`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Send {
-    /// `agent` or `agent@node`.
-    pub to: String,
-    /// The content, when it is text. Exactly one of `content` and `content_base64` is given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub content: Option<String>,
-    /// The content as base64 with padding.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub content_base64: Option<String>,
-    /// MIME type; `text/plain; charset=utf-8` or, for `content_base64`, `application/octet-stream` when null.
-    #[serde(default)]
-    pub content_type: Option<String>,
-    /// FIPA performative; `request` where an answer is wanted and `inform` where not, when null.
-    #[serde(default)]
-    pub performative: Option<Performative>,
-    /// Messages of one conversation keep their order.
-    #[serde(default)]
-    pub conversation_id: Option<String>,
-    /// How long the answer or the receipt may take; 5,000 when null. With `at-least-once`: how long the message is
-    /// tried; 3,600,000 when null.
-    #[serde(default)]
-    pub deadline_ms: Option<u64>,
-    /// What is waited for.
-    #[serde(default)]
-    pub want: Wanted,
-    /// What is promised. `at-least-once` goes with [`Wanted::Receipt`], which says then that the message is on the disk.
-    #[serde(default)]
-    pub guarantee: Guarantee,
-}
-
-/// What the sender of a message waits for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Wanted {
-    /// The agent's answer.
-    #[default]
-    Answer,
-    /// The news that the message is in the agent's mailbox or, with `at-least-once`, on the disk of the asked node.
-    Receipt,
-}
-
-/// The answer to a [`Send`] that wanted a receipt.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Receipt {
-    /// The message's id.
-    pub message_id: Uuid,
-    /// From taking the request to knowing the outcome.
-    pub seconds: f64,
-}
-
-/// The answer to a [`Send`] that wanted an answer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Answered {
-    /// The id of the message that was sent.
-    pub message_id: Uuid,
-    /// Who answered: `agent@node`.
-    pub from: String,
-    /// MIME type of the content.
-    pub content_type: String,
-    /// The content, when it is UTF-8.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub content: Option<String>,
-    /// The content as base64 with padding, when it is not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub content_base64: Option<String>,
-    /// From taking the request to having the answer.
-    pub seconds: f64,
 }
 
 /// `/health/live` and `/health/ready`.
@@ -538,11 +519,7 @@ impl From<AgentSource> for Source {
         match source {
             AgentSource::Native { builtin } => Self::Native { builtin },
             AgentSource::Process { protocol, command, args } => {
-                let protocol = match protocol {
-                    ProcessProtocol::Stdio => Protocol::Stdio,
-                    ProcessProtocol::Http => Protocol::Http,
-                };
-                Self::Process { protocol, command, args }
+                Self::Process { protocol: protocol.into(), command, args }
             }
             AgentSource::Wasm(source) => Self::Wasm(source.into()),
         }
@@ -559,6 +536,8 @@ impl From<&model::AgentView> for Agent {
             reason: view.record.state.reason().map(str::to_owned),
             restarts: view.record.restarts,
             reachable: view.node_status.is_reachable(),
+            capabilities: view.record.offer.capabilities.clone(),
+            topics: view.record.offer.topics.clone(),
         }
     }
 }

@@ -1,13 +1,16 @@
 //! `shoal agent`: the agents of the mesh.
 
+use std::collections::BTreeSet;
+
 use clap::{Args, Subcommand};
 
 use super::client::Connection;
 use super::print::{self, Table};
 use super::{Failure, Shown, client_of};
 use crate::api::types::{Agent, AgentInfo, AgentRef, InstanceLife, Logs, Protocol, Source, WasmSource};
-use crate::core::ids::{AgentName, NodeId};
+use crate::core::ids::{AgentName, NodeId, Tag};
 use crate::core::limits;
+use crate::core::model::Target;
 
 /// The subcommands of `shoal agent`.
 #[derive(Debug, Subcommand)]
@@ -87,21 +90,37 @@ async fn list(args: &ListArgs) -> Result<(), Failure> {
     };
     let agents: Vec<Agent> = client_of(&args.connection)?.get(&path).await?;
     print::show(args.shown.output, &agents, |agents| {
-        let mut table = Table::new(&["NAME", "NODE", "KIND", "STATE", "RESTARTS", "REASON"]);
+        let mut heads = vec!["NAME", "NODE", "KIND", "STATE", "RESTARTS", "REASON"];
+        let has_offers = agents.iter().any(|agent| !offers(agent).is_empty());
+        if has_offers {
+            heads.push("OFFERS");
+        }
+        let mut table = Table::new(&heads);
         for agent in agents {
             // What a node that is gone last said of its agent is not what the agent is.
             let state = if agent.reachable { agent.state.clone() } else { "unreachable".to_owned() };
-            table.row([
+            let mut cells = vec![
                 agent.name.to_string(),
                 agent.node.to_string(),
                 agent.kind.clone(),
                 state,
                 agent.restarts.to_string(),
                 print::or_nothing(agent.reason.clone(), |reason| reason),
-            ]);
+            ];
+            if has_offers {
+                cells.push(print::or_dash(&offers(agent)));
+            }
+            table.row(cells);
         }
         table.text()
     })
+}
+
+/// As messages name it: `cap:resize topic:orders`.
+fn offers(agent: &Agent) -> String {
+    let capabilities = agent.capabilities.iter().cloned().map(Target::Capability);
+    let topics = agent.topics.iter().cloned().map(Target::Topic);
+    capabilities.chain(topics).map(|target| target.to_string()).collect::<Vec<_>>().join(" ")
 }
 
 async fn info(args: &OneArgs) -> Result<(), Failure> {
@@ -109,11 +128,15 @@ async fn info(args: &OneArgs) -> Result<(), Failure> {
     let info: AgentInfo = client_of(&args.connection)?.get(&path).await?;
     print::show(args.shown.output, &info, |info| {
         let (kind, source) = describe(&info.source);
+        let balance = serde_json::to_value(info.balance).unwrap_or_default();
         print::pairs(&[
             ("Name", info.name.to_string()),
             ("Node", info.node.to_string()),
             ("Kind", kind.to_owned()),
             ("Source", source),
+            ("Capabilities", tags(&info.capabilities)),
+            ("Topics", tags(&info.topics)),
+            ("Balance", balance.as_str().unwrap_or_default().to_owned()),
             ("State", print::or_nothing(info.state.clone(), |state| state)),
             ("Reason", print::or_nothing(info.reason.clone(), |reason| reason)),
             ("Restarts", print::or_nothing(info.restarts, |restarts| restarts.to_string())),
@@ -124,6 +147,10 @@ async fn info(args: &OneArgs) -> Result<(), Failure> {
             ("Waiting", info.waiting.to_string()),
         ])
     })
+}
+
+fn tags(tags: &BTreeSet<Tag>) -> String {
+    print::or_dash(&tags.iter().map(Tag::as_str).collect::<Vec<_>>().join(", "))
 }
 
 fn describe(source: &Source) -> (&'static str, String) {

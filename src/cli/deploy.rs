@@ -2,13 +2,17 @@
 
 mod wasm;
 
+use std::path::{Path, PathBuf};
+
 use clap::{Args, ValueEnum};
 
 use self::wasm::WasmArgs;
-use super::client::{ANSWER_DEADLINE, Connection};
+use super::client::{ANSWER_DEADLINE, Client, Connection};
 use super::{Failure, Shown, client_of, print};
-use crate::api::types::{AgentRef, Deploy, Protocol, Source};
-use crate::core::ids::{AgentName, NodeId};
+use crate::api::types::{AgentRef, Deploy, Grants, Protocol, Source, WasmSource};
+use crate::core::ids::{AgentName, NodeId, Tag};
+use crate::core::model::{Balance, Offer};
+use crate::node::config::{Manifest, ManifestSource};
 
 /// Arguments of `shoal deploy`.
 #[derive(Debug, Args)]
@@ -16,20 +20,38 @@ use crate::core::ids::{AgentName, NodeId};
   shoal deploy echo --name echo
   shoal deploy ./upper.py --name upper --target-node node-2
   shoal deploy python3 --name web --kind http -- serve.py --verbose
+  shoal deploy ./resize.py --name resize --capability resize --topic photos.added
+  shoal deploy --file agent.yaml --target-node node-2
   shoal deploy notes.wasm --name notes --kind wasm --grant-state notes/ --target-node node-3")]
 pub(crate) struct DeployArgs {
     /// `echo` or `native:echo` for the built-in agent; with `--kind wasm` a WebAssembly component on this
     /// machine; else an executable on the node's machine: a path, or a name that the node looks up in its PATH
-    source: String,
+    #[arg(required_unless_present = "file")]
+    source: Option<String>,
     /// Name of the agent; messages are addressed to it
-    #[arg(long)]
-    name: AgentName,
+    #[arg(long, required_unless_present = "file")]
+    name: Option<AgentName>,
+    /// Manifest that says all this, and the rest, in place of the other flags
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "source", "name", "kind", "capability", "topic", "balance", "args", "instance", "memory_bytes", "fuel",
+        "grant_state", "grant_address",
+    ])]
+    file: Option<PathBuf>,
     /// Node that runs it [default: the node that is asked]
     #[arg(long, value_name = "NODE")]
     target_node: Option<NodeId>,
     /// How an executable is spoken to, or that it is a component [default: stdio]
     #[arg(long, value_enum)]
     kind: Option<Kind>,
+    /// What it can do: messages to cap:NAME go to one agent that can. May be repeated
+    #[arg(long, value_name = "NAME")]
+    capability: Vec<Tag>,
+    /// What it listens to: messages to topic:NAME go to all that do. May be repeated
+    #[arg(long, value_name = "NAME")]
+    topic: Vec<Tag>,
+    /// How its messages are shared out among its instances on several nodes
+    #[arg(long, value_enum, default_value = "round-robin")]
+    balance: Balancing,
     /// Arguments for the executable
     #[arg(last = true, value_name = "ARGS")]
     args: Vec<String>,
@@ -51,22 +73,76 @@ enum Kind {
     Wasm,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Balancing {
+    /// In turn
+    RoundRobin,
+    /// To the one of which the sender's node awaits the fewest outcomes
+    LeastInflight,
+    /// Messages of one key to one instance
+    KeyHash,
+}
+
+impl From<Balancing> for Balance {
+    fn from(balancing: Balancing) -> Self {
+        match balancing {
+            Balancing::RoundRobin => Self::RoundRobin,
+            Balancing::LeastInflight => Self::LeastInflight,
+            Balancing::KeyHash => Self::KeyHash,
+        }
+    }
+}
+
 /// Waits until the agent takes messages.
 pub(super) async fn run(args: DeployArgs) -> Result<(), Failure> {
     let client = client_of(&args.connection)?;
-    let source = match local_source(&args)? {
-        Some(source) => source,
-        None => wasm::source(&client, &args.source, &args.wasm).await?,
+    let deploy = match &args.file {
+        Some(file) => described(&client, file, args.target_node).await?,
+        None => flagged(&client, &args).await?,
     };
-    let deploy = Deploy { name: args.name, node: args.target_node, source };
     let deployed: AgentRef = client.post("/v1/agents", &deploy, ANSWER_DEADLINE).await?;
     print::show(args.shown.output, &deployed, |deployed| {
         format!("agent {} runs on {}\n", deployed.name, deployed.node)
     })
 }
 
+/// The agent of a manifest.
+async fn described(client: &Client, file: &Path, node: Option<NodeId>) -> Result<Deploy, Failure> {
+    let manifest = Manifest::read(file).map_err(|errors| Failure::Usage(errors.to_string()))?;
+    let source = match manifest.source {
+        ManifestSource::Native { builtin } => Source::Native { builtin },
+        ManifestSource::Process { protocol, command, args } => {
+            Source::Process { protocol: protocol.into(), command, args }
+        }
+        ManifestSource::Wasm { file, instance, grants, memory_bytes, fuel } => {
+            let module = wasm::upload(client, &file).await?;
+            let grants = Grants { state: grants.state, addresses: grants.addresses };
+            Source::Wasm(WasmSource { module, instance: instance.into(), grants, memory_bytes, fuel })
+        }
+    };
+    let Offer { capabilities, topics, balance } = manifest.offer;
+    Ok(Deploy { capabilities, topics, balance, ..Deploy::new(manifest.name, node, source) })
+}
+
+/// The agent of the flags.
+async fn flagged(client: &Client, args: &DeployArgs) -> Result<Deploy, Failure> {
+    let (Some(source), Some(name)) = (&args.source, &args.name) else {
+        return Err(Failure::Usage("give a source and --name, or --file".to_owned()));
+    };
+    let made_of = match local_source(args, source)? {
+        Some(made_of) => made_of,
+        None => wasm::source(client, source, &args.wasm).await?,
+    };
+    Ok(Deploy {
+        capabilities: args.capability.iter().cloned().collect(),
+        topics: args.topic.iter().cloned().collect(),
+        balance: args.balance.into(),
+        ..Deploy::new(name.clone(), args.target_node.clone(), made_of)
+    })
+}
+
 /// What the agent is made of, unless it is a component that is to be uploaded first.
-fn local_source(args: &DeployArgs) -> Result<Option<Source>, Failure> {
+fn local_source(args: &DeployArgs, source: &str) -> Result<Option<Source>, Failure> {
     if args.kind == Some(Kind::Wasm) {
         if !args.args.is_empty() {
             return Err(Failure::Usage("a WASM agent takes no arguments".to_owned()));
@@ -77,10 +153,10 @@ fn local_source(args: &DeployArgs) -> Result<Option<Source>, Failure> {
         let why = "--instance, --memory-bytes, --fuel and the grants are for --kind wasm";
         return Err(Failure::Usage(why.to_owned()));
     }
-    let builtin = if args.source == "echo" { Some("echo") } else { args.source.strip_prefix("native:") };
+    let builtin = if source == "echo" { Some("echo") } else { source.strip_prefix("native:") };
     if let Some(builtin) = builtin {
         if args.kind.is_some() || !args.args.is_empty() {
-            let why = format!("{} is built in: it takes neither --kind nor arguments", args.source);
+            let why = format!("{source} is built in: it takes neither --kind nor arguments");
             return Err(Failure::Usage(why));
         }
         return Ok(Some(Source::Native { builtin: builtin.to_owned() }));
@@ -89,7 +165,7 @@ fn local_source(args: &DeployArgs) -> Result<Option<Source>, Failure> {
         Some(Kind::Http) => Protocol::Http,
         Some(Kind::Stdio | Kind::Wasm) | None => Protocol::Stdio,
     };
-    Ok(Some(Source::Process { protocol, command: command(&args.source)?, args: args.args.clone() }))
+    Ok(Some(Source::Process { protocol, command: command(source)?, args: args.args.clone() }))
 }
 
 /// A path is meant from here, wherever the node runs; a bare name is the node's to look up.
@@ -117,7 +193,8 @@ mod tests {
 
     fn source_of(line: &str) -> Result<Source, Failure> {
         let words = std::iter::once("deploy").chain(line.split(' '));
-        let source = local_source(&Deployed::try_parse_from(words).expect("parses").args)?;
+        let args = Deployed::try_parse_from(words).expect("parses").args;
+        let source = local_source(&args, args.source.as_deref().expect("given"))?;
         Ok(source.expect("not a component"))
     }
 

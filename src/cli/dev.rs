@@ -324,7 +324,7 @@ async fn sees_alive(client: &Client, count: usize) -> bool {
 /// Deploys an agent, unless a kept directory has it already.
 async fn deploy(client: &Client, name: &str, node: &NodeId, source: Source) -> Result<(), Failure> {
     let name = name.parse().map_err(refused)?;
-    let deploy = Deploy { name, node: Some(node.clone()), source };
+    let deploy = Deploy::new(name, Some(node.clone()), source);
     match client.post::<AgentRef>("/v1/agents", &deploy, ANSWER_DEADLINE).await {
         Err(Failure::Refused(why)) if !why.contains("already has an agent") => Err(Failure::Refused(why)),
         Err(

@@ -15,9 +15,9 @@ use serde::de::value::{Error as ValueError, StrDeserializer};
 use super::client::{Client, Connection};
 use super::letters::{self, TraceArgs};
 use super::{Failure, Output, Shown, client_of, print};
-use crate::api::types::{Answered, Receipt, Send, Wanted};
+use crate::api::types::{Answered, Receipt, Recipient, Send, Wanted};
 use crate::core::limits;
-use crate::core::model::{Address, Guarantee, Performative};
+use crate::core::model::{Guarantee, Performative, Target};
 
 /// What the way to the node and back may take beside the deadline of the message.
 const SLACK: Duration = Duration::from_secs(5);
@@ -38,6 +38,7 @@ pub(crate) enum MessageCommand {
     /// Send a message and wait until it is in the agent's mailbox or, to be delivered at least once, on the node's disk
     #[command(after_help = "Examples:
   shoal message send --to worker --content '{\"job\": 7}' --conversation job-7
+  shoal message send --to topic:orders --content '{\"order\": 9}'
   shoal message send --to worker --content '{\"job\": 8}' --guarantee at-least-once --deadline 1day")]
     Send(SendArgs),
     /// Tell where a message is that is to be delivered at least once
@@ -72,9 +73,10 @@ pub(crate) struct SendArgs {
 /// Arguments of both.
 #[derive(Debug, Args)]
 pub(crate) struct MessageArgs {
-    /// The agent, as NAME or NAME@NODE
-    #[arg(long, value_name = "ADDRESS", value_parser = address)]
-    to: String,
+    /// The agent, as NAME or NAME@NODE; or cap:NAME for one that can do something, and for `send` topic:NAME for all
+    /// that listen to it, all:NAME for all of a name
+    #[arg(long, value_name = "ADDRESS", value_parser = target)]
+    to: Target,
     /// The content: a text, @FILE, or - for stdin
     #[arg(long, value_name = "TEXT|@FILE|-", allow_hyphen_values = true)]
     content: String,
@@ -85,6 +87,9 @@ pub(crate) struct MessageArgs {
     /// Id of a conversation; messages of one keep their order
     #[arg(long, value_name = "ID")]
     conversation: Option<String>,
+    /// What instances with `--balance key-hash` share messages out by
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
     /// FIPA performative, as query-ref [default: request for ask, inform for send]
     #[arg(long, value_name = "WORD", value_parser = performative)]
     performative: Option<Performative>,
@@ -94,8 +99,8 @@ pub(crate) struct MessageArgs {
     connection: Connection,
 }
 
-fn address(text: &str) -> Result<String, String> {
-    Address::parse(text).map(|address| address.to_string()).map_err(|error| error.to_string())
+fn target(text: &str) -> Result<Target, String> {
+    Target::parse(text).map_err(|error| error.to_string())
 }
 
 fn performative(text: &str) -> Result<Performative, String> {
@@ -175,12 +180,35 @@ async fn send(SendArgs { message, guarantee, deadline }: SendArgs) -> Result<(),
         Guarantee::AtLeastOnce => (deadline.unwrap_or(limits::OUTBOX_LIFE_DEFAULT), ACCEPT_DEADLINE),
     };
     let receipt: Receipt = post(message, Wanted::Receipt, guarantee, deadline, within).await?;
-    print::show(output, &receipt, |receipt| match guarantee {
-        Guarantee::AtMostOnce => format!("message {} is with {to}\n", receipt.message_id),
-        Guarantee::AtLeastOnce => {
-            format!("message {} is stored, and tried until {to} has answered it\n", receipt.message_id)
+    print::show(output, &receipt, |Receipt { message_id, recipients, .. }| match (guarantee, recipients) {
+        (Guarantee::AtMostOnce, None) => format!("message {message_id} is with {to}\n"),
+        (Guarantee::AtMostOnce, Some(recipients)) => told_of(&message_id.to_string(), recipients),
+        (Guarantee::AtLeastOnce, _) => {
+            format!("message {message_id} is stored, and tried until {to} has answered it\n")
         }
-    })
+    })?;
+    let all = receipt.recipients.unwrap_or_default();
+    match all.iter().filter(|recipient| recipient.code.is_some()).count() {
+        0 => Ok(()),
+        failed => Err(Failure::Refused(format!("{failed} of {} did not get the message", all.len()))),
+    }
+}
+
+/// One agent by its address; of several how many, and those that do not have it with the reason.
+fn told_of(message_id: &str, recipients: &[Recipient]) -> String {
+    let has = recipients.iter().filter(|recipient| recipient.code.is_none()).count();
+    let whom = match recipients {
+        [one] => one.to.clone(),
+        all if has == all.len() => format!("{has} agents"),
+        all => format!("{has} of {} agents", all.len()),
+    };
+    let mut text = format!("message {message_id} is with {whom}\n");
+    for Recipient { to, detail, .. } in recipients {
+        if let Some(detail) = detail {
+            text.push_str(&format!("not with {to}: {detail}\n"));
+        }
+    }
+    text
 }
 
 async fn post<T: serde::de::DeserializeOwned>(
@@ -196,7 +224,7 @@ async fn post<T: serde::de::DeserializeOwned>(
         Err(error) => (None, Some(BASE64_STANDARD.encode(error.as_bytes()))),
     };
     let send = Send {
-        to: args.to,
+        to: args.to.to_string(),
         content,
         content_base64,
         content_type: args.content_type,
@@ -205,6 +233,7 @@ async fn post<T: serde::de::DeserializeOwned>(
         deadline_ms: Some(u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX)),
         want,
         guarantee,
+        key: args.key,
     };
     client.post("/v1/messages", &send, within).await
 }

@@ -17,6 +17,14 @@ pub enum SendError {
         /// The name asked for.
         agent: AgentName,
     },
+    /// Nobody is there of those whom a capability, a topic or `all:` means.
+    #[error("nobody takes messages for {to}: {why}")]
+    NoRecipient {
+        /// Whom the sender meant.
+        to: String,
+        /// Why there is nobody.
+        why: String,
+    },
     /// The agent is known, but every node that runs it is failed or has left.
     #[error("agent {agent} is not reachable: its node {node} is {status}")]
     NodeDown {
@@ -129,8 +137,9 @@ pub enum SendError {
 
 impl SendError {
     /// Every [`SendError::code`].
-    pub const CODES: [&'static str; 14] = [
+    pub const CODES: [&'static str; 15] = [
         "unknown_agent",
+        "no_recipient",
         "node_down",
         "too_far",
         "not_running",
@@ -151,6 +160,7 @@ impl SendError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::UnknownAgent { .. } => "unknown_agent",
+            Self::NoRecipient { .. } => "no_recipient",
             Self::NodeDown { .. } => "node_down",
             Self::TooFar { .. } => "too_far",
             Self::NotRunning { .. } => "not_running",

@@ -41,8 +41,7 @@ fn check_name(what: &'static str, text: &str, bytes_max: usize) -> Result<(), Na
     Ok(())
 }
 
-/// Declares nothing clever: one validated, cheaply cloned, ordered text type.
-/// Written out per type below; the shared part is `check_name`.
+/// The name of a node.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct NodeId(Arc<str>);
@@ -149,87 +148,62 @@ impl MeshName {
     }
 }
 
-impl TryFrom<String> for NodeId {
-    type Error = NameError;
-    fn try_from(text: String) -> Result<Self, NameError> {
-        Self::new(&text)
+/// A tag: what an agent can do, or a topic that it listens to. 1 to 64 ASCII letters, digits, `-`, `_`, `.`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Tag(Arc<str>);
+
+impl Tag {
+    /// Parses a tag.
+    ///
+    /// # Errors
+    /// [`NameError`] says which rule the text breaks.
+    pub fn new(text: &str) -> Result<Self, NameError> {
+        check_name("tag", text, limits::TAG_BYTES_MAX)?;
+        Ok(Self(text.into()))
+    }
+
+    /// The tag as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 }
-impl TryFrom<String> for AgentName {
-    type Error = NameError;
-    fn try_from(text: String) -> Result<Self, NameError> {
-        Self::new(&text)
-    }
+
+/// What every name can be made from and turned into.
+macro_rules! text_traits {
+    ($($name:ident),*) => {$(
+        impl TryFrom<String> for $name {
+            type Error = NameError;
+            fn try_from(text: String) -> Result<Self, NameError> {
+                Self::new(&text)
+            }
+        }
+        impl FromStr for $name {
+            type Err = NameError;
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                Self::new(text)
+            }
+        }
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.0.as_ref().to_owned()
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    )*};
 }
-impl TryFrom<String> for MeshName {
-    type Error = NameError;
-    fn try_from(text: String) -> Result<Self, NameError> {
-        Self::new(&text)
-    }
-}
-impl FromStr for NodeId {
-    type Err = NameError;
-    fn from_str(text: &str) -> Result<Self, NameError> {
-        Self::new(text)
-    }
-}
-impl FromStr for AgentName {
-    type Err = NameError;
-    fn from_str(text: &str) -> Result<Self, NameError> {
-        Self::new(text)
-    }
-}
-impl FromStr for MeshName {
-    type Err = NameError;
-    fn from_str(text: &str) -> Result<Self, NameError> {
-        Self::new(text)
-    }
-}
-impl From<NodeId> for String {
-    fn from(id: NodeId) -> Self {
-        id.0.as_ref().to_owned()
-    }
-}
-impl From<AgentName> for String {
-    fn from(name: AgentName) -> Self {
-        name.0.as_ref().to_owned()
-    }
-}
-impl From<MeshName> for String {
-    fn from(name: MeshName) -> Self {
-        name.0.as_ref().to_owned()
-    }
-}
-impl fmt::Display for NodeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-impl fmt::Display for AgentName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-impl fmt::Display for MeshName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-impl fmt::Debug for NodeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-impl fmt::Debug for AgentName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-impl fmt::Debug for MeshName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+
+text_traits!(NodeId, AgentName, MeshName, Tag);
 
 /// The identity of one mesh, minted at its bootstrap and never changed: two meshes with the same name
 /// and the same CA still refuse each other by it.

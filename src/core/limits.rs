@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+mod offers;
 mod outbox;
 mod wasm;
 
+pub use offers::*;
 pub use outbox::*;
 pub use wasm::*;
 
@@ -120,7 +122,8 @@ pub const MAILBOX_BYTES_MAX: usize = 16 << 20;
 pub const ASKS_IN_FLIGHT_MAX: usize = 65_536;
 /// Bytes queued for one data stream while the peer does not read. Full: `overloaded` to the sender.
 pub const STREAM_QUEUE_BYTES_MAX: usize = 4 << 20;
-/// Data streams that one node opens to one peer; a conversation always takes the same one.
+/// Data streams that one node opens to one peer; a conversation, or what one sender publishes to a topic, always
+/// takes the same one.
 pub const DATA_STREAMS: usize = 4;
 /// The longest deadline a message may have.
 pub const DEADLINE_MAX: Duration = Duration::from_secs(3600);

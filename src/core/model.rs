@@ -10,22 +10,24 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::error::SendError;
 use super::ids::{AgentName, Incarnation, NodeId};
 use super::limits;
 
+mod address;
 mod decisions;
 mod dots;
 mod events;
 mod hello;
 mod letters;
 mod modes;
+mod offer;
 mod replica;
 mod roster;
 mod sides;
 mod tickets;
 mod wasm;
 
+pub use address::{Address, Target};
 pub use decisions::{Action, Condition, ConditionError, Decision};
 pub use dots::{Actor, Clock, Dot, DotRange, Span};
 pub use events::{Event, Finding, Found};
@@ -35,6 +37,7 @@ pub use modes::{
     Barred, Doubt, DoubtKind, Mode, ModeReason, PartitionConfig, PartitionView, Permissions, Reads, Strategy,
     Writes,
 };
+pub use offer::{Balance, Offer};
 pub use replica::{Hlc, KeyState, KeyUpdate, Sibling, Slot, Writer, check_key};
 pub use roster::{Epoch, Roster, Seat};
 pub use sides::{Cut, Side, Sides, SilentNode};
@@ -226,14 +229,24 @@ pub struct AgentSpec {
     pub name: AgentName,
     /// What it is made of.
     pub source: AgentSource,
+    /// What it offers.
+    #[serde(default, skip_serializing_if = "Offer::is_plain")]
+    pub offer: Offer,
 }
 
 impl AgentSpec {
+    /// An agent that is found by its name alone.
+    #[must_use]
+    pub fn new(name: AgentName, source: AgentSource) -> Self {
+        Self { name, source, offer: Offer::default() }
+    }
+
     /// Checks the bounds of a specification.
     ///
     /// # Errors
     /// A sentence for the person who deploys it.
     pub fn check(&self) -> Result<(), String> {
+        self.offer.check()?;
         match &self.source {
             AgentSource::Native { builtin } if builtin == "echo" => Ok(()),
             AgentSource::Native { builtin } => {
@@ -315,6 +328,9 @@ pub struct AgentRecord {
     pub state: AgentState,
     /// How often it was started again since it was deployed or its node started.
     pub restarts: u32,
+    /// What it offers.
+    #[serde(default, skip_serializing_if = "Offer::is_plain")]
+    pub offer: Offer,
 }
 
 /// One agent on one node as this node sees it.
@@ -360,67 +376,6 @@ pub enum Performative {
     Subscribe,
 }
 
-/// Where a message goes: an agent by name, wherever it is, or on one node.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Address {
-    /// The agent.
-    pub agent: AgentName,
-    /// The node, when the sender insists on one.
-    pub node: Option<NodeId>,
-}
-
-impl Address {
-    /// Parses `agent` or `agent@node`.
-    ///
-    /// # Errors
-    /// [`SendError::BadAddress`] with the rule that is broken; the forms `cap:`, `topic:` and `all:` are
-    /// named as not offered by this version.
-    pub fn parse(text: &str) -> Result<Self, SendError> {
-        let bad = |why: String| {
-            let address = text.chars().take(200).collect();
-            Err(SendError::BadAddress { address, why })
-        };
-        if let Some((form, _)) = text.split_once(':') {
-            return bad(format!("addresses of the form {form}:NAME are not offered by this version"));
-        }
-        let (agent, node) = match text.split_once('@') {
-            Some((agent, node)) => (agent, Some(node)),
-            None => (text, None),
-        };
-        let agent = match AgentName::new(agent) {
-            Ok(agent) => agent,
-            Err(error) => return bad(error.to_string()),
-        };
-        match node.map(NodeId::new).transpose() {
-            Ok(node) => Ok(Self { agent, node }),
-            Err(error) => bad(error.to_string()),
-        }
-    }
-}
-
-impl TryFrom<String> for Address {
-    type Error = SendError;
-    fn try_from(text: String) -> Result<Self, SendError> {
-        Self::parse(&text)
-    }
-}
-
-impl From<Address> for String {
-    fn from(address: Address) -> Self {
-        address.to_string()
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.node {
-            Some(node) => write!(f, "{}@{node}", self.agent),
-            None => self.agent.fmt(f),
-        }
-    }
-}
-
 /// A message from an agent or a client to an agent. It travels as a positional MessagePack array;
 /// `extensions` is its last element and the place where later versions put what this one skips.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -449,6 +404,80 @@ pub struct Message {
     pub hops: u8,
     /// What later versions add, by number.
     pub extensions: BTreeMap<u8, Bytes>,
+}
+
+/// The number of the extension with the key that a message is shared out by; text.
+const KEY: u8 = 1;
+/// The number of the extension with what the sender addressed, where that was no address of one agent; text.
+const SENT_TO: u8 = 2;
+
+impl Message {
+    /// The key by which messages are shared out among instances.
+    #[must_use]
+    pub fn key(&self) -> Option<&str> {
+        self.text_of(KEY)
+    }
+
+    /// Gives it a key.
+    #[must_use]
+    pub fn with_key(mut self, key: Option<String>) -> Self {
+        self.extensions.extend(key.map(|key| (KEY, Bytes::from(key))));
+        self
+    }
+
+    /// Notes whom the sender meant, where that is more than the address says.
+    #[must_use]
+    pub fn with_target(mut self, target: &Target) -> Self {
+        if target.address().is_none() {
+            self.extensions.insert(SENT_TO, Bytes::from(target.to_string()));
+        }
+        self
+    }
+
+    /// What its sender addressed, where that was no address of one agent.
+    #[must_use]
+    pub fn target(&self) -> Option<&str> {
+        self.text_of(SENT_TO)
+    }
+
+    /// The topic that it was published to.
+    #[must_use]
+    pub fn topic(&self) -> Option<&str> {
+        self.target().and_then(|target| target.strip_prefix("topic:"))
+    }
+
+    /// What its sender addressed.
+    #[must_use]
+    pub fn sent_to(&self) -> String {
+        self.target().map_or_else(|| self.to.to_string(), str::to_owned)
+    }
+
+    /// Checks the extensions that this version knows, of a message that came from elsewhere.
+    ///
+    /// # Errors
+    /// Which rule they break.
+    pub fn check_extensions(&self) -> Result<(), String> {
+        let is_key = |bytes: &Bytes| {
+            let text = std::str::from_utf8(bytes);
+            text.is_ok_and(|key| !key.is_empty() && key.len() <= limits::MESSAGE_KEY_BYTES_MAX)
+        };
+        if self.extensions.get(&KEY).is_some_and(|bytes| !is_key(bytes)) {
+            return Err("its key is not usable".to_owned());
+        }
+        let is_target = |text: &str| match Target::parse(text) {
+            Ok(Target::All(agent)) => agent == self.to.agent,
+            Ok(Target::Capability(_) | Target::Topic(_)) => true,
+            Ok(Target::Agent(_)) | Err(_) => false,
+        };
+        if self.extensions.contains_key(&SENT_TO) && !self.target().is_some_and(is_target) {
+            return Err("what it says it was sent to cannot have led here".to_owned());
+        }
+        Ok(())
+    }
+
+    fn text_of(&self, extension: u8) -> Option<&str> {
+        self.extensions.get(&extension).and_then(|bytes| std::str::from_utf8(bytes).ok())
+    }
 }
 
 /// What an agent answers.
@@ -514,6 +543,40 @@ impl Default for CrossRegion {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_extensions_that_can_be_true_are_taken_from_elsewhere() {
+        let message = |key: Option<&str>, sent_to: Option<&str>| {
+            let mut message = Message {
+                id: Uuid::nil(),
+                from: "client@node-2".to_owned(),
+                to: Address::parse("worker@node-1").expect("valid"),
+                performative: Performative::Inform,
+                conversation_id: None,
+                in_reply_to: None,
+                content_type: "text/plain".to_owned(),
+                content: Bytes::new(),
+                deadline_ms: 1,
+                traceparent: None,
+                hops: 0,
+                extensions: BTreeMap::from([(77, Bytes::from_static(&[0xff]))]),
+            }
+            .with_key(key.map(str::to_owned));
+            message.extensions.extend(sent_to.map(|text| (SENT_TO, Bytes::from(text.to_owned()))));
+            message
+        };
+        for sent_to in ["cap:resize", "topic:orders", "all:worker"] {
+            let good = message(Some("customer-7"), Some(sent_to));
+            assert_eq!((good.check_extensions(), good.sent_to().as_str()), (Ok(()), sent_to));
+        }
+        assert_eq!(message(None, None).sent_to(), "worker@node-1");
+        for sent_to in ["all:other", "worker", "worker@node-1", "queue:x", "topic:", "\u{1b}"] {
+            assert!(message(None, Some(sent_to)).check_extensions().is_err(), "{sent_to:?}");
+        }
+        for key in [String::new(), "x".repeat(limits::MESSAGE_KEY_BYTES_MAX + 1)] {
+            assert!(message(Some(&key), None).check_extensions().is_err());
+        }
+    }
 
     #[test]
     fn a_node_may_listen_at_its_own_addresses_and_not_at_a_translators() {

@@ -175,7 +175,8 @@ impl Supervision {
 impl Agent {
     fn publish(&self) -> AgentEffect {
         let kind = self.spec.source.kind().to_owned();
-        let record = AgentRecord { kind, state: self.state.clone(), restarts: self.restarts };
+        let (state, offer) = (self.state.clone(), self.spec.offer.clone());
+        let record = AgentRecord { kind, state, restarts: self.restarts, offer };
         AgentEffect::Publish { agent: self.spec.name.clone(), record: Some(record) }
     }
 
@@ -215,7 +216,7 @@ mod tests {
 
     fn spec() -> AgentSpec {
         let name = AgentName::new("a").expect("valid");
-        AgentSpec { name, source: AgentSource::Native { builtin: "echo".to_owned() } }
+        AgentSpec::new(name, AgentSource::Native { builtin: "echo".to_owned() })
     }
 
     fn run_of(effects: &[AgentEffect]) -> u64 {

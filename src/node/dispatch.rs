@@ -18,83 +18,30 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 
-use self::choice::{Choice, choose, is_usable};
+use self::choice::is_usable;
+use self::routes::{Counted, Group, Sticky};
 use super::runtime::{Delivery, Finish, Runtime};
 use super::transport::{Awaited, DataHandler, Peer, SendFailure};
 use crate::core::contract::Input;
 use crate::core::error::SendError;
-use crate::core::ids::{AgentName, LinkId, NodeId};
+use crate::core::ids::{LinkId, NodeId};
 use crate::core::limits;
-use crate::core::model::{Address, AgentState, Answer, CrossRegion, MemberStatus, Message};
+use crate::core::model::{Address, Answer, Message};
 use crate::core::wire::{Data, Want};
 
 mod choice;
 mod outlet;
+mod post;
+mod routes;
 
-pub use self::outlet::{Promise, Promised};
+pub use self::outlet::{NOT_PROMISED, Promise, Promised};
+pub use self::post::{Delivered, Posting};
+pub use self::routes::{Instance, Open, Routes, Way};
 
 /// How long an answer may take when the sender does not say.
 pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(5);
 /// Tables of waiting senders, so that they do not wait for each other.
 const SHARDS: usize = 16;
-
-/// Who runs which agent, as messages need it.
-#[derive(Debug, Default)]
-pub struct Routes {
-    /// Instances by name.
-    agents: HashMap<AgentName, Agent>,
-    /// Whether this node takes no new messages from its clients.
-    pub stopping: bool,
-    /// Whether this node has found its mesh.
-    pub joined: bool,
-}
-
-/// An agent's instances, and which of them take messages that name only the agent.
-#[derive(Debug, Default)]
-struct Agent {
-    instances: Vec<Instance>,
-    choice: Choice,
-}
-
-impl Routes {
-    /// Routes over these instances, from a node in `own_region` (empty: in none).
-    #[must_use]
-    pub fn new(instances: HashMap<AgentName, Vec<Instance>>, own_region: &str, rule: &CrossRegion) -> Self {
-        let agent = |(name, instances): (AgentName, Vec<Instance>)| {
-            let choice = choose(own_region, &instances, rule);
-            (name, Agent { instances, choice })
-        };
-        Self { agents: instances.into_iter().map(agent).collect(), ..Self::default() }
-    }
-}
-
-/// One instance of an agent.
-#[derive(Debug, Clone)]
-pub struct Instance {
-    /// Its node.
-    pub node: NodeId,
-    /// What this node believes of that node.
-    pub status: MemberStatus,
-    /// What that node says of the agent.
-    pub state: AgentState,
-    /// The way there.
-    pub way: Way,
-    /// The region of its node; empty when that has none.
-    pub region: String,
-    /// The round trip to be expected of its node, as far as known.
-    pub rtt: Option<Duration>,
-}
-
-/// The way to an instance.
-#[derive(Debug, Clone)]
-pub enum Way {
-    /// On this node.
-    Here,
-    /// Over this link.
-    Link(Arc<Peer>),
-    /// There is no link now; one can be asked for.
-    NoLink,
-}
 
 type Outcome = Result<Option<Answer>, SendError>;
 
@@ -124,7 +71,6 @@ struct Inner {
     shards: [Mutex<HashMap<u64, Waiting>>; SHARDS],
     waiting: AtomicUsize,
     tags: AtomicU64,
-    turns: AtomicUsize,
     meters: OnceLock<Meters>,
     promise: OnceLock<Promise>,
 }
@@ -161,7 +107,6 @@ impl Dispatcher {
             shards: std::array::from_fn(|_| Mutex::default()),
             waiting: AtomicUsize::new(0),
             tags: AtomicU64::new(0),
-            turns: AtomicUsize::new(0),
             meters: OnceLock::new(),
             promise: OnceLock::new(),
         };
@@ -172,6 +117,12 @@ impl Dispatcher {
     pub fn set_promise(&self, promise: Promise) {
         // Whoever comes later is not needed.
         let _ = self.inner.promise.set(promise);
+    }
+
+    /// Who runs what, as published last.
+    #[must_use]
+    pub fn routes(&self) -> Arc<Routes> {
+        self.inner.routes.load_full()
     }
 
     /// Publishes who runs what, for every message from now on.
@@ -262,17 +213,21 @@ impl Inner {
         }
         match &message.to.node {
             Some(node) if *node != self.own => {
-                bad(&message.to.to_string(), format!("the message came to {}", self.own))
+                return bad(&message.to.to_string(), format!("the message came to {}", self.own));
             }
-            Some(_) | None => Ok(()),
+            Some(_) | None => {}
         }
+        message
+            .check_extensions()
+            .map_err(|why| SendError::BadAddress { address: message.to.to_string(), why })
     }
 
     async fn exchange(&self, message: Message, want: Want) -> Outcome {
-        match self.way_to(&message.to).await? {
-            (_, Way::Here) => self.deliver_here(message, want).await,
-            (_, Way::Link(peer)) => self.deliver_over(&peer, message, want).await,
-            (node, Way::NoLink) => Err(SendError::LinkLost { node }),
+        let Picked { node, way, counted: _counted } = self.way_to(&message).await?;
+        match way {
+            Way::Here => self.deliver_here(message, want).await,
+            Way::Link(peer) => self.deliver_over(&peer, message, want).await,
+            Way::NoLink => Err(SendError::LinkLost { node }),
         }
     }
 
@@ -308,19 +263,20 @@ impl Inner {
     }
 
     fn tell(&self, message: Message) -> Result<(), SendError> {
-        match self.route(&message.to)? {
-            (_, Way::Here) => {
+        let Picked { node, way, .. } = self.route(&message)?;
+        match way {
+            Way::Here => {
                 let agent = message.to.agent.clone();
                 let finish: Finish = Box::new(|_| {});
                 self.runtime.deliver(&agent, Delivery { message, wants_answer: false, finish });
                 Ok(())
             }
-            (_, Way::Link(peer)) => {
+            Way::Link(peer) => {
                 let order = order_of(&message);
                 let frame = Data::Deliver { want: Want::Nothing, tag: 0, message };
                 peer.send_data(order, &frame).map_err(|e| send_error(&e, &peer))
             }
-            (node, Way::NoLink) => {
+            Way::NoLink => {
                 // For those that follow; a full queue means that the core is busy with such wishes already.
                 let _ = self.core.try_send(Input::WantLink { node: node.clone() });
                 Err(SendError::LinkLost { node })
@@ -329,11 +285,11 @@ impl Inner {
     }
 
     /// The way to an instance; where only the link is missing, asks for one and waits for it.
-    async fn way_to(&self, address: &Address) -> Result<(NodeId, Way), SendError> {
+    async fn way_to(&self, message: &Message) -> Result<Picked, SendError> {
         loop {
             let changed = self.routes_changed.notified();
-            match self.route(address)? {
-                (node, Way::NoLink) => {
+            match self.route(message)? {
+                Picked { node, way: Way::NoLink, .. } => {
                     let _ = self.core.send(Input::WantLink { node }).await;
                     // The asker's deadline bounds this; a dial that failed a moment ago is not repeated at once.
                     let _ = timeout(Duration::from_millis(500), changed).await;
@@ -345,27 +301,27 @@ impl Inner {
 
     /// Picks an instance: one on this node if there is one, else those that were chosen in turn; where the
     /// sender names the node, the one there.
-    fn route(&self, address: &Address) -> Result<(NodeId, Way), SendError> {
-        let routes = self.routes.load();
+    fn route(&self, message: &Message) -> Result<Picked, SendError> {
+        let (address, routes) = (&message.to, self.routes.load());
         if routes.stopping {
             return Err(SendError::Stopping { node: self.own.clone() });
         }
-        let agent = routes.agents.get(&address.agent);
-        let instances = agent.map(|agent| agent.instances.as_slice()).unwrap_or_default();
-        let picked = match (&address.node, agent) {
-            (Some(node), _) => instances.iter().find(|i| i.node == *node && is_usable(i)),
-            (None, Some(Agent { choice: Choice { chosen, .. }, .. })) => {
-                let turn = self.turns.fetch_add(usize::from(chosen.len() > 1), Ordering::Relaxed);
-                chosen.get(turn % chosen.len().max(1)).map(|index| &instances[*index])
-            }
-            (None, None) => None,
+        let group = routes.agents.get(&address.agent);
+        let picked = match (&address.node, group) {
+            (Some(node), Some(group)) => group.instances.iter().find(|i| i.node == *node && is_usable(i)),
+            (None, Some(group)) => group.pick(Sticky::of(message)),
+            (_, None) => None,
         };
         match picked {
-            Some(instance) => Ok((instance.node.clone(), instance.way.clone())),
-            None if instances.is_empty() && !routes.joined => {
+            Some(instance) => Ok(Picked {
+                node: instance.node.clone(),
+                way: instance.way.clone(),
+                counted: instance.open.clone().map(Open::count),
+            }),
+            None if group.is_none() && !routes.joined => {
                 Err(SendError::Joining { node: self.own.clone(), agent: address.agent.clone() })
             }
-            None => Err(why_unusable(address, agent)),
+            None => Err(why_unusable(address, group)),
         }
     }
 
@@ -379,36 +335,45 @@ impl Inner {
     }
 
     fn count<T>(&self, outcome: &Result<T, SendError>) {
-        let meters = self.meters();
         match outcome {
-            Ok(_) => meters.delivered.increment(1),
-            Err(error) => {
-                if let Some(counter) = meters.outcomes.get(error.code()) {
-                    counter.increment(1);
-                }
-            }
+            Ok(_) => self.meters().delivered.increment(1),
+            Err(error) => self.count_error(error),
+        }
+    }
+
+    fn count_error(&self, error: &SendError) {
+        if let Some(counter) = self.meters().outcomes.get(error.code()) {
+            counter.increment(1);
         }
     }
 }
 
-fn why_unusable(address: &Address, all: Option<&Agent>) -> SendError {
-    let agent = address.agent.clone();
+/// Where a message goes, and the note that its outcome is awaited.
+struct Picked {
+    node: NodeId,
+    way: Way,
+    counted: Option<Counted>,
+}
+
+fn why_unusable(address: &Address, all: Option<&Group>) -> SendError {
     let instances = all.map(|all| all.instances.as_slice()).unwrap_or_default();
     let too_far = all.and_then(|all| all.choice.too_far).filter(|_| address.node.is_none());
-    if let Some(Instance { node, region, rtt, .. }) = too_far.map(|index| &instances[index]) {
-        let rtt_ms = rtt.unwrap_or_default().as_millis() as u64;
-        return SendError::TooFar { agent, node: node.clone(), region: region.clone(), rtt_ms };
+    if let Some(found) = too_far.map(|index| &instances[index]) {
+        let (agent, node, region) = (found.agent.clone(), found.node.clone(), found.region.clone());
+        let rtt_ms = found.rtt.unwrap_or_default().as_millis() as u64;
+        return SendError::TooFar { agent, node, region, rtt_ms };
     }
     let mut candidates =
         instances.iter().filter(|i| address.node.as_ref().is_none_or(|node| *node == i.node));
-    if let Some(instance) = candidates.clone().find(|i| i.status.is_reachable()) {
-        let state = instance.state.as_str().to_owned();
-        return SendError::NotRunning { agent, node: instance.node.clone(), state };
+    if let Some(found) = candidates.clone().find(|i| i.status.is_reachable()) {
+        let (agent, node) = (found.agent.clone(), found.node.clone());
+        return SendError::NotRunning { agent, node, state: found.state.as_str().to_owned() };
     }
-    if let Some(instance) = candidates.next() {
-        let status = instance.status.to_string();
-        return SendError::NodeDown { agent, node: instance.node.clone(), status };
+    if let Some(found) = candidates.next() {
+        let (agent, node) = (found.agent.clone(), found.node.clone());
+        return SendError::NodeDown { agent, node, status: found.status.to_string() };
     }
+    let agent = address.agent.clone();
     match &address.node {
         Some(node) if !instances.is_empty() => {
             SendError::NotRunning { agent, node: node.clone(), state: "not deployed there".to_owned() }
@@ -417,11 +382,14 @@ fn why_unusable(address: &Address, all: Option<&Agent>) -> SendError {
     }
 }
 
-/// Messages of one sender and conversation take one stream and stay in order.
+/// Messages of one sender and conversation, and those that it publishes to one topic, take one stream and stay in order.
 fn order_of(message: &Message) -> u64 {
     let mut hasher = DefaultHasher::new();
     message.from.hash(&mut hasher);
-    message.conversation_id.hash(&mut hasher);
+    match message.topic() {
+        Some(topic) => topic.hash(&mut hasher),
+        None => message.conversation_id.hash(&mut hasher),
+    }
     hasher.finish()
 }
 
@@ -503,7 +471,8 @@ fn send_outcome(peer: &Peer, order: u64, tag: u64, result: Outcome) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::model::{Guarantee, Performative};
+    use crate::core::ids::AgentName;
+    use crate::core::model::{CrossRegion, Guarantee, Offer, Performative};
     use crate::node::runtime::{Draft, RuntimeConfig};
 
     fn node(name: &str) -> NodeId {
@@ -521,19 +490,16 @@ mod tests {
         };
         let dispatcher = Dispatcher::new(node("own"), Runtime::new(config, |_, _, _| {}), core);
         let far = Instance {
-            node: node("far"),
-            status: MemberStatus::Alive,
-            state: AgentState::Running,
-            way: Way::NoLink,
             region: "us".to_owned(),
             rtt: Some(Duration::from_millis(150)),
+            ..routes::tests::instance("echo", "far", Offer::default())
         };
         let name = AgentName::new("echo").expect("valid");
         let rule = CrossRegion {
             max_cross_region_latency: Some(Duration::from_millis(100)),
             ..CrossRegion::default()
         };
-        dispatcher.publish(Routes::new(HashMap::from([(name.clone(), vec![far])]), "eu", &rule));
+        dispatcher.publish(Routes::new([far], "eu", &rule, &Routes::default()));
         let message = |to: &str| {
             let from = AgentName::new("client").expect("valid");
             let draft = Draft {
@@ -546,9 +512,13 @@ mod tests {
                 content: bytes::Bytes::new(),
                 deadline_ms: None,
                 guarantee: Guarantee::AtMostOnce,
+                key: None,
                 hops: 0,
             };
-            dispatcher.message_of(draft).expect("a valid message")
+            dispatcher
+                .posting_of(draft)
+                .and_then(|posting| posting.by_name("a name"))
+                .expect("a valid message")
         };
         let refused = dispatcher.tell(message("echo")).expect_err("it is too far");
         let expected =

@@ -303,7 +303,8 @@ impl Driver {
 
     fn publish(&mut self) {
         let view = self.mesh.view();
-        self.dispatcher.publish(routes(&view, &self.transport, &self.cross_region));
+        let before = self.dispatcher.routes();
+        self.dispatcher.publish(routes(&view, &self.transport, &self.cross_region, &before));
         publish_metrics(&view);
         self.publish_region_rtts(&view);
         self.shared.view.store(Arc::new(view));
@@ -348,12 +349,13 @@ fn committed((no, outcome): Outcome) -> Input {
 }
 
 /// The view as messages need it.
-fn routes(view: &View, transport: &Transport, rule: &CrossRegion) -> Routes {
+fn routes(view: &View, transport: &Transport, rule: &CrossRegion, before: &Routes) -> Routes {
     let members: HashMap<_, _> = view.members.iter().map(|(m, link)| (&m.card.node_id, (m, *link))).collect();
     let instance = |agent: &AgentView| {
         let member = members.get(&agent.node);
         let link = member.and_then(|(_, link)| *link);
         Instance {
+            agent: agent.name.clone(),
             node: agent.node.clone(),
             status: agent.node_status,
             state: agent.record.state.clone(),
@@ -364,14 +366,13 @@ fn routes(view: &View, transport: &Transport, rule: &CrossRegion) -> Routes {
             },
             region: member.map(|(m, _)| m.card.region.clone()).unwrap_or_default(),
             rtt: member.and_then(|(m, _)| m.expected_rtt),
+            offer: agent.record.offer.clone(),
+            open: None,
+            hash: 0,
         }
     };
-    let mut agents: HashMap<AgentName, Vec<Instance>> = HashMap::new();
-    for agent in &view.agents {
-        agents.entry(agent.name.clone()).or_default().push(instance(agent));
-    }
     let own_region = members.get(&view.own).map_or("", |(own, _)| &own.card.region);
-    let mut routes = Routes::new(agents, own_region, rule);
+    let mut routes = Routes::new(view.agents.iter().map(instance), own_region, rule, before);
     (routes.stopping, routes.joined) = (view.stopping, view.joined);
     routes
 }

@@ -82,9 +82,14 @@ impl Place {
 
     /// A node that joins that of `seed`; both know each other when this returns.
     pub(crate) fn join(&self, name: &str, seed: &Running) -> Running {
+        self.join_with(name, seed, &[])
+    }
+
+    /// The same with more flags.
+    pub(crate) fn join_with(&self, name: &str, seed: &Running, more: &[&str]) -> Running {
         let address = seed.get("/v1/cluster/members").json()[0]["address"].clone();
         let address = address.as_str().expect("an address");
-        let node = self.start(name, &["--join", address]);
+        let node = self.start(name, &[&["--join", address], more].concat());
         let knows = |other: &str| {
             let other = other.to_owned();
             move |answer: &Answer| {

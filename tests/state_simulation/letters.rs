@@ -17,7 +17,7 @@ fn to(agent: &str) -> Address {
 /// Starts an agent that answers, on a machine.
 fn deploy(world: &mut World, machine: usize, agent: &str) {
     let name = AgentName::new(agent).expect("a valid name");
-    let spec = AgentSpec { name, source: AgentSource::Native { builtin: "echo".to_owned() } };
+    let spec = AgentSpec::new(name, AgentSource::Native { builtin: "echo".to_owned() });
     let node = world.node(machine).clone();
     let id = world.request(machine, &node, RequestBody::Deploy { spec });
     let end = world.now() + seconds(10);

@@ -87,7 +87,7 @@ fn row_073_what_a_node_says_about_itself_changes_without_a_word_about_its_member
     let since = world.now();
     let to = world.node(3).clone();
     let name = AgentName::new("a").expect("valid");
-    let spec = AgentSpec { name: name.clone(), source: AgentSource::Native { builtin: "echo".to_owned() } };
+    let spec = AgentSpec::new(name.clone(), AgentSource::Native { builtin: "echo".to_owned() });
     world.request(0, &to, RequestBody::Deploy { spec });
     must(&mut world, secs(2), "the agent is known everywhere", |w| {
         (0..5).all(|m| w.view(m).is_some_and(|v| v.agents.iter().any(|a| a.name == name)))

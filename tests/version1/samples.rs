@@ -90,10 +90,7 @@ fn requests() -> Vec<(&'static str, RequestBody)> {
     vec![
         ("request-ping", RequestBody::Ping),
         ("request-deploy-native", RequestBody::Deploy { spec: echo() }),
-        (
-            "request-deploy-process",
-            RequestBody::Deploy { spec: AgentSpec { name: agent(), source: process } },
-        ),
+        ("request-deploy-process", RequestBody::Deploy { spec: AgentSpec::new(agent(), process) }),
         ("request-stop-agent", RequestBody::StopAgent { agent: agent() }),
         ("request-agent-info", RequestBody::AgentInfo { agent: agent() }),
         ("request-agent-logs", RequestBody::AgentLogs { agent: agent(), lines: 100 }),
@@ -200,7 +197,7 @@ fn records() -> Vec<OwnedRecord> {
         AgentState::Failed { reason: "exit status 1".to_owned() },
     ];
     let agents = states.into_iter().enumerate().map(|(n, state)| {
-        let record = AgentRecord { kind: "stdio".to_owned(), state, restarts: 2 };
+        let record = AgentRecord { kind: "stdio".to_owned(), state, restarts: 2, offer: Default::default() };
         (format!("agents/agent-{n}"), Some(encode_value(&record)))
     });
     let load = Load { cpu_permille: 125, memory_bytes: 1 << 33 };
@@ -217,7 +214,7 @@ pub fn record_values() -> (NodeCard, Load) {
 }
 
 fn echo() -> AgentSpec {
-    AgentSpec { name: agent(), source: AgentSource::Native { builtin: "echo".to_owned() } }
+    AgentSpec::new(agent(), AgentSource::Native { builtin: "echo".to_owned() })
 }
 
 fn agent() -> AgentName {

@@ -3,7 +3,8 @@
 //
 //     shoal deploy notes.wasm --name notes --kind wasm --grant-state notes/ --grant-address upper
 //
-// A message is a command: "put KEY TEXT", "get KEY", "delete KEY", "ask AGENT TEXT", "tell AGENT TEXT", "time", "dice".
+// A message is a command: "put KEY TEXT", "get KEY", "delete KEY", "ask AGENT TEXT", "tell AGENT TEXT",
+// "promise AGENT TEXT" (delivered at least once), "time", "dice".
 #include "agent.h"
 
 #include <stdlib.h>
@@ -109,6 +110,15 @@ static bool tell(char *to, char *text, agent_option_body_t *reply, agent_string_
     return say(reply, "sent");
 }
 
+static bool promise(char *to, char *text, agent_option_body_t *reply, agent_string_t *error) {
+    shoal_agent_messaging_draft_t message = draft(to, text);
+    message.guarantee.is_some = true;
+    message.guarantee.val = SHOAL_AGENT_MESSAGING_GUARANTEE_AT_LEAST_ONCE;
+    shoal_agent_types_failure_t failure;
+    if (!shoal_agent_messaging_send(&message, &failure)) return refuse(error, &failure);
+    return say(reply, "promised");
+}
+
 static bool tell_time(agent_option_body_t *reply) {
     char digits[21] = {0};
     size_t at = sizeof digits - 1;
@@ -164,12 +174,15 @@ bool exports_agent_handle(agent_message_t *message, agent_option_body_t *reply, 
     } else if (!strcmp(command, "tell")) {
         char *to = next_word(&rest);
         done = tell(to, rest, reply, error);
+    } else if (!strcmp(command, "promise")) {
+        char *to = next_word(&rest);
+        done = promise(to, rest, reply, error);
     } else if (!strcmp(command, "time")) {
         done = tell_time(reply);
     } else if (!strcmp(command, "dice")) {
         done = roll_dice(reply);
     } else {
-        done = complain(error, "commands are put, get, delete, ask, tell, time and dice");
+        done = complain(error, "commands are put, get, delete, ask, tell, promise, time and dice");
     }
     free(text);
     agent_message_free(message);

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::ids::ModuleId;
 use crate::core::limits;
-use crate::core::model::{self, Address};
+use crate::core::model::{self, Target};
 use crate::node::runtime::KeptModule;
 
 /// A WASM agent.
@@ -53,9 +53,9 @@ pub struct Grants {
     /// What the keys of the state begin with that it may read and write.
     #[serde(default)]
     pub state: Vec<String>,
-    /// Whom it may send to: `agent`, or `agent@node`.
+    /// Whom it may send to: `agent` on any node, `agent@node`, `cap:NAME`, `topic:NAME` or `all:NAME`.
     #[serde(default)]
-    pub addresses: Vec<Address>,
+    pub addresses: Vec<Target>,
 }
 
 /// A module on the asked node: an element of `GET /v1/modules`, and the answer to `POST /v1/modules`.
@@ -87,14 +87,19 @@ impl From<WasmSource> for model::WasmSource {
     }
 }
 
+impl From<model::InstanceLife> for InstanceLife {
+    fn from(life: model::InstanceLife) -> Self {
+        match life {
+            model::InstanceLife::LongLived => Self::LongLived,
+            model::InstanceLife::PerMessage => Self::PerMessage,
+        }
+    }
+}
+
 impl From<model::WasmSource> for WasmSource {
     fn from(source: model::WasmSource) -> Self {
         let model::WasmSource { module, origin: _, instance, grants, memory_bytes, fuel } = source;
-        let instance = match instance {
-            model::InstanceLife::LongLived => InstanceLife::LongLived,
-            model::InstanceLife::PerMessage => InstanceLife::PerMessage,
-        };
         let grants = Grants { state: grants.state, addresses: grants.addresses };
-        Self { module, instance, grants, memory_bytes, fuel }
+        Self { module, instance: instance.into(), grants, memory_bytes, fuel }
     }
 }

@@ -1,5 +1,6 @@
 //! `shoal deploy --kind wasm`: uploads a component to the asked node and tells what the agent may do.
 
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,8 +10,9 @@ use crate::api::types::{Grants, InstanceLife, Module, Source, WasmSource};
 use crate::cli::Failure;
 use crate::cli::client::{ANSWER_DEADLINE, Client};
 use crate::cli::message::read_bytes;
+use crate::core::ids::ModuleId;
 use crate::core::limits;
-use crate::core::model::Address;
+use crate::core::model::Target;
 
 /// How long taking in a module may take: its way, and its compilation.
 const UPLOAD_DEADLINE: Duration = limits::MODULE_UPLOAD_DEADLINE.saturating_add(ANSWER_DEADLINE);
@@ -31,13 +33,13 @@ pub(super) struct WasmArgs {
     /// Keys of the state that it may read and write: those that begin so. May be repeated
     #[arg(long, value_name = "PREFIX")]
     grant_state: Vec<String>,
-    /// Agent that it may send to, as NAME or NAME@NODE. May be repeated
-    #[arg(long, value_name = "ADDRESS", value_parser = address)]
-    grant_address: Vec<Address>,
+    /// Whom it may send to, as NAME, NAME@NODE, cap:NAME, topic:NAME or all:NAME. May be repeated
+    #[arg(long, value_name = "ADDRESS", value_parser = target)]
+    grant_address: Vec<Target>,
 }
 
-fn address(text: &str) -> Result<Address, String> {
-    Address::parse(text).map_err(|error| error.to_string())
+fn target(text: &str) -> Result<Target, String> {
+    Target::parse(text).map_err(|error| error.to_string())
 }
 
 impl WasmArgs {
@@ -49,12 +51,17 @@ impl WasmArgs {
     }
 }
 
-/// Uploads the component at `path`.
-pub(super) async fn source(client: &Client, path: &str, args: &WasmArgs) -> Result<Source, Failure> {
-    let bytes = read_bytes(&format!("@{path}"), limits::MODULE_BYTES_MAX, "a module may have")?;
+/// Uploads the component of a file.
+pub(super) async fn upload(client: &Client, file: &Path) -> Result<ModuleId, Failure> {
+    let bytes = read_bytes(&format!("@{}", file.display()), limits::MODULE_BYTES_MAX, "a module may have")?;
     let Module { module, .. } = client.upload("/v1/modules", Bytes::from(bytes), UPLOAD_DEADLINE).await?;
+    Ok(module)
+}
+
+/// Uploads the component at `path`, which is to run as the flags say.
+pub(super) async fn source(client: &Client, path: &str, args: &WasmArgs) -> Result<Source, Failure> {
     Ok(Source::Wasm(WasmSource {
-        module,
+        module: upload(client, Path::new(path)).await?,
         instance: args.instance.unwrap_or_default(),
         grants: Grants { state: args.grant_state.clone(), addresses: args.grant_address.clone() },
         memory_bytes: args.memory_bytes.unwrap_or(limits::WASM_MEMORY_BYTES_DEFAULT),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Address;
+use super::Target;
 use crate::core::ids::{ModuleId, NodeId};
 use crate::core::limits;
 
@@ -22,8 +22,8 @@ pub enum InstanceLife {
 pub struct Grants {
     /// What the keys of the state begin with that it may read and write.
     pub state: Vec<String>,
-    /// Whom it may send to: `agent` on any node, or `agent@node`.
-    pub addresses: Vec<Address>,
+    /// Whom it may send to: `agent` on any node, `agent@node`, `cap:NAME`, `topic:NAME` or `all:NAME`.
+    pub addresses: Vec<Target>,
 }
 
 impl Grants {
@@ -33,12 +33,16 @@ impl Grants {
         self.state.iter().any(|prefix| key.starts_with(prefix.as_str()))
     }
 
-    /// Whether it may send to this address. Who may send to an agent wherever it runs may name the node, not
-    /// the other way round.
+    /// Whether it may send to this target. Who may send to an agent wherever it runs may name the node, or send to all
+    /// of its name, not the other way round.
     #[must_use]
-    pub fn permits_address(&self, to: &Address) -> bool {
-        let is_it = |granted: &Address| {
-            granted.agent == to.agent && (granted.node.is_none() || granted.node == to.node)
+    pub fn permits_target(&self, to: &Target) -> bool {
+        let is_it = |granted: &Target| match (granted, to) {
+            (Target::Agent(granted), Target::Agent(to)) => {
+                granted.agent == to.agent && (granted.node.is_none() || granted.node == to.node)
+            }
+            (Target::Agent(granted), Target::All(agent)) => granted.agent == *agent && granted.node.is_none(),
+            (granted, to) => granted == to,
         };
         self.addresses.iter().any(is_it)
     }
@@ -108,17 +112,17 @@ impl WasmSource {
 mod tests {
     use super::*;
 
-    fn address(text: &str) -> Address {
-        Address::parse(text).expect("valid")
+    fn target(text: &str) -> Target {
+        Target::parse(text).expect("valid")
     }
 
     #[test]
     fn nothing_granted_means_nothing_allowed_and_a_grant_allows_what_it_says() {
         let none = Grants::default();
-        assert!(!none.permits_key("notes/a") && !none.permits_address(&address("upper")));
+        assert!(!none.permits_key("notes/a") && !none.permits_target(&target("upper")));
         let some = Grants {
             state: vec!["notes/".to_owned()],
-            addresses: vec![address("upper"), address("lower@node-2")],
+            addresses: ["upper", "lower@node-2", "cap:resize", "topic:orders"].map(target).into(),
         };
         assert!(some.permits_key("notes/a"));
         assert!(!some.permits_key("notes") && !some.permits_key("other/notes/a"));
@@ -129,8 +133,14 @@ mod tests {
             ("lower@node-3", false),
             ("lower", false),
             ("up", false),
+            ("all:upper", true),
+            ("all:lower", false),
+            ("cap:resize", true),
+            ("cap:orders", false),
+            ("topic:orders", true),
+            ("topic:resize", false),
         ] {
-            assert_eq!(some.permits_address(&address(to)), is_allowed, "{to}");
+            assert_eq!(some.permits_target(&target(to)), is_allowed, "{to}");
         }
     }
 
@@ -139,7 +149,7 @@ mod tests {
         let good = WasmSource::new(ModuleId::of(b"module"));
         good.check().expect("the defaults are within their bounds");
         let empty = Grants { state: vec![String::new()], ..Grants::default() };
-        let many = Grants { addresses: vec![address("a"); limits::GRANTS_MAX + 1], ..Grants::default() };
+        let many = Grants { addresses: vec![target("a"); limits::GRANTS_MAX + 1], ..Grants::default() };
         for bad in [
             WasmSource { grants: empty, ..good.clone() },
             WasmSource { grants: many, ..good.clone() },

@@ -591,6 +591,7 @@ fn is_final(error: &SendError) -> bool {
             true
         }
         SendError::UnknownAgent { .. }
+        | SendError::NoRecipient { .. }
         | SendError::NodeDown { .. }
         | SendError::TooFar { .. }
         | SendError::NotRunning { .. }

@@ -121,7 +121,11 @@ impl RequestBody {
     #[must_use]
     pub fn since_version(&self) -> u8 {
         match self {
-            Self::Deploy { spec } if matches!(spec.source, AgentSource::Wasm(_)) => 2,
+            Self::Deploy { spec }
+                if matches!(spec.source, AgentSource::Wasm(_)) || !spec.offer.is_plain() =>
+            {
+                2
+            }
             Self::Ping
             | Self::Deploy { .. }
             | Self::StopAgent { .. }

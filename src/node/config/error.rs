@@ -110,13 +110,15 @@ impl Problems {
         self.errors.push(ConfigError { origin, key: key.to_owned(), message: message.into() });
     }
 
-    /// `Err` with everything that was noted, if anything was.
-    pub(super) fn into_result(mut self) -> Result<(), ConfigErrors> {
-        if self.errors.is_empty() {
-            return Ok(());
-        }
+    /// Everything that was noted.
+    pub(super) fn into_errors(mut self) -> ConfigErrors {
         self.errors.sort_by(|a, b| a.origin.cmp(&b.origin));
-        Err(ConfigErrors { errors: self.errors, unlisted: self.unlisted })
+        ConfigErrors { errors: self.errors, unlisted: self.unlisted }
+    }
+
+    /// `Err` with everything that was noted, if anything was.
+    pub(super) fn into_result(self) -> Result<(), ConfigErrors> {
+        if self.errors.is_empty() { Ok(()) } else { Err(self.into_errors()) }
     }
 }
 

@@ -84,7 +84,7 @@ fn named_file(flags: &Flags, env: &dyn Fn(&str) -> Option<String>) -> Option<(Pa
     Some((path.into(), Origin::Env(flags::CONFIG.env)))
 }
 
-fn read_file(path: &Path) -> Result<String, String> {
+pub(super) fn read_file(path: &Path) -> Result<String, String> {
     let shown = quoted(&path.to_string_lossy());
     let mut bytes = Vec::new();
     let bytes_max = limits::CONFIG_FILE_BYTES_MAX;
@@ -137,7 +137,8 @@ fn node(sources: &mut Sources<'_>, flags: &Flags, is_root: bool) -> (Option<Node
     let labels = sources.labels(&flags::LABEL, &flags.label);
     let roles = partition::roles(sources);
     let named = id.into_value().zip(data_dir.into_value());
-    (named.map(|(id, data_dir)| NodeConfig { id, data_dir, region, zone, labels, roles }), unplaced)
+    let node = named.map(|(id, data_dir)| NodeConfig { id, data_dir, region, zone, labels, roles });
+    (node, unplaced)
 }
 
 /// A relative `XDG_STATE_HOME` is to be ignored, says the XDG base directory specification.

@@ -27,6 +27,7 @@ mod expand;
 mod flags;
 mod keys;
 mod load;
+mod manifest;
 mod partition;
 mod regions;
 mod sources;
@@ -39,6 +40,7 @@ pub use address::{AddressError, Host, HostPort, parse_listen};
 pub use enrolment::{EnrolmentConfig, Secret, TokenSource};
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use flags::Flags;
+pub use manifest::{Manifest, ManifestSource};
 
 /// The port of the mesh (UDP) where none is given.
 pub const CLUSTER_PORT: u16 = 7946;

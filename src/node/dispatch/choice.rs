@@ -6,10 +6,11 @@
 //! 2. with `prefer_local_region`, if one of the rest is in the own region, only such stay;
 //! 3. with `latency_aware_routing`, only those stay whose expected round trip is next to the lowest.
 //!
-//! What stays takes messages in turn. An instance on the node itself goes before all of this, and a sender
+//! What stays shares the messages. An instance on the node itself goes before all of this, and a sender
 //! that names the node gets that node. What is not known is not held against an instance in step 1: a node
 //! that has just come is not refused, it is only not preferred.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Instance, Way};
@@ -30,10 +31,11 @@ pub(super) fn is_usable(instance: &Instance) -> bool {
     instance.status.is_reachable() && matches!(instance.state, AgentState::Running)
 }
 
-pub(super) fn choose(own_region: &str, instances: &[Instance], rule: &CrossRegion) -> Choice {
+pub(super) fn choose(own_region: &str, instances: &[Arc<Instance>], rule: &CrossRegion) -> Choice {
     let usable = || instances.iter().enumerate().filter(|(_, i)| is_usable(i));
-    if let Some((here, _)) = usable().find(|(_, i)| matches!(i.way, Way::Here)) {
-        return Choice { chosen: vec![here], too_far: None };
+    let here: Vec<_> = usable().filter(|(_, i)| matches!(i.way, Way::Here)).map(|(index, _)| index).collect();
+    if !here.is_empty() {
+        return Choice { chosen: here, too_far: None };
     }
     let crosses = |i: &Instance| !own_region.is_empty() && i.region != own_region;
     let is_beyond = |i: &Instance| {
@@ -59,17 +61,14 @@ pub(super) fn choose(own_region: &str, instances: &[Instance], rule: &CrossRegio
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::ids::NodeId;
-    use crate::core::model::MemberStatus;
+    use crate::core::model::{MemberStatus, Offer};
+    use crate::node::dispatch::routes;
 
     fn instance(node: &str, region: &str, rtt_ms: Option<u64>) -> Instance {
         Instance {
-            node: NodeId::new(node).expect("valid"),
-            status: MemberStatus::Alive,
-            state: AgentState::Running,
-            way: Way::NoLink,
             region: region.to_owned(),
             rtt: rtt_ms.map(Duration::from_millis),
+            ..routes::tests::instance("worker", node, Offer::default())
         }
     }
 
@@ -79,7 +78,8 @@ mod tests {
     }
 
     fn chosen(own: &str, instances: &[Instance], rule: &CrossRegion) -> Vec<usize> {
-        choose(own, instances, rule).chosen
+        let instances: Vec<_> = instances.iter().cloned().map(Arc::new).collect();
+        choose(own, &instances, rule).chosen
     }
 
     #[test]
@@ -123,7 +123,10 @@ mod tests {
         let all =
             [instance("a", "us", Some(250)), instance("b", "ap", Some(120)), instance("c", "eu", Some(300))];
         assert_eq!(chosen("eu", &all, &near), [2], "the bound is for other regions only");
-        assert_eq!(choose("eu", &all[..2], &near), Choice { chosen: vec![], too_far: Some(1) });
+        assert_eq!(
+            choose("eu", &all[..2].iter().cloned().map(Arc::new).collect::<Vec<_>>(), &near),
+            Choice { chosen: vec![], too_far: Some(1) }
+        );
         let unknown = [instance("a", "us", None)];
         assert_eq!(chosen("eu", &unknown, &near), [0], "not known is not too far");
         assert_eq!(chosen("", &all[..2], &near), [1], "without a region nothing crosses, and near is near");
@@ -132,6 +135,6 @@ mod tests {
     #[test]
     fn what_cannot_take_a_message_is_neither_chosen_nor_too_far() {
         let failed = Instance { status: MemberStatus::Failed, ..instance("a", "us", Some(500)) };
-        assert_eq!(choose("eu", &[failed], &rule(true, true, Some(100))), Choice::default());
+        assert_eq!(choose("eu", &[Arc::new(failed)], &rule(true, true, Some(100))), Choice::default());
     }
 }

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use tokio::task::unconstrained;
 
-use super::{DEADLINE_DEFAULT, Dispatcher};
+use super::{DEADLINE_DEFAULT, Delivered, Dispatcher, Posting};
 use crate::core::error::SendError;
 use crate::core::limits;
-use crate::core::model::{Address, Answer, Guarantee, Message};
+use crate::core::model::{Answer, Guarantee, Message, Target};
 use crate::node::clock;
 use crate::node::runtime::{Draft, Outlet};
 
@@ -30,27 +30,34 @@ impl Dispatcher {
         }
     }
 
-    pub(super) fn message_of(&self, draft: Draft) -> Result<Message, SendError> {
-        Ok(Message {
+    pub(super) fn posting_of(&self, draft: Draft) -> Result<Posting, SendError> {
+        Ok(Posting {
+            target: Target::parse(&draft.to)?,
             id: clock::message_id(),
             from: format!("{}@{}", draft.from, self.inner.own),
-            to: Address::parse(&draft.to)?,
             performative: draft.performative,
             conversation_id: draft.conversation_id,
             in_reply_to: draft.in_reply_to,
             content_type: draft.content_type,
             content: draft.content,
             deadline_ms: draft.deadline_ms.unwrap_or(DEADLINE_DEFAULT.as_millis() as u32),
-            traceparent: None,
+            key: draft.key,
             hops: draft.hops,
-            extensions: std::collections::BTreeMap::new(),
         })
     }
 }
 
+/// Why a target is refused of which nothing can be promised.
+pub const NOT_PROMISED: &str = "at-least-once is for an agent by its name, as in worker or worker@node-1";
+
+/// A message that did not reach all of those whom its sender meant has failed, for the first reason; it is with the others.
+fn outcome_of(delivered: Vec<Delivered>) -> Result<(), SendError> {
+    delivered.into_iter().try_for_each(|Delivered { result, .. }| result)
+}
+
 /// Begins a message's way before anybody awaits it, so that messages of one agent leave in the order in
 /// which it wrote them. Its future is unconstrained: tokio would make one that has had many turns wait for its place.
-fn begun<F>(mut exchange: Pin<Box<F>>) -> Pin<Box<dyn Future<Output = F::Output> + Send>>
+pub(super) fn begun<F>(mut exchange: Pin<Box<F>>) -> Pin<Box<dyn Future<Output = F::Output> + Send>>
 where
     F: Future<Output: Send> + Send + 'static,
 {
@@ -65,10 +72,11 @@ impl Outlet for Dispatcher {
         let dispatcher = self.clone();
         begun(Box::pin(unconstrained(async move {
             let (guarantee, life_ms) = (draft.guarantee, draft.deadline_ms);
-            let message = dispatcher.message_of(draft)?;
+            let posting = dispatcher.posting_of(draft)?;
             match guarantee {
-                Guarantee::AtMostOnce => Self::send(&dispatcher, message).await,
+                Guarantee::AtMostOnce => outcome_of(dispatcher.post(posting).await?),
                 Guarantee::AtLeastOnce => {
+                    let message = posting.by_name(NOT_PROMISED)?;
                     let life =
                         life_ms.map_or(limits::OUTBOX_LIFE_DEFAULT, |ms| Duration::from_millis(ms.into()));
                     dispatcher.promise(message, life).await
@@ -79,8 +87,6 @@ impl Outlet for Dispatcher {
 
     fn ask(&self, draft: Draft) -> Pin<Box<dyn Future<Output = Result<Answer, SendError>> + Send>> {
         let dispatcher = self.clone();
-        begun(Box::pin(unconstrained(
-            async move { Self::ask(&dispatcher, dispatcher.message_of(draft)?).await },
-        )))
+        begun(Box::pin(unconstrained(async move { dispatcher.enquire(dispatcher.posting_of(draft)?).await })))
     }
 }

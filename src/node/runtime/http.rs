@@ -83,7 +83,7 @@ async fn post(
 }
 
 fn request(address: SocketAddr, message: Message, left: Duration) -> Request<Full<Bytes>> {
-    let mut request = Request::new(Full::new(message.content));
+    let mut request = Request::new(Full::new(message.content.clone()));
     *request.method_mut() = hyper::Method::POST;
     *request.uri_mut() = format!("http://{address}/").parse().expect("a socket address makes a URI");
     let headers = request.headers_mut();
@@ -93,7 +93,7 @@ fn request(address: SocketAddr, message: Message, left: Duration) -> Request<Ful
     };
     set("shoal-message-id", &message.id.to_string());
     set("shoal-from", &message.from);
-    set("shoal-to", &message.to.to_string());
+    set("shoal-to", &message.sent_to());
     let performative = serde_json::to_value(message.performative);
     set("shoal-performative", performative.as_ref().ok().and_then(|name| name.as_str()).unwrap_or_default());
     if let Some(conversation) = &message.conversation_id {
@@ -101,6 +101,9 @@ fn request(address: SocketAddr, message: Message, left: Duration) -> Request<Ful
     }
     if let Some(in_reply_to) = &message.in_reply_to {
         set("shoal-in-reply-to", &in_reply_to.to_string());
+    }
+    if let Some(key) = message.key() {
+        set("shoal-key", key);
     }
     set("shoal-deadline-ms", &left.as_millis().to_string());
     if let Some(traceparent) = &message.traceparent {

@@ -79,7 +79,7 @@ impl fmt::Debug for Delivery {
 pub struct Draft {
     /// The agent that sends it.
     pub from: AgentName,
-    /// Its address, not yet parsed: `agent` or `agent@node`.
+    /// Whom it is for, not yet parsed: the text of a [`Target`](crate::core::model::Target).
     pub to: String,
     /// Its speech act.
     pub performative: Performative,
@@ -95,6 +95,8 @@ pub struct Draft {
     pub deadline_ms: Option<u32>,
     /// What is promised of a message without an answer.
     pub guarantee: Guarantee,
+    /// By which it is shared out among instances.
+    pub key: Option<String>,
     /// Hops of the message that caused this one, plus one.
     pub hops: u8,
 }

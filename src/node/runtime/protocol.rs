@@ -40,6 +40,8 @@ enum ToAgent<'a> {
         wants_answer: bool,
         deadline_ms: u64,
         #[serde(skip_serializing_if = "Option::is_none")]
+        key: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
         traceparent: Option<&'a str>,
     },
     Answer {
@@ -48,6 +50,9 @@ enum ToAgent<'a> {
         content_type: &'a str,
         #[serde(flatten)]
         content: Content<'a>,
+    },
+    Accepted {
+        id: &'a str,
     },
     Error {
         id: Option<&'a str>,
@@ -83,7 +88,7 @@ pub(super) fn write_message(line: &mut Vec<u8>, message: &Message, wants_answer:
     let to_agent = ToAgent::Message {
         id: message.id,
         from: &message.from,
-        to: message.to.to_string(),
+        to: message.sent_to(),
         performative: message.performative,
         conversation_id: message.conversation_id.as_deref(),
         in_reply_to: message.in_reply_to,
@@ -91,6 +96,7 @@ pub(super) fn write_message(line: &mut Vec<u8>, message: &Message, wants_answer:
         content: Content::of(&message.content),
         wants_answer,
         deadline_ms: left_ms,
+        key: message.key(),
         traceparent: message.traceparent.as_deref(),
     };
     write(line, &to_agent);
@@ -100,6 +106,11 @@ pub(super) fn write_message(line: &mut Vec<u8>, message: &Message, wants_answer:
 pub(super) fn write_answer(line: &mut Vec<u8>, id: &str, answer: &Answer) {
     let Answer { from, content_type, content } = answer;
     write(line, &ToAgent::Answer { id, from, content_type, content: Content::of(content) });
+}
+
+/// Appends that what the agent sent under `id`, to be delivered at least once, is on the disk.
+pub(super) fn write_accepted(line: &mut Vec<u8>, id: &str) {
+    write(line, &ToAgent::Accepted { id });
 }
 
 /// Appends the reason for which what the agent sent or asked was not done.
@@ -158,6 +169,7 @@ pub(super) struct Outgoing {
     pub(super) content: Bytes,
     pub(super) deadline_ms: Option<u32>,
     pub(super) guarantee: Guarantee,
+    pub(super) key: Option<String>,
 }
 
 /// A line that is not understood. When it carries an id of the agent's own, the agent is told.
@@ -185,6 +197,7 @@ struct Fields {
     in_reply_to: Option<Uuid>,
     deadline_ms: Option<u32>,
     guarantee: Option<Guarantee>,
+    key: Option<String>,
 }
 
 /// Understands a line of an agent.
@@ -264,6 +277,7 @@ fn outgoing(mut fields: Fields, id: Option<String>) -> Result<Outgoing, Cow<'sta
         content,
         deadline_ms: fields.deadline_ms,
         guarantee: fields.guarantee.unwrap_or_default(),
+        key: fields.key,
     })
 }
 

@@ -20,7 +20,7 @@ use super::protocol::{self, BadLine, FromAgent, Outgoing};
 use super::{Draft, Ground};
 use crate::core::error::SendError;
 use crate::core::limits;
-use crate::core::model::{Answer, Performative};
+use crate::core::model::{Answer, Guarantee, Performative};
 
 /// What waits is written together, up to about so many bytes.
 const WRITE_BYTES: usize = 64 << 10;
@@ -31,7 +31,8 @@ const BAD_LINE_CHARS: usize = 200;
 struct Outcome {
     /// The id that the agent chose.
     id: Option<String>,
-    result: Result<Answer, SendError>,
+    /// Its answer, or that it is stored, where that is promised.
+    result: Result<Option<Answer>, SendError>,
     /// Given back when the agent has been told.
     _slot: OwnedSemaphorePermit,
 }
@@ -110,7 +111,8 @@ pub(super) async fn write(agent: &Agent, mailbox: &Mailbox, mut stdin: pipe::Sen
 fn write_outcome(bytes: &mut Vec<u8>, outcome: Outcome) -> OwnedSemaphorePermit {
     let Outcome { id, result, _slot: slot } = outcome;
     match (result, id) {
-        (Ok(answer), id) => protocol::write_answer(bytes, id.as_deref().unwrap_or_default(), &answer),
+        (Ok(Some(answer)), id) => protocol::write_answer(bytes, id.as_deref().unwrap_or_default(), &answer),
+        (Ok(None), id) => protocol::write_accepted(bytes, id.as_deref().unwrap_or_default()),
         (Err(error), id) => protocol::write_error(bytes, id.as_deref(), error.code(), &error.to_string()),
     }
     slot
@@ -211,6 +213,7 @@ impl Reader<'_> {
             content,
             deadline_ms,
             guarantee,
+            key,
         } = outgoing;
         if let Err(error) = protocol::check_content(&content) {
             return self.refuse(id, error.code(), error.to_string());
@@ -234,8 +237,11 @@ impl Reader<'_> {
             content,
             deadline_ms,
             guarantee,
+            key,
             hops: self.mailbox.hops_of_next(in_reply_to),
         };
+        // Who gives a promised message no id does not want to know.
+        let wants_news = guarantee == Guarantee::AtLeastOnce && id.is_some();
         let outcomes = self.back.outcomes.clone();
         // A full channel is impossible: every outcome in it holds one of as many slots.
         let tell = move |result| {
@@ -243,12 +249,14 @@ impl Reader<'_> {
         };
         if is_ask {
             let answer = outlet.ask(draft);
-            self.sends.spawn(async move { tell(answer.await) });
+            self.sends.spawn(async move { tell(answer.await.map(Some)) });
         } else {
             let receipt = outlet.send(draft);
             self.sends.spawn(async move {
-                if let Err(error) = receipt.await {
-                    tell(Err(error));
+                match receipt.await {
+                    Ok(()) if wants_news => tell(Ok(None)),
+                    Ok(()) => {}
+                    Err(error) => tell(Err(error)),
                 }
             });
         }

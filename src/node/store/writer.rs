@@ -331,7 +331,7 @@ mod tests {
             command: "cat".to_owned(),
             args: vec!["x".repeat(argument_bytes)],
         };
-        Change::Agent(AgentSpec { name: AgentName::new(name).expect("valid"), source })
+        Change::Agent(AgentSpec::new(AgentName::new(name).expect("valid"), source))
     }
 
     fn group(batches: Vec<(u64, Vec<Change>)>) -> VecDeque<Entry> {

@@ -12,7 +12,7 @@ use wasmtime::ResourceLimiter;
 use super::bindings::shoal::agent::{clock, log, messaging, random, state, types};
 use crate::core::error::{Refusal, SendError};
 use crate::core::limits;
-use crate::core::model::{Address, Guarantee, Performative, WasmSource};
+use crate::core::model::{Guarantee, Performative, Target, WasmSource};
 use crate::core::wire::{Ack, StateAnswer, StateRequest};
 use crate::node::clock::{fill_random, unix_ms};
 use crate::node::runtime::agent::Agent;
@@ -69,10 +69,18 @@ impl Host {
         draft: messaging::Draft,
         default: Performative,
     ) -> Result<(Arc<dyn Outlet>, Draft), types::Failure> {
-        let messaging::Draft { to, performative, conversation, body, deadline_ms } = draft;
-        let address = Address::parse(&to).map_err(|error| failure(&error))?;
-        if !self.source.grants.permits_address(&address) {
-            return Err(not_granted(&format!("send to {address}")));
+        let messaging::Draft { to, performative, conversation, body, deadline_ms, guarantee, key } = draft;
+        let guarantee = match guarantee {
+            Some(messaging::Guarantee::AtLeastOnce) if default == Performative::Request => {
+                let reason = "at-least-once is for messages without an answer: `send` it".to_owned();
+                return Err(types::Failure { code: "bad_request".to_owned(), reason });
+            }
+            Some(messaging::Guarantee::AtLeastOnce) => Guarantee::AtLeastOnce,
+            Some(messaging::Guarantee::AtMostOnce) | None => Guarantee::AtMostOnce,
+        };
+        let target = Target::parse(&to).map_err(|error| failure(&error))?;
+        if !self.source.grants.permits_target(&target) {
+            return Err(not_granted(&format!("send to {target}")));
         }
         let performative = match performative {
             Some(name) => performative_of(&name)?,
@@ -90,7 +98,8 @@ impl Host {
             content_type: body.content_type,
             content,
             deadline_ms,
-            guarantee: Guarantee::AtMostOnce,
+            guarantee,
+            key,
             hops: self.hops,
         };
         Ok((Arc::clone(outlet), draft))

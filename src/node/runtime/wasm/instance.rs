@@ -76,10 +76,11 @@ impl Instance {
         self.store.data_mut().begin(message.hops);
         allow(&mut self.store, left).map_err(failed)?;
         let performative = serde_json::to_value(message.performative).unwrap_or_default();
+        let receiver = message.sent_to();
         let message = Message {
             id: message.id.to_string(),
             sender: message.from,
-            receiver: message.to.to_string(),
+            receiver,
             performative: performative.as_str().unwrap_or_default().to_owned(),
             conversation: message.conversation_id,
             in_reply_to: message.in_reply_to.map(|id| id.to_string()),

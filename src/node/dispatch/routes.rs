@@ -1,0 +1,368 @@
+//! Who runs which agent, as messages need it: made anew for each published view, and only read afterwards.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use super::choice::{Choice, choose, is_usable};
+use crate::core::ids::{AgentName, NodeId, Tag};
+use crate::core::model::{Address, AgentState, Balance, CrossRegion, MemberStatus, Message, Offer};
+use crate::node::transport::Peer;
+
+/// Who runs which agent, as messages need it.
+#[derive(Debug, Default)]
+pub struct Routes {
+    /// By name.
+    pub(super) agents: HashMap<AgentName, Group>,
+    /// By what they can do.
+    pub(super) capabilities: HashMap<Tag, Group>,
+    /// Who listens to what.
+    pub(super) topics: HashMap<Tag, Vec<Address>>,
+    /// Whether this node takes no new messages from its clients.
+    pub stopping: bool,
+    /// Whether this node has found its mesh.
+    pub joined: bool,
+}
+
+/// Instances that a message may go to as well to one as to the other, and which of them take messages now.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    pub(super) instances: Vec<Arc<Instance>>,
+    pub(super) choice: Choice,
+    balance: Balance,
+    /// Counts the messages that are given in turn. It outlives the routes.
+    turns: Arc<AtomicUsize>,
+}
+
+/// One instance of an agent.
+#[derive(Debug, Clone)]
+pub struct Instance {
+    /// The agent.
+    pub agent: AgentName,
+    /// Its node.
+    pub node: NodeId,
+    /// What this node believes of that node.
+    pub status: MemberStatus,
+    /// What that node says of the agent.
+    pub state: AgentState,
+    /// The way there.
+    pub way: Way,
+    /// The region of its node; empty when that has none.
+    pub region: String,
+    /// The round trip to be expected of its node, as far as known.
+    pub rtt: Option<Duration>,
+    /// What it offers.
+    pub offer: Offer,
+    /// Messages to it of which this node awaits the outcome; where nobody asks for the number, it is not counted.
+    pub open: Option<Open>,
+    /// Over its name and node; worked out with the routes.
+    pub hash: u64,
+}
+
+/// The way to an instance.
+#[derive(Debug, Clone)]
+pub enum Way {
+    /// On this node.
+    Here,
+    /// Over this link.
+    Link(Arc<Peer>),
+    /// There is no link now; one can be asked for.
+    NoLink,
+}
+
+/// How many messages to an instance this node awaits the outcome of. It outlives the routes.
+#[derive(Debug, Clone, Default)]
+pub struct Open(Arc<AtomicU32>);
+
+/// One of them, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Counted(Open);
+
+impl Open {
+    pub(super) fn count(self) -> Counted {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Counted(self)
+    }
+
+    fn now(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What decides which instance of several a message goes to.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Sticky<'a> {
+    pub(super) conversation: Option<&'a str>,
+    pub(super) key: Option<&'a str>,
+}
+
+impl<'a> Sticky<'a> {
+    pub(super) fn of(message: &'a Message) -> Self {
+        Self { conversation: message.conversation_id.as_deref(), key: message.key() }
+    }
+}
+
+impl Routes {
+    /// Routes over these instances, from a node in `own_region` (empty: in none). What is counted in the routes `before`
+    /// is counted on.
+    #[must_use]
+    pub fn new(
+        instances: impl IntoIterator<Item = Instance>,
+        own_region: &str,
+        rule: &CrossRegion,
+        before: &Self,
+    ) -> Self {
+        let mut agents: HashMap<AgentName, Vec<Arc<Instance>>> = HashMap::new();
+        let mut capabilities: BTreeMap<Tag, Vec<Arc<Instance>>> = BTreeMap::new();
+        let mut topics: HashMap<Tag, Vec<Address>> = HashMap::new();
+        for mut instance in instances {
+            let counts = instance.offer.balance == Balance::LeastInflight;
+            instance.open = counts.then(|| before.open_of(&instance).unwrap_or_default());
+            instance.hash =
+                fnv1a(&[instance.agent.as_str().as_bytes(), b"@", instance.node.as_str().as_bytes()]);
+            let instance = Arc::new(instance);
+            for capability in &instance.offer.capabilities {
+                capabilities.entry(capability.clone()).or_default().push(Arc::clone(&instance));
+            }
+            if is_usable(&instance) {
+                for topic in &instance.offer.topics {
+                    topics.entry(topic.clone()).or_default().push(instance.address());
+                }
+            }
+            agents.entry(instance.agent.clone()).or_default().push(instance);
+        }
+        let group = |instances, before: Option<&Group>| {
+            let turns = before.map_or_else(Arc::default, |group| Arc::clone(&group.turns));
+            Group { turns, ..Group::new(instances, own_region, rule) }
+        };
+        let named = |(name, instances)| {
+            let group = group(instances, before.agents.get(&name));
+            (name, group)
+        };
+        let able = |(tag, instances)| {
+            let group = group(instances, before.capabilities.get(&tag));
+            (tag, group)
+        };
+        Self {
+            agents: agents.into_iter().map(named).collect(),
+            capabilities: capabilities.into_iter().map(able).collect(),
+            topics,
+            ..Self::default()
+        }
+    }
+
+    /// The instances of an agent come in the order of their nodes.
+    fn open_of(&self, instance: &Instance) -> Option<Open> {
+        let instances = &self.agents.get(&instance.agent)?.instances;
+        let at = instances.binary_search_by(|known| known.node.cmp(&instance.node)).ok()?;
+        instances[at].open.clone()
+    }
+}
+
+impl Instance {
+    /// The address of exactly this one.
+    pub(super) fn address(&self) -> Address {
+        Address { agent: self.agent.clone(), node: Some(self.node.clone()) }
+    }
+}
+
+impl Group {
+    fn new(instances: Vec<Arc<Instance>>, own_region: &str, rule: &CrossRegion) -> Self {
+        let choice = choose(own_region, &instances, rule);
+        let mut balances = choice.chosen.iter().map(|index| instances[*index].offer.balance);
+        let first = balances.next().unwrap_or_default();
+        // Instances that do not agree are taken in turn.
+        let balance = if balances.all(|other| other == first) { first } else { Balance::default() };
+        Self { instances, choice, balance, turns: Arc::default() }
+    }
+
+    /// The addresses of all that may take messages.
+    pub(super) fn usable(&self) -> Vec<Address> {
+        self.instances
+            .iter()
+            .filter(|instance| is_usable(instance))
+            .map(|instance| instance.address())
+            .collect()
+    }
+
+    /// The instance that the next message goes to; `None` when there is none that may take it.
+    pub(super) fn pick(&self, sticky: Sticky<'_>) -> Option<&Arc<Instance>> {
+        let chosen = &self.choice.chosen;
+        let at = |index: usize| &self.instances[chosen[index % chosen.len()]];
+        match (chosen.len(), self.balance) {
+            (0, _) => return None,
+            (1, _) => return Some(at(0)),
+            (_, Balance::KeyHash | Balance::RoundRobin | Balance::LeastInflight) => {}
+        }
+        let key = sticky.key.filter(|_| self.balance == Balance::KeyHash);
+        if let Some(key) = key.or(sticky.conversation) {
+            return self.of_key(key);
+        }
+        let turn = self.turns.fetch_add(1, Ordering::Relaxed);
+        if self.balance != Balance::LeastInflight {
+            return Some(at(turn));
+        }
+        // Of those with as few, the next in turn.
+        let in_turn = (0..chosen.len()).map(|index| at(turn.wrapping_add(index)));
+        in_turn.min_by_key(|instance| instance.open.as_ref().map_or(0, Open::now))
+    }
+
+    /// The one that a key belongs to: that with the highest weight (Thaler and Ravishankar, "Using name-based mappings to
+    /// increase hit rates", 1998). When one comes or goes, only the keys that it gets or had have another one; all nodes
+    /// that choose among the same instances choose alike.
+    fn of_key(&self, key: &str) -> Option<&Arc<Instance>> {
+        let hash = fnv1a(&[key.as_bytes()]);
+        let instances = self.choice.chosen.iter().map(|index| &self.instances[*index]);
+        instances.max_by_key(|instance| mixed(hash ^ instance.hash))
+    }
+}
+
+/// FNV-1a of 64 bits.
+fn fnv1a(parts: &[&[u8]]) -> u64 {
+    let octets = parts.iter().copied().flatten();
+    octets
+        .fold(0xcbf2_9ce4_8422_2325, |hash, octet| (hash ^ u64::from(*octet)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// The finalizer of MurmurHash3: each bit of the input changes each of the output with about the same probability.
+fn mixed(mut hash: u64) -> u64 {
+    hash ^= hash >> 33;
+    hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash ^= hash >> 33;
+    hash = hash.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    hash ^ (hash >> 33)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in crate::node::dispatch) fn instance(agent: &str, node: &str, offer: Offer) -> Instance {
+        Instance {
+            agent: AgentName::new(agent).expect("valid"),
+            node: NodeId::new(node).expect("valid"),
+            status: MemberStatus::Alive,
+            state: AgentState::Running,
+            way: Way::NoLink,
+            region: String::new(),
+            rtt: None,
+            offer,
+            open: None,
+            hash: 0,
+        }
+    }
+
+    pub(in crate::node::dispatch) fn tag(text: &str) -> Tag {
+        Tag::new(text).expect("valid")
+    }
+
+    fn balanced(balance: Balance) -> Offer {
+        Offer { balance, ..Offer::default() }
+    }
+
+    fn routes(instances: Vec<Instance>, before: &Routes) -> Routes {
+        Routes::new(instances, "", &CrossRegion::default(), before)
+    }
+
+    fn workers(count: usize, balance: Balance) -> Vec<Instance> {
+        (0..count).map(|n| instance("worker", &format!("n{n}"), balanced(balance))).collect()
+    }
+
+    fn node_for<'a>(routes: &'a Routes, sticky: Sticky<'_>) -> &'a str {
+        let group = &routes.agents[&AgentName::new("worker").expect("valid")];
+        group.pick(sticky).expect("somebody").node.as_str()
+    }
+
+    fn keyed(key: &str) -> Sticky<'_> {
+        Sticky { key: Some(key), conversation: None }
+    }
+
+    #[test]
+    fn without_anything_that_binds_a_message_instances_have_it_in_turn() {
+        let first = routes(workers(3, Balance::RoundRobin), &Routes::default());
+        let turn = |routes: &Routes| node_for(routes, keyed("a")).to_owned();
+        let nodes: Vec<_> = (0..4).map(|_| turn(&first)).collect();
+        assert_eq!(nodes, ["n0", "n1", "n2", "n0"], "a key means nothing here");
+        let next = routes(workers(3, Balance::RoundRobin), &first);
+        assert_eq!(turn(&next), "n1", "new routes go on where the former were");
+    }
+
+    #[test]
+    fn a_conversation_stays_with_one_instance_and_conversations_are_spread() {
+        for balance in [Balance::RoundRobin, Balance::LeastInflight, Balance::KeyHash] {
+            let routes = routes(workers(4, balance), &Routes::default());
+            let node = |n: u32| {
+                let name = format!("job-{n}");
+                let sticky = Sticky { conversation: Some(&name), key: None };
+                let first = node_for(&routes, sticky);
+                assert_eq!(node_for(&routes, sticky), first);
+                first
+            };
+            let mut counts = BTreeMap::new();
+            (0..4000).for_each(|n| *counts.entry(node(n)).or_insert(0) += 1);
+            assert!(counts.len() == 4 && counts.values().all(|n| (850..1150).contains(n)), "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_goes_to_one_instance_and_only_the_keys_of_one_that_goes_move() {
+        let all = routes(workers(5, Balance::KeyHash), &Routes::default());
+        let fewer = routes(workers(4, Balance::KeyHash), &Routes::default());
+        let mut moved = 0;
+        for n in 0..1000 {
+            let key = format!("key-{n}");
+            let sticky = Sticky { conversation: Some("one conversation"), key: Some(&key) };
+            let (before, after) = (node_for(&all, sticky), node_for(&fewer, sticky));
+            moved += usize::from(before != after);
+            assert!(before == after || before == "n4", "the key of an instance that stays has moved");
+        }
+        assert!((150..250).contains(&moved), "{moved} of 1,000 keys were those of the fifth");
+    }
+
+    #[test]
+    fn the_instance_with_the_fewest_open_messages_is_next_also_after_new_routes() {
+        let first = routes(workers(3, Balance::LeastInflight), &Routes::default());
+        let group = &first.agents[&AgentName::new("worker").expect("valid")];
+        let open = |at: usize| group.instances[at].open.clone().expect("counted").count();
+        let _busy = (open(0), open(0), open(1), open(2), open(2));
+        assert_eq!(node_for(&first, Sticky::default()), "n1");
+        let next = routes(workers(3, Balance::LeastInflight), &first);
+        assert_eq!(node_for(&next, Sticky::default()), "n1");
+        let more = (open(1), open(1));
+        assert_ne!(node_for(&next, Sticky::default()), "n1");
+        drop(more);
+        assert_eq!(node_for(&next, Sticky::default()), "n1");
+    }
+
+    #[test]
+    fn a_capability_is_offered_by_agents_of_any_name_and_a_topic_reaches_those_that_run() {
+        let offer = Offer {
+            capabilities: [tag("resize")].into(),
+            topics: [tag("orders")].into(),
+            ..Offer::default()
+        };
+        let restarting = AgentState::Restarting { reason: "it ended".to_owned() };
+        let all = routes(
+            vec![
+                instance("one", "n1", offer.clone()),
+                instance("two", "n2", offer.clone()),
+                Instance { state: restarting, ..instance("three", "n3", offer) },
+                instance("four", "n4", Offer::default()),
+            ],
+            &Routes::default(),
+        );
+        let pick = || all.capabilities[&tag("resize")].pick(Sticky::default());
+        let agents = [pick(), pick(), pick()].map(|picked| picked.expect("one").agent.to_string());
+        assert_eq!(agents, ["one", "two", "one"]);
+        let listeners: Vec<_> = all.topics[&tag("orders")].iter().map(ToString::to_string).collect();
+        assert_eq!(listeners, ["one@n1", "two@n2"]);
+        assert!(!all.topics.contains_key(&tag("resize")));
+    }
+}
