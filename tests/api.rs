@@ -91,9 +91,10 @@ fn an_agent_is_deployed_asked_described_and_stopped_on_this_node_and_on_another(
         assert_eq!(
             listed,
             json!([{"name": "shout", "node": node, "kind": "stdio", "state": "running", "reason": null,
-                "restarts": 0, "reachable": true}])
+                "restarts": 0, "reachable": true, "capabilities": [], "topics": []}])
         );
         let info = first.get(&format!("/v1/agents/shout?node={node}")).json();
+        assert_eq!((&info["capabilities"], &info["balance"]), (&json!([]), &json!("round-robin")));
         assert_eq!(info["source"], deploy["source"]);
         assert!(info["pid"].as_u64().is_some());
         let told = json!({"to": format!("shout@{node}"), "content": "x", "want": "receipt"});
@@ -155,7 +156,10 @@ fn every_refusal_has_its_status_and_its_code() {
     for (path, body, status, code) in [
         ("/v1/messages", json!({"to": "nobody", "content": ""}), 404, "unknown_agent"),
         ("/v1/messages", json!({"to": "echo@n9", "content": ""}), 503, "not_running"),
-        ("/v1/messages", json!({"to": "cap:x", "content": ""}), 400, "bad_address"),
+        ("/v1/messages", json!({"to": "queue:x", "content": ""}), 400, "bad_address"),
+        ("/v1/messages", json!({"to": "topic:x", "content": ""}), 400, "bad_address"),
+        ("/v1/messages", json!({"to": "cap:x", "content": ""}), 404, "no_recipient"),
+        ("/v1/messages", json!({"to": "topic:x", "content": "", "want": "receipt"}), 404, "no_recipient"),
         ("/v1/messages", json!({"to": "a b", "content": ""}), 400, "bad_address"),
         ("/v1/messages", json!({"to": "echo", "content": huge}), 413, "content_too_large"),
         ("/v1/messages", json!({"to": "mute", "content": "", "deadline_ms": 20}), 504, "deadline_exceeded"),

@@ -46,7 +46,7 @@ fn a_first_user_deploys_asks_looks_and_stops() {
         done(&node, "agent list"),
         "NAME  NODE  KIND    STATE    RESTARTS  REASON\necho  n1    native  running  0         -\n"
     );
-    assert!(done(&node, "agent info echo").contains("State:    running\n"));
+    assert!(done(&node, "agent info echo").contains("\nState:        running\n"));
     assert_eq!(done(&node, "agent logs echo"), "");
     let status = done(&node, "cluster status");
     assert!(

@@ -139,6 +139,10 @@ pub(super) async fn run(command: MessageCommand) -> Result<(), Failure> {
 }
 
 async fn ask(AskArgs { message, deadline }: AskArgs) -> Result<(), Failure> {
+    if matches!(message.to, Target::Topic(_) | Target::All(_)) {
+        let why = format!("--to {}: one answer comes from one agent: ask an agent or cap:NAME", message.to);
+        return Err(Failure::Usage(why));
+    }
     let output = message.shown.output;
     let answered: Answered =
         post(message, Wanted::Answer, Guarantee::AtMostOnce, deadline, deadline + SLACK).await?;
