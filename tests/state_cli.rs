@@ -310,10 +310,13 @@ fn a_file_that_says_other_than_the_roster_is_warned_of_and_what_is_not_asked_for
     has_leader(&node);
     let refused = fails(&node, &["cluster", "set", "quorum_size=1"], 1);
     assert!(refused.contains("split"), "{refused}");
+    has_leader(&node);
     let told = done(&node, &["cluster", "set", "quorum_size=1", "--allow-split-writes"]);
     assert!(told.contains("Split writes: allowed"), "{told}");
+    has_leader(&node);
     let told = done(&node, &["cluster", "set", "max_offline_seconds=7200"]);
     assert!(told.contains("Split writes: allowed") && told.contains("Quorum:       1 (set)"), "{told}");
+    has_leader(&node);
     let told = done(&node, &["cluster", "set", "quorum_size=2"]);
     assert!(told.contains("Split writes: not allowed"), "{told}");
 }

@@ -184,7 +184,7 @@ fn what_cannot_be_a_wasm_agent_is_refused_with_the_reason() {
     assert!(told.contains("memory in bytes is 9999999999"), "{told}");
     let told = deploy("--memory-bytes", "100", 1);
     assert!(told.contains("its instance could not be made"), "{told}");
-    deploy("--grant-address", "topic:x", 2);
+    deploy("--grant-address", "queue:x", 2);
     fails(&node, &["deploy", "echo", "--name", "e", "--fuel", "7"], 2);
     assert_eq!(node.get("/v1/agents").json(), json!([]), "nothing of it stays");
 

@@ -19,17 +19,10 @@ pub const MESH_NAME_BYTES_MAX: usize = 64;
 
 /// Nodes that one node knows, itself excluded. One more: its record is dropped and counted.
 pub const PEERS_MAX: usize = 1024;
-/// Up to this many nodes, deltas go to every live peer directly; above, to [`relay_fanout`] that pass them on.
+/// Up to this many nodes, deltas go to every live peer directly; above, to [`RELAY_FANOUT`] that pass them on.
 pub const FULL_MESH_NODES_MAX: usize = 32;
-/// Peers that one node passes news on to in a mesh of so many nodes, itself included, too large for direct delivery.
-///
-/// With `ln n + c` of them, chosen at random by each that hears the news for the first time, all hear it with a
-/// probability of `exp(-exp(-c))`: of 98 % with the four here (Kermarrec, Massoulié and Ganesh, "Probabilistic Reliable
-/// Dissemination in Large-Scale Systems", 2003). Whoever is missed finds out by comparing.
-#[must_use]
-pub fn relay_fanout(nodes: usize) -> usize {
-    (nodes.max(1) as f64).ln().ceil() as usize + 4
-}
+/// Peers that one node passes a new record on to in a mesh too large for direct delivery.
+pub const RELAY_FANOUT: usize = 8;
 /// Bytes of writes that one node tells others in a second, all of them together. What is beyond it is not told: whoever lacks
 /// it notices by comparing, which has a pace of its own.
 pub const DELTA_BYTES_PER_SECOND: u32 = 64 << 20;

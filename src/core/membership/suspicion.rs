@@ -517,7 +517,7 @@ impl Membership {
         let fanout = match (is_own, rumour.is_verdict) {
             (false, _) => 0,
             (true, true) if in_reach => self.live_count(),
-            (true, _) => limits::relay_fanout(self.live_count() + 1),
+            (true, _) => limits::RELAY_FANOUT,
         };
         let packets = match (in_reach, rumour.is_verdict) {
             (true, false) => RETELLINGS,

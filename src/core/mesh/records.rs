@@ -133,7 +133,7 @@ impl Mesh {
         self.relays.last = Some(self.now);
         self.relays.bytes = 0;
         let waiting = std::mem::take(&mut self.relays.waiting);
-        for key in self.relay_targets(|_, _| true) {
+        for key in self.relay_targets() {
             let news = waiting.iter().filter(|(from, batch)| *from != Some(key) && batch.node.key() != key);
             let batches: Vec<_> = news.map(|(_, batch)| batch.clone()).collect();
             for batches in in_frames(batches) {
@@ -142,21 +142,14 @@ impl Mesh {
         }
     }
 
-    /// Some of those that fit and that there are links to; where these are too few, others that fit.
-    pub(super) fn relay_targets(&mut self, fits: impl Fn(&Self, &NodeKey) -> bool) -> Vec<NodeKey> {
-        let linked = self.links.all_proven().map(|(key, _)| key);
-        let mut from: Vec<_> = linked.filter(|key| fits(self, key)).collect();
-        let fanout = self.relay_fanout();
-        if from.len() < fanout {
+    /// Some of those that there are links to; where these are too few, others.
+    fn relay_targets(&mut self) -> Vec<NodeKey> {
+        let mut from: Vec<_> = self.links.all_proven().map(|(key, _)| key).collect();
+        if from.len() < limits::RELAY_FANOUT {
             let live = |(key, known): (&NodeKey, &Known)| known.status.is_reachable().then_some(*key);
-            from = self.membership.all_known().filter_map(live).filter(|key| fits(self, key)).collect();
+            from = self.membership.all_known().filter_map(live).collect();
         }
-        self.choose_peers(from, fanout)
-    }
-
-    /// See [`limits::relay_fanout`].
-    pub(super) fn relay_fanout(&self) -> usize {
-        limits::relay_fanout(self.membership.live_count() + 1)
+        self.choose_peers(from, limits::RELAY_FANOUT)
     }
 
     /// Leaves so many of `links`, picked at random.

@@ -64,8 +64,7 @@ impl Mesh {
         }
         let mut links: Vec<_> = self.links.all_proven().map(|(_, link)| link).collect();
         if !self.is_full_mesh() {
-            let fanout = self.relay_fanout();
-            self.choose(&mut links, fanout);
+            self.choose(&mut links, limits::RELAY_FANOUT);
         }
         let have = self.trust.digest();
         for link in links {

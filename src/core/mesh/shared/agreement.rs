@@ -25,6 +25,8 @@ const PROPOSAL_PATIENCE: Duration = Duration::from_secs(10);
 /// A write begins with so many hops in a mesh too large for direct delivery, and each relay takes one off; with the last one
 /// it is not passed on. None is what is told directly, in a small mesh.
 pub(super) const HOPS_MAX: u8 = 5;
+/// To how many each relay passes a write on.
+pub(super) const RELAY_FANOUT: usize = 8;
 
 impl Mesh {
     /// The first roster of a mesh that this node begins.

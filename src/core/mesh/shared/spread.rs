@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::super::Mesh;
+use super::agreement::RELAY_FANOUT;
 use crate::core::contract::Output;
 use crate::core::ids::{NodeId, NodeKey};
 use crate::core::model::{Dot, DotRange, KeyUpdate, Sibling};
@@ -13,13 +14,13 @@ impl Mesh {
     /// Sends a write to all in a small mesh; in a large one to some, who pass it on. Whoever is missed finds the gap
     /// by comparing.
     pub(super) fn spread_delta(&mut self, delta: StateDelta, except: Option<NodeKey>) {
-        let fits = |mesh: &Self, key: &NodeKey| Some(*key) != except && mesh.is_member(key);
-        let (to, delta) = if self.is_full_mesh() {
-            let mut to = self.linked();
-            to.retain(|key| fits(self, key));
-            (to, StateDelta { hops: 0, ..delta })
+        let mut to = self.linked();
+        to.retain(|key| Some(*key) != except && self.is_member(key));
+        let delta = if self.is_full_mesh() {
+            StateDelta { hops: 0, ..delta }
         } else {
-            (self.relay_targets(fits), delta)
+            to.truncate(RELAY_FANOUT);
+            delta
         };
         // A client waits for these.
         let is_paced = !delta.ack;
