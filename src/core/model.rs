@@ -443,7 +443,8 @@ impl Message {
     /// The topic that it was published to.
     #[must_use]
     pub fn topic(&self) -> Option<&str> {
-        self.target().and_then(|target| target.strip_prefix("topic:"))
+        let (form, topic) = self.target()?.split_once(':')?;
+        (form == address::TOPIC).then_some(topic)
     }
 
     /// What its sender addressed.

@@ -299,8 +299,8 @@ impl Inner {
         }
     }
 
-    /// Picks an instance: one on this node if there is one, else those that were chosen in turn; where the
-    /// sender names the node, the one there.
+    /// Picks an instance: one of those that were chosen, by key, conversation or turn; where the sender names the
+    /// node, the one there.
     fn route(&self, message: &Message) -> Result<Picked, SendError> {
         let (address, routes) = (&message.to, self.routes.load());
         if routes.stopping {

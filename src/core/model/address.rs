@@ -9,7 +9,7 @@ use crate::core::ids::{AgentName, NodeId, Tag};
 
 /// What stands before the name in the forms that are no address of one agent.
 const CAPABILITY: &str = "cap";
-const TOPIC: &str = "topic";
+pub(super) const TOPIC: &str = "topic";
 const ALL: &str = "all";
 
 /// Whom the sender of a message means.

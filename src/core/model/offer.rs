@@ -18,7 +18,7 @@ pub enum Balance {
     RoundRobin,
     /// To the one of which the sender's node awaits the fewest outcomes: answers, and receipts of what is only sent.
     LeastInflight,
-    /// Messages of one key to one instance; those without a key in turn.
+    /// Messages of one key to one instance; those without a key as with [`Balance::RoundRobin`].
     KeyHash,
 }
 

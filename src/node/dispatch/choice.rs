@@ -19,7 +19,7 @@ use crate::core::model::{AgentState, CrossRegion};
 /// Round trips that differ by no more than this, or by a quarter, are next to each other.
 const NEXT_TO: Duration = Duration::from_millis(5);
 
-/// The instances of one agent, by index, that take its messages in turn.
+/// The instances of an agent, or of those that offer a capability, that share the messages, by index.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Choice {
     pub(super) chosen: Vec<usize>,
