@@ -15,8 +15,8 @@ use shoal::core::model::{
     Actor, Clock, Dot, DotRange, Epoch, Hello, Hlc, KeyState, KeyUpdate, Mode, Sibling, Span, Writer,
 };
 use shoal::core::wire::{
-    self, Ack, Beat, Control, Past, RequestBody, ResponseBody, Seen, StateAnswer, StateDelta, StatePart,
-    StateRequest, StateStatus, StateValue,
+    self, Ack, Beat, Beats, Control, Past, RequestBody, ResponseBody, Seen, StateAnswer, StateDelta,
+    StatePart, StateRequest, StateStatus, StateValue,
 };
 use shoal::node::{clock, telemetry};
 use tokio::time::timeout;
@@ -237,7 +237,7 @@ fn lies(own: Dot, epoch: Epoch) -> Vec<(&'static str, Control)> {
         asks: None,
     };
     let beat =
-        Beat { voter: node("node-2"), start: 99, number: 1 << 40, leads: true, hops: 0, unix_ms: None };
+        Beat { voter: node("node-2"), start: 99, number: 1 << 40, leads: true, unix_ms: None, age_ms: 0 };
     vec![
         (
             "it names a write of this process that it has not made",
@@ -249,7 +249,7 @@ fn lies(own: Dot, epoch: Epoch) -> Vec<(&'static str, Control)> {
         ("it names a write of this process that it has not made", state(write("a", theirs, ahead, NAME))),
         ("jump ahead", state(write("b", far, nothing(), NAME))),
         ("jump ahead", state(write("b", theirs, leap, NAME))),
-        ("it speaks for another voter", Control::Beat(beat)),
+        ("it speaks for another voter", Control::Beats(Beats { hops: 0, beats: vec![beat] })),
         ("only the holder of the lease tells of floors", floor(u64::MAX, nothing())),
         ("only the holder of the lease tells of floors", floor(2, prefix(actor(), limits::DOT_MAX))),
         ("an absurd start of this node", met(u64::MAX)),

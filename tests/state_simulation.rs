@@ -10,6 +10,8 @@ mod clocks;
 mod crashes;
 #[path = "state_simulation/disks.rs"]
 mod disks;
+#[path = "state_simulation/large.rs"]
+mod large;
 #[path = "state_simulation/letters.rs"]
 mod letters;
 #[path = "state_simulation/loads.rs"]

@@ -39,7 +39,7 @@ pub use modes::{
 };
 pub use offer::{Balance, Offer};
 pub use replica::{Hlc, KeyState, KeyUpdate, Sibling, Slot, Writer, check_key};
-pub use roster::{Epoch, Roster, Seat};
+pub use roster::{Electorate, Epoch, Roster, Seat};
 pub use sides::{Cut, Side, Sides, SilentNode};
 pub use tickets::{Outcome, Ticket, TicketError, TicketState, TicketView};
 pub use wasm::{Grants, InstanceLife, WasmSource};

@@ -32,6 +32,12 @@ impl Instant {
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
+
+    /// The point so long before; `None`: before the origin.
+    #[must_use]
+    pub fn checked_sub(self, span: Duration) -> Option<Self> {
+        self.0.checked_sub(u64::try_from(span.as_nanos()).ok()?).map(Self)
+    }
 }
 
 impl Add<Duration> for Instant {

@@ -40,8 +40,8 @@ pub use outbox::{DeadOnes, OutboxAnswer, OutboxRequest};
 pub use requests::{ModulePart, RequestBody, ResponseBody};
 pub use shape::check;
 pub use state::{
-    Ack, Beat, Difference, Inspected, Past, Seen, SharedSummary, SiblingValue, StateAnswer, StateChange,
-    StateDelta, StatePart, StateRequest, StateStatus, StateValue, TicketDone,
+    Ack, Beat, Beats, Difference, Inspected, Past, Seen, SharedSummary, SiblingValue, StateAnswer,
+    StateChange, StateDelta, StatePart, StateRequest, StateStatus, StateValue, TicketDone,
 };
 pub use versions::{VersionRange, no_common_version, versions_of_hello};
 
@@ -261,8 +261,8 @@ pub enum Control {
         /// Whether it is the last.
         is_last: bool,
     },
-    /// A voter is there.
-    Beat(Beat),
+    /// Voters are there.
+    Beats(Beats),
     /// A message of the register, as that encodes it.
     Register {
         /// The message.
@@ -426,6 +426,7 @@ impl Body for Control {
             Self::StateAsk { clock, .. } => clock.beyond.check(),
             Self::StateAck { clock, unfilled, .. } => clock.beyond.check().and_then(|()| unfilled.check()),
             Self::StateBase { part, .. } => part.check(),
+            Self::Beats(beats) => beats.check(),
             Self::StateFloor { voids, .. } if voids.len() > limits::STATE_RANGES_PER_FRAME_MAX => {
                 Err("too many ranges of dots")
             }
@@ -451,7 +452,6 @@ impl Body for Control {
             | Self::Redial
             | Self::StateBusy { .. }
             | Self::StateBaseAsk { .. }
-            | Self::Beat(_)
             | Self::Register { .. }
             | Self::KeepAlive => Ok(()),
         }

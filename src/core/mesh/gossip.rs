@@ -358,7 +358,7 @@ impl Mesh {
             | Control::StateFloor { .. }
             | Control::StateBaseAsk { .. }
             | Control::StateBase { .. }
-            | Control::Beat(_)
+            | Control::Beats(_)
             | Control::Register { .. }) => self.on_shared(link, key, &node, frame),
             Control::KeepAlive => {}
         }

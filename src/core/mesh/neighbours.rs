@@ -10,7 +10,8 @@
 //! [kept](limits::NEIGHBOURS_INBOUND_MAX), the oldest first; the rest are at rest on this side, so that a seed, which
 //! everybody has dialled, does not keep links to all.
 //!
-//! Voters are linked with until this node has compared with a quorum of them: no relay can do that for it.
+//! Voters are linked with until this node has compared with a quorum of them: no relay can do that for it. Voters keep
+//! links with each other: each tells the others itself that it is there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +19,7 @@ use super::{Mesh, Phase};
 use crate::core::ids::NodeKey;
 use crate::core::limits;
 use crate::core::membership::Known;
-use crate::core::model::Mode;
+use crate::core::model::{Mode, Roster};
 use crate::core::time::Instant;
 
 /// Whom this node has chosen.
@@ -77,10 +78,11 @@ impl Mesh {
         self.neighbours.chosen = chosen;
     }
 
-    /// Those whom this node must compare with itself.
+    /// Those whom this node must compare with itself; of a voter all others, whom it sends its beats.
     fn wanted_voters(&self) -> BTreeSet<NodeKey> {
         let view = self.shared_view();
-        let voters = view.roster.filter(|_| view.mode != Mode::Healthy).into_iter().flat_map(|r| r.voters());
+        let is_wanted = |roster: &&Roster| view.mode != Mode::Healthy || roster.is_voter(&self.own);
+        let voters = view.roster.filter(is_wanted).into_iter().flat_map(|roster| roster.voters());
         voters.map(|node| node.key()).filter(|key| *key != self.key && self.is_reachable(key)).collect()
     }
 

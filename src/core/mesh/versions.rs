@@ -58,7 +58,7 @@ impl Mesh {
             | Control::StateFloor { .. }
             | Control::StateBaseAsk { .. }
             | Control::StateBase { .. }
-            | Control::Beat(_)
+            | Control::Beats(_)
             | Control::Register { .. }
             | Control::KeepAlive => {
                 tracing::trace!(?link, "a frame that the peer's version does not know is not sent");

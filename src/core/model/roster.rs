@@ -90,22 +90,65 @@ impl Roster {
         self.quorum_size.map_or_else(|| self.voter_count() / 2 + 1, usize::from)
     }
 
+    /// Its voters, and how many of them are a quorum.
+    #[must_use]
+    pub fn electorate(&self) -> Electorate {
+        let voters: BTreeSet<_> = self.voters().cloned().collect();
+        let is_even = self.quorum_size.is_none() && voters.len() % 2 == 0;
+        let tie_breaker = self.tie_breaker.clone().filter(|node| is_even && voters.contains(node));
+        Electorate { voters, quorum: self.quorum(), tie_breaker }
+    }
+
     /// Whether these nodes are a quorum; those among them that do not vote do not count.
     #[must_use]
     pub fn is_quorum(&self, nodes: &BTreeSet<NodeId>) -> bool {
-        let voters = self.voter_count();
-        let present = nodes.iter().filter(|node| self.is_voter(node)).count();
-        if voters > 0 && present >= self.quorum() {
-            return true;
-        }
-        let ties = self.tie_breaker.as_ref().is_some_and(|node| self.is_voter(node) && nodes.contains(node));
-        self.quorum_size.is_none() && ties && present > 0 && 2 * present == voters
+        self.electorate().is_quorum(nodes)
     }
 
     /// Whether two disjoint groups of voters could both be a quorum.
     #[must_use]
     pub fn can_split(&self) -> bool {
         2 * self.quorum() <= self.voter_count()
+    }
+}
+
+/// What of a roster decides: small, whatever the size of the mesh.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Electorate {
+    voters: BTreeSet<NodeId>,
+    quorum: usize,
+    /// Half of the voters are enough with this one.
+    tie_breaker: Option<NodeId>,
+}
+
+impl Electorate {
+    /// Whether a node votes.
+    #[must_use]
+    pub fn has(&self, node: &NodeId) -> bool {
+        self.voters.contains(node)
+    }
+
+    /// How many voters there are.
+    #[must_use]
+    pub fn voter_count(&self) -> usize {
+        self.voters.len()
+    }
+
+    /// How many of them make a quorum.
+    #[must_use]
+    pub fn quorum(&self) -> usize {
+        self.quorum
+    }
+
+    /// Whether these nodes are a quorum; those among them that do not vote do not count.
+    #[must_use]
+    pub fn is_quorum(&self, nodes: &BTreeSet<NodeId>) -> bool {
+        let present = nodes.iter().filter(|node| self.has(node)).count();
+        if present > 0 && present >= self.quorum {
+            return true;
+        }
+        let ties = self.tie_breaker.as_ref().is_some_and(|node| nodes.contains(node));
+        ties && 2 * present == self.voters.len()
     }
 }
 

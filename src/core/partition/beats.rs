@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::core::ids::NodeId;
-use crate::core::model::Roster;
+use crate::core::model::Electorate;
 use crate::core::time::Instant;
 
 /// A process start and a number within it: later ones are greater.
@@ -19,7 +19,7 @@ pub(super) struct Beats {
 #[derive(Debug)]
 struct Last {
     count: Count,
-    /// `None`: when it was sent is unknown.
+    /// By whoever heard it first. `None`: when it was sent is unknown.
     heard: Option<Instant>,
 }
 
@@ -29,7 +29,7 @@ impl Beats {
         match self.last.get_mut(from) {
             Some(last) if last.count >= count => false,
             Some(last) => {
-                *last = Last { count, heard: heard.or(last.heard) };
+                *last = Last { count, heard: heard.max(last.heard) };
                 true
             }
             None => {
@@ -37,6 +37,10 @@ impl Beats {
                 true
             }
         }
+    }
+
+    pub(super) fn heard(&self, voter: &NodeId) -> Option<Instant> {
+        self.last.get(voter)?.heard
     }
 
     /// Forgets when beats came, and remembers which did.
@@ -62,12 +66,12 @@ impl Beats {
     /// itself if it votes; it hears itself all the time.
     pub(super) fn majority_heard(
         &self,
-        roster: &Roster,
+        electorate: &Electorate,
         own: Option<&NodeId>,
         now: Instant,
     ) -> Option<Instant> {
         let mut heard: BTreeSet<NodeId> = own.into_iter().cloned().collect();
-        if roster.is_quorum(&heard) {
+        if electorate.is_quorum(&heard) {
             return Some(now);
         }
         let mut newest_first: Vec<_> =
@@ -75,7 +79,7 @@ impl Beats {
         newest_first.sort_by(|a, b| b.cmp(a));
         for (at, node) in newest_first {
             heard.insert(node.clone());
-            if roster.is_quorum(&heard) {
+            if electorate.is_quorum(&heard) {
                 return Some(at);
             }
         }

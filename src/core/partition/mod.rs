@@ -36,8 +36,8 @@ use self::handler::Handler;
 use super::ids::NodeId;
 use super::limits;
 use super::model::{
-    Action, Doubt, DoubtKind, MemberStatus, Mode, ModeReason, PartitionConfig, PartitionView, Permissions,
-    Roster, Strategy,
+    Action, Doubt, DoubtKind, Electorate, MemberStatus, Mode, ModeReason, PartitionConfig, PartitionView,
+    Permissions, Roster, Strategy,
 };
 use super::time::Instant;
 
@@ -91,6 +91,8 @@ pub struct Partition {
     own: NodeId,
     config: PartitionConfig,
     roster: Option<Roster>,
+    /// Of that roster; nobody while there is none.
+    electorate: Electorate,
     liveness: BTreeMap<NodeId, MemberStatus>,
     beats: Beats,
     /// The voters that are reachable, this node among them if it votes.
@@ -148,6 +150,7 @@ impl Partition {
             own,
             config,
             roster: None,
+            electorate: Electorate::default(),
             liveness: BTreeMap::new(),
             beats: Beats::default(),
             reachable: BTreeSet::new(),
@@ -225,6 +228,7 @@ impl Partition {
         let voted = self.votes();
         let was_member = self.is_member();
         self.roster = Some(roster.clone());
+        self.electorate = roster.electorate();
         if was_member != self.is_member() {
             self.on_membership(now);
         }
@@ -245,15 +249,31 @@ impl Partition {
     /// Takes in a beat, the `number`th of the `start`th process of `from`. One that is not newer than the last, or
     /// not of a voter, counts for nothing. A node that comes back with an older store, and so with an earlier start,
     /// stays unheard until it has learnt its number.
-    pub fn handle_beat(&mut self, from: &NodeId, start: u64, number: u64, now: Instant) {
+    /// `heard` is when it came to whoever heard it first; `None`: not known, or before this process began.
+    /// Whether it was a new one.
+    pub fn handle_beat(
+        &mut self,
+        from: &NodeId,
+        (start, number): (u64, u64),
+        heard: Option<Instant>,
+        now: Instant,
+    ) -> bool {
         self.on_now(now);
-        if *from == self.own || !self.roster.as_ref().is_some_and(|roster| roster.is_voter(from)) {
-            return;
+        if *from == self.own || !self.electorate.has(from) {
+            return false;
         }
-        let heard = (now >= self.deaf_until).then_some(now);
-        if self.beats.take_in(from, (start, number), heard) {
+        let heard = heard.filter(|heard| *heard >= self.deaf_until);
+        let is_new = self.beats.take_in(from, (start, number), heard);
+        if is_new {
             self.evaluate(now);
         }
+        is_new
+    }
+
+    /// When the last beat of this voter came to whoever heard it first, as far as is known.
+    #[must_use]
+    pub fn heard(&self, voter: &NodeId) -> Option<Instant> {
+        self.beats.heard(voter)
     }
 
     /// Takes in that this node is as far as `with` was when or after the round began.
@@ -387,13 +407,13 @@ impl Partition {
 
     /// Draws the conclusions from what is known.
     fn evaluate(&mut self, now: Instant) {
-        let Some(roster) = &self.roster else {
+        if self.roster.is_none() {
             return;
-        };
-        let own = roster.is_voter(&self.own).then(|| self.own.clone());
+        }
+        let own = self.votes().then(|| self.own.clone());
         let heard = self.beats.heard_within(self.config.detection_timeout, now);
         self.reachable = heard.filter(|node| !self.is_failed(node)).cloned().chain(own).collect();
-        let quorum = roster.is_quorum(&self.reachable);
+        let quorum = self.electorate.is_quorum(&self.reachable);
         self.note_majority();
         // From degraded to healthy are two steps; a fall is one.
         for _ in 0..2 {
@@ -439,14 +459,15 @@ impl Partition {
         with.insert(self.own.clone());
         let is_awaited = |node: &NodeId| {
             let all_are_linked = roster.members.len() <= limits::FULL_MESH_NODES_MAX;
-            let patience = match roster.is_voter(node) || !all_are_linked {
+            let patience = match self.electorate.has(node) || !all_are_linked {
                 true => self.config.detection_timeout,
                 false => limits::SYNCHRONISATION_PATIENCE,
             };
             let may_be_there = self.liveness.get(node).is_some_and(|status| status.is_reachable());
             self.reachable.contains(node) || (may_be_there && now.since(under_way.since) < patience)
         };
-        roster.is_quorum(&with) && roster.members.keys().all(|node| with.contains(node) || !is_awaited(node))
+        self.electorate.is_quorum(&with)
+            && roster.members.keys().all(|node| with.contains(node) || !is_awaited(node))
     }
 
     fn become_healthy(&mut self, now: Instant) {
@@ -487,11 +508,11 @@ impl Partition {
 
     /// Notes until when a majority was heard, before that is forgotten.
     fn note_majority(&mut self) {
-        let (Some(roster), State::Healthy) = (&self.roster, &self.state) else {
+        let (Some(_), State::Healthy) = (&self.roster, &self.state) else {
             return;
         };
-        let own = roster.is_voter(&self.own).then_some(&self.own);
-        let heard = self.beats.majority_heard(roster, own, self.seen);
+        let own = self.votes().then_some(&self.own);
+        let heard = self.beats.majority_heard(&self.electorate, own, self.seen);
         self.majority_heard = self.majority_heard.max(heard);
     }
 
@@ -515,7 +536,7 @@ impl Partition {
             Strategy::Consistency | Strategy::Availability => Action::ReadOnly,
             Strategy::Handler { .. } => self.handler.action(),
             Strategy::Decisions(decisions) => {
-                let quorum = self.roster.as_ref().map_or(0, Roster::quorum);
+                let quorum = self.electorate.quorum();
                 let nodes = self.reachable.len();
                 let first = decisions.iter().find(|decision| decision.condition.holds(nodes, quorum));
                 first.map_or(Action::ReadOnly, |decision| decision.action)
@@ -524,13 +545,12 @@ impl Partition {
     }
 
     fn quorum_lost(&self) -> ModeReason {
-        let (voters, quorum) =
-            self.roster.as_ref().map_or((0, 0), |roster| (roster.voter_count(), roster.quorum()));
+        let (voters, quorum) = (self.electorate.voter_count(), self.electorate.quorum());
         ModeReason::QuorumLost { reachable: self.reachable.len(), voters, quorum }
     }
 
     fn votes(&self) -> bool {
-        self.roster.as_ref().is_some_and(|roster| roster.is_voter(&self.own))
+        self.electorate.has(&self.own)
     }
 
     fn is_member(&self) -> bool {

@@ -79,11 +79,12 @@ impl Register {
     /// have been a quorum alone.
     #[must_use]
     pub fn is_beyond_recovery(&self) -> bool {
-        let others = |roster: &Roster| {
+        let is_alone = |roster: &Roster| {
             let others = roster.voters().filter(|voter| **voter != self.own).cloned().collect();
-            roster.is_voter(&self.own) && !meets_every_quorum(roster, &others, &self.own)
+            !meets_every_quorum(roster, &others, &self.own)
         };
-        !self.is_sound() && self.durable.roster.as_ref().is_some_and(others)
+        let roster = self.durable.roster.as_ref().filter(|roster| roster.is_voter(&self.own));
+        !self.is_sound() && roster.is_some_and(is_alone)
     }
 
     pub(super) fn tend_recovery(&mut self, now: Instant) -> bool {

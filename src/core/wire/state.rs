@@ -295,22 +295,47 @@ pub enum Past {
     },
 }
 
-/// A voter says that it is there.
+/// What a voter says of itself, or a node of a large mesh of all voters that it has heard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beats {
+    /// How many more times this may be passed on.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub hops: u8,
+    /// Of each voter one, at most [`limits::VOTERS_MAX`]; first the one that has begun to tell this.
+    pub beats: Vec<Beat>,
+}
+
+/// A voter is there. Of all frames the one that is sent most often: hence the short names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Beat {
-    /// The voter; not always the sender, because beats are passed on in a large mesh.
+    /// The voter.
+    #[serde(rename = "v")]
     pub voter: NodeId,
     /// Its process start.
+    #[serde(rename = "s")]
     pub start: u64,
     /// Counts its beats.
+    #[serde(rename = "n")]
     pub number: u64,
     /// Whether it holds the lease.
+    #[serde(rename = "l", default, skip_serializing_if = "std::ops::Not::not")]
     pub leads: bool,
-    /// How many more times it may be passed on.
-    pub hops: u8,
-    /// What its wall clock shows, in milliseconds since 1970; absent: it does not say.
-    #[serde(default)]
+    /// What its wall clock showed, in milliseconds since 1970; absent: it does not say.
+    #[serde(rename = "t", default, skip_serializing_if = "Option::is_none")]
     pub unix_ms: Option<u64>,
+    /// How long ago the sender heard it, in milliseconds.
+    #[serde(rename = "a", default, skip_serializing_if = "is_zero")]
+    pub age_ms: u32,
+}
+
+fn is_zero<N: Default + PartialEq>(number: &N) -> bool {
+    *number == N::default()
+}
+
+impl Beats {
+    pub(super) fn check(&self) -> Result<(), &'static str> {
+        if self.beats.len() > limits::VOTERS_MAX { Err("too many beats") } else { Ok(()) }
+    }
 }
 
 /// A clock as it travels: what it has beyond a floor that the receiver most likely knows too. What every member has

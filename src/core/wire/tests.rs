@@ -62,25 +62,31 @@ fn fault_72_a_frame_of_the_state_from_another_version_is_understood_without_what
     #[derive(Serialize)]
     #[serde(rename_all = "snake_case")]
     enum Other {
-        Beat(OtherBeat),
+        Beats(OtherBeats),
+    }
+    #[derive(Serialize)]
+    struct OtherBeats {
+        hops: u8,
+        beats: Vec<OtherBeat>,
     }
     #[derive(Serialize)]
     struct OtherBeat {
-        voter: NodeId,
-        start: u64,
-        number: u64,
-        leads: bool,
-        hops: u8,
+        v: NodeId,
+        s: u64,
+        n: u64,
+        l: bool,
         #[serde(skip_serializing_if = "Option::is_none")]
         mood: Option<&'static str>,
     }
     let voter = NodeId::new("node-1").expect("valid");
     for mood in [None, Some("fine")] {
-        let beat = OtherBeat { voter: voter.clone(), start: 1, number: 2, leads: true, hops: 3, mood };
-        let bytes = rmp_serde::to_vec_named(&Other::Beat(beat)).expect("encodes");
+        let beat = OtherBeat { v: voter.clone(), s: 1, n: 2, l: true, mood };
+        let bytes = rmp_serde::to_vec_named(&Other::Beats(OtherBeats { hops: 3, beats: vec![beat] }))
+            .expect("encodes");
         let expected =
-            Beat { voter: voter.clone(), start: 1, number: 2, leads: true, hops: 3, unix_ms: None };
-        assert_eq!(decode::<Control>(&bytes).expect("decodes"), Control::Beat(expected));
+            Beat { voter: voter.clone(), start: 1, number: 2, leads: true, unix_ms: None, age_ms: 0 };
+        let expected = Control::Beats(Beats { hops: 3, beats: vec![expected] });
+        assert_eq!(decode::<Control>(&bytes).expect("decodes"), expected);
     }
 }
 

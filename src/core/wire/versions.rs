@@ -107,7 +107,7 @@ impl Control {
             | Self::StateFloor { .. }
             | Self::StateBaseAsk { .. }
             | Self::StateBase { .. }
-            | Self::Beat(_)
+            | Self::Beats(_)
             | Self::Register { .. } => 2,
             Self::Request { body, .. } => body.since_version(),
             Self::Response { result: Ok(body), .. } => body.since_version(),

@@ -1,4 +1,4 @@
-//! The register and its lease, the beats of the voters, the steward, and the mode that follows from them.
+//! The register and its lease, the steward, and the mode that follows from them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -6,18 +6,14 @@ use std::time::Duration;
 use super::super::{Mesh, Pending};
 use crate::core::contract::{Change, Output, Table};
 use crate::core::ids::{LinkId, NodeId, NodeKey};
-use crate::core::limits;
 use crate::core::model::{Event, MemberStatus, Mode, NodeCard, PartitionConfig, Roster, Seat, Strategy};
 use crate::core::partition::PartitionEffect;
 use crate::core::register::{
     LeaseView, RegisterEffect, RegisterError, RegisterMessage, RosterChange, RosterSettings, steward,
     successor,
 };
-use crate::core::wire::{Beat, Control, decode_value, encode_value};
+use crate::core::wire::{Control, decode_value, encode_value};
 
-/// Beats come several times a second, and the next one makes up for one that did not reach everybody.
-const BEAT_FANOUT: usize = 3;
-const BEAT_HOPS: u8 = 8;
 /// How often the steward looks for something to change while nothing is under way.
 const STEWARD_PAUSE: Duration = Duration::from_millis(200);
 /// A proposal of the steward that was not decided for so long is made anew.
@@ -122,6 +118,7 @@ impl Mesh {
         self.shared.floors.forget_all_but(roster);
         self.shared.away_since.retain(|node, _| roster.members.contains_key(node));
         self.shared.clocks.forget_all_but(roster);
+        self.shared.heard.forget_all_but(|node| roster.is_voter(node));
         self.view_changed = true;
         if let Some(audit) = &roster.audit {
             tracing::warn!(epoch = ?roster.epoch, audit, "an operator has overruled a lost quorum");
@@ -294,64 +291,7 @@ impl Mesh {
                 }
                 Strategy::Consistency | Strategy::Availability | Strategy::Decisions(_) => {}
             },
-            PartitionEffect::Beat { number } => {
-                let beat = Beat {
-                    voter: self.own.clone(),
-                    start: self.shared.start,
-                    number,
-                    leads: self.leads(),
-                    hops: BEAT_HOPS,
-                    unix_ms: Some(self.shared.unix_ms(self.now)),
-                };
-                self.pass_on_beat(beat, None);
-            }
-        }
-    }
-
-    /// To all in a small mesh; in a large one to some, who pass it on.
-    fn pass_on_beat(&mut self, beat: Beat, except: Option<NodeKey>) {
-        let mut to = self.linked();
-        to.retain(|key| Some(*key) != except);
-        let beat = if self.is_full_mesh() {
-            Beat { hops: 0, ..beat }
-        } else {
-            to.truncate(BEAT_FANOUT);
-            beat
-        };
-        for key in to {
-            self.send_control(&key, Control::Beat(beat.clone()));
-        }
-    }
-
-    pub(super) fn on_beat(&mut self, key: NodeKey, from: &NodeId, beat: Beat) {
-        // Only a large mesh passes beats on; in a small one everybody speaks for itself.
-        if beat.voter != *from
-            && self.is_full_mesh()
-            && self.membership.live_count() < limits::FULL_MESH_NODES_MAX / 2
-        {
-            self.shared.refused += 1;
-            tracing::warn!(%from, voter = %beat.voter, "it speaks for another voter: its beat is refused");
-            return;
-        }
-        let is_voter = self.shared.register.roster().is_some_and(|roster| roster.is_voter(&beat.voter));
-        if !is_voter || beat.voter == self.own {
-            return;
-        }
-        let last = self.shared.beats.entry(beat.voter.clone()).or_insert((0, 0));
-        if (beat.start, beat.number) <= *last {
-            return;
-        }
-        *last = (beat.start, beat.number);
-        if let Some(unix_ms) = beat.unix_ms {
-            self.shared.clocks.note(&beat.voter, unix_ms, self.now);
-        }
-        self.shared.partition.handle_beat(&beat.voter, beat.start, beat.number, self.now);
-        self.judge_clock();
-        if beat.leads {
-            self.shared.leader = Some((beat.voter.clone(), self.now));
-        }
-        if let Some(hops) = beat.hops.checked_sub(1) {
-            self.pass_on_beat(Beat { hops, ..beat }, Some(key));
+            PartitionEffect::Beat { number } => self.beat(number),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What the nodes share: the replicated state, the register, and whether this node is among a majority.
 //!
-//! - `agreement`: the register and its lease, beats, the steward, the mode
+//! - `agreement`: the register and its lease, the steward, the mode
+//! - `beats`: who tells whom that the voters are there
 //! - `writes`: local writes, the queue of those that wait for a majority, what the disk says
 //! - `spread`: writes on their way to the others, and theirs to this node
 //! - `repair`: comparing with a peer, and taking over what differs
@@ -17,6 +18,7 @@
 mod agreement;
 mod answers;
 mod bases;
+mod beats;
 mod clocks;
 mod disk;
 mod farewell;
@@ -36,6 +38,7 @@ use std::time::Duration;
 use rand::RngExt;
 
 use self::bases::Bases;
+use self::beats::Heard;
 use self::clocks::Clocks;
 use self::disk::Disk;
 use self::farewell::Farewell;
@@ -119,7 +122,7 @@ pub(super) struct Shared {
     awaiting: VecDeque<Awaiting>,
     /// Who is told as soon as what was taken in is on the disk.
     acks_due: BTreeSet<NodeKey>,
-    beats: BTreeMap<NodeId, (u64, u64)>,
+    heard: Heard,
     proposals: BTreeMap<u64, Option<Requester>>,
     proposed: Option<Instant>,
     away_since: BTreeMap<NodeId, Instant>,
@@ -200,7 +203,7 @@ impl Shared {
             confirming: VecDeque::new(),
             awaiting: VecDeque::new(),
             acks_due: BTreeSet::new(),
-            beats: BTreeMap::new(),
+            heard: Heard::default(),
             proposals: BTreeMap::new(),
             proposed: None,
             away_since: BTreeMap::new(),
@@ -328,7 +331,7 @@ impl Mesh {
     pub(super) fn on_shared(&mut self, link: LinkId, key: NodeKey, from: &NodeId, frame: Control) {
         match frame {
             Control::Register { message } => self.on_register_message(link, from, &message),
-            Control::Beat(beat) => self.on_beat(key, from, beat),
+            Control::Beats(beats) => self.on_beats(key, from, beats),
             Control::State(delta) => self.on_delta(key, from, delta),
             Control::StateAsk { question, clock, whole } => {
                 self.on_state_ask(key, question, clock, whole);

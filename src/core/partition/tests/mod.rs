@@ -90,7 +90,7 @@ impl Bench {
     fn hear(&mut self, from: &[&str]) {
         self.number += 1;
         for name in from {
-            self.here.handle_beat(&node(name), 1, self.number, self.now);
+            self.here.handle_beat(&node(name), (1, self.number), Some(self.now), self.now);
         }
         self.drain();
     }

@@ -95,16 +95,35 @@ fn whom_gossip_calls_failed_or_left_is_not_reachable_however_new_its_beat() {
 #[test]
 fn a_beat_that_is_told_again_is_not_a_new_one() {
     let mut bench = Bench::healthy(PartitionConfig::default());
-    bench.here.handle_beat(&node("b"), 5, 7, bench.now);
+    bench.here.handle_beat(&node("b"), (5, 7), Some(bench.now), bench.now);
     for (start, number) in [(5, 7), (5, 6), (4, 100)] {
         bench.now = bench.now + DETECTION / 3 + MS;
-        bench.here.handle_beat(&node("b"), start, number, bench.now);
+        bench.here.handle_beat(&node("b"), (start, number), Some(bench.now), bench.now);
         bench.here.handle_timeout(bench.now);
     }
     bench.drain();
     assert_eq!(bench.here.mode(), Mode::Degraded);
-    bench.here.handle_beat(&node("b"), 6, 1, bench.now);
+    bench.here.handle_beat(&node("b"), (6, 1), Some(bench.now), bench.now);
     assert!(bench.here.reachable().contains(&node("b")), "a new process counts anew");
+}
+
+#[test]
+fn a_beat_that_others_heard_counts_from_when_they_did() {
+    let mut bench = Bench::healthy(PartitionConfig::default());
+    bench.pass(2 * DETECTION, &[]);
+    let tell = |bench: &mut Bench, number, age: Duration| {
+        let heard = bench.now.checked_sub(age);
+        let is_new = bench.here.handle_beat(&node("b"), (9, number), heard, bench.now);
+        (is_new, bench.here.reachable().contains(&node("b")))
+    };
+    assert_eq!(tell(&mut bench, 1, DETECTION + MS), (true, false), "too old");
+    assert_eq!(tell(&mut bench, 2, DETECTION - 10 * MS), (true, true));
+    assert_eq!(tell(&mut bench, 3, DETECTION), (true, true), "a later number takes back no time");
+    bench.now = bench.now + 10 * MS;
+    bench.here.handle_timeout(bench.now);
+    assert!(!bench.here.reachable().contains(&node("b")), "as old as was told");
+    assert_eq!(bench.here.handle_beat(&node("b"), (9, 3), Some(bench.now), bench.now), false, "told again");
+    assert_eq!(bench.here.heard(&node("b")), bench.now.checked_sub(DETECTION));
 }
 
 #[test]
@@ -254,7 +273,7 @@ fn changes_that_nobody_takes_are_told_together_and_not_lost() {
         for _ in 0..2400 {
             bench.now = bench.now + 50 * MS;
             bench.number += 1;
-            bench.here.handle_beat(&node("b"), 1, bench.number, bench.now);
+            bench.here.handle_beat(&node("b"), (1, bench.number), Some(bench.now), bench.now);
             bench.here.handle_timeout(bench.now);
         }
         round += 1;

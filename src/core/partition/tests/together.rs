@@ -59,7 +59,7 @@ impl Mesh {
                 match effect {
                     PartitionEffect::Beat { number } => {
                         for other in (0..5).filter(|other| self.groups[*other] == self.groups[at]) {
-                            self.nodes[other].handle_beat(&node(name), 1, number, self.now);
+                            self.nodes[other].handle_beat(&node(name), (1, number), Some(self.now), self.now);
                         }
                     }
                     PartitionEffect::Synchronise { round } => self.rounds[at] = round,
