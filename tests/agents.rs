@@ -185,7 +185,9 @@ impl Bench {
     async fn ended(&mut self, agent: &str) -> String {
         match self.report(agent, 1).await {
             AgentReport::Ended { reason } => reason,
-            other @ (AgentReport::Running | AgentReport::Stopped) => panic!("{agent}: {other:?}"),
+            other @ (AgentReport::Running | AgentReport::Stopped | AgentReport::Checked { .. }) => {
+                panic!("{agent}: {other:?}")
+            }
         }
     }
 

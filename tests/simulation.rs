@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use shoal::core::error::Refusal;
 use shoal::core::ids::{AgentName, NodeId, RequestId};
-use shoal::core::model::{AgentSource, AgentSpec, MemberStatus, ProcessProtocol};
+use shoal::core::model::{AgentSource, AgentSpec, Care, HealthCheck, MemberStatus, Probe, ProcessProtocol};
 use shoal::core::time::Instant;
 use shoal::core::wire::{RequestBody, ResponseBody};
 use shoal::sim::{Config, Fault, Schedule, World, percentile};
@@ -781,10 +781,10 @@ mod agents {
         deploy(&mut world, 0, 3, echo("a")).expect("it starts");
         let again = deploy(&mut world, 1, 3, echo("a"));
         assert!(matches!(again, Err(Refusal::AgentExists { .. })), "{again:?}");
-        world.run_for(secs(60));
+        world.run_for(secs(600));
         let view = world.view(0).expect("it runs");
         let states: Vec<_> = view.agents.iter().map(|a| (a.name.as_str(), a.record.state.as_str())).collect();
-        assert_eq!(states, [("a", "running"), ("ends", "failed")]);
+        assert_eq!(states, [("a", "running"), ("ends", "quarantined")]);
         let to = world.node(3).clone();
         for name in ["a", "ends"] {
             let request = world.request(2, &to, RequestBody::StopAgent { agent: agent(name) });
@@ -793,6 +793,62 @@ mod agents {
         settles(&mut world, secs(5));
         assert!(world.view(4).expect("it runs").agents.is_empty());
         assert!(world.disk(3).agents.is_empty());
+    }
+
+    /// Every state that another node sees of an agent, each with the second in which it saw it first.
+    fn seen_states(world: &mut World, name: &str, span: Duration) -> Vec<(u64, String)> {
+        let since = world.now();
+        let mut seen: Vec<(u64, String)> = vec![];
+        while world.now().since(since) < span {
+            let view = world.view(0).expect("it runs");
+            let found = view.agents.iter().find(|agent| agent.name.as_str() == name);
+            let state = found.map_or("gone", |agent| agent.record.state.as_str()).to_owned();
+            if seen.last().is_none_or(|(_, last)| *last != state) {
+                seen.push((world.now().since(since).as_secs(), state));
+            }
+            world.run_for(ms(5));
+        }
+        seen
+    }
+
+    #[test]
+    fn an_agent_whose_checks_fail_goes_up_the_whole_ladder_on_time_and_down_again_when_released() {
+        let mut world = joined(Config::lan(3, 2));
+        let probe = Probe::Answer { content: "ping".to_owned() };
+        let care = Care { health: Some(HealthCheck::new(probe)), ..Care::default() };
+        let hangs = AgentSpec { care, ..process("a", "hangs") };
+        deploy(&mut world, 0, 2, hangs).expect("it starts");
+        let states = seen_states(&mut world, "a", secs(700));
+        // Three checks, each 5 s after the one before and 2 s long, are 21 s.
+        let mut at = 0;
+        let mut wanted = vec![(0, "running")];
+        for wait in [1, 5, 15, 30, 60, 120, 240] {
+            at += 21;
+            wanted.push((at, "restarting"));
+            at += wait;
+            wanted.push((at, "running"));
+        }
+        wanted.push((at + 21, "quarantined"));
+        let told = states.iter().filter(|(_, state)| state != "starting");
+        let told: Vec<_> = told.map(|(second, state)| (*second, state.as_str())).collect();
+        assert_eq!(told.len(), wanted.len(), "{told:?}");
+        for (told, wanted) in told.iter().zip(&wanted) {
+            let is_near = (wanted.0..=wanted.0 + 2).contains(&told.0);
+            assert!(is_near && told.1 == wanted.1, "{told:?} is not {wanted:?}");
+        }
+        let to = world.node(2).clone();
+        let release = |agent| RequestBody::RestartAgent { agent, release: true };
+        let request = world.request(1, &to, release(agent("a")));
+        assert_eq!(answer(&mut world, 1, request), Ok(ResponseBody::Done));
+        let request = world.request(1, &to, release(agent("a")));
+        let refused = answer(&mut world, 1, request);
+        assert!(
+            matches!(&refused, Err(Refusal::BadRequest { why }) if why.contains("it is running")),
+            "{refused:?}"
+        );
+        let states = seen_states(&mut world, "a", secs(30));
+        assert!(states.iter().any(|(_, state)| state == "restarting"), "the count begins anew: {states:?}");
+        sound(&world);
     }
 
     #[test]

@@ -185,7 +185,9 @@ impl Bench {
         self.runtime.start(spec(agent, source), 1);
         match self.report(agent).await {
             AgentReport::Ended { reason } => reason,
-            other @ (AgentReport::Running | AgentReport::Stopped) => panic!("{agent}: {other:?}"),
+            other @ (AgentReport::Running | AgentReport::Stopped | AgentReport::Checked { .. }) => {
+                panic!("{agent}: {other:?}")
+            }
         }
     }
 

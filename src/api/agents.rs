@@ -17,11 +17,11 @@ use super::Api;
 use super::listen::Client;
 use super::problem::Problem;
 use super::read::{Json, Named, Query};
-use super::types::{Agent, AgentInfo, AgentRef, Deploy, Logs};
+use super::types::{Agent, AgentInfo, AgentRef, Deploy, HealthCheck, Logs, RestartAgent};
 use crate::core::error::{Refusal, SendError};
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
-use crate::core::model::{AgentSource, AgentSpec, AgentState, AgentView};
+use crate::core::model::{AgentSource, AgentSpec, AgentState, AgentView, Care};
 use crate::core::wire::{RequestBody, ResponseBody};
 
 /// Lines of a log when the client does not say.
@@ -61,8 +61,10 @@ pub(super) async fn deploy(
     Json(deploy): Json<Deploy>,
 ) -> Result<Response, Problem> {
     let offer = deploy.offer();
-    let Deploy { name, node, source, .. } = deploy;
-    let mut spec = AgentSpec { offer, ..AgentSpec::new(name.clone(), source.into()) };
+    let Deploy { name, node, source, health, restart, .. } = deploy;
+    let health = health.map(HealthCheck::into_model).transpose().map_err(Problem::bad_request)?;
+    let care = Care { health, restart: restart.map(Into::into).unwrap_or_default() };
+    let mut spec = AgentSpec { offer, care, ..AgentSpec::new(name.clone(), source.into()) };
     if let AgentSource::Wasm(source) = &mut spec.source {
         // Where the module was uploaded, most likely.
         source.origin = Some(api.node.own().clone());
@@ -130,6 +132,21 @@ pub(super) async fn stop(
     let node = node_of(&api, &agent, node)?;
     api.node.request(node.clone(), RequestBody::StopAgent { agent: agent.clone() }).await?;
     until_view(&api, |agents| !agents.iter().any(|a| a.name == agent && a.node == node)).await;
+    Ok(Body(AgentRef { name: agent, node }))
+}
+
+/// Ends when the agent takes messages again, or could not be started.
+pub(super) async fn restart(
+    State(api): State<Arc<Api>>,
+    Named(agent): Named,
+    Query(OnNode { node }): Query<OnNode>,
+    Json(RestartAgent { release }): Json<RestartAgent>,
+) -> Result<Body<AgentRef>, Problem> {
+    let node = node_of(&api, &agent, node)?;
+    let request = RequestBody::RestartAgent { agent: agent.clone(), release };
+    api.node.request(node.clone(), request).await?;
+    let runs = |a: &AgentView| a.name == agent && a.node == node && a.record.state == AgentState::Running;
+    until_view(&api, |agents| agents.iter().any(runs)).await;
     Ok(Body(AgentRef { name: agent, node }))
 }
 

@@ -169,6 +169,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/certificates/crl", post(certificates::offer))
         .route("/v1/agents", post(agents::deploy))
         .route("/v1/agents/{name}", delete(agents::stop))
+        .route("/v1/agents/{name}/restart", post(agents::restart))
         .route("/v1/modules", post(modules::put))
         .route("/v1/policies/{*prefix}", put(state::set_policy).delete(state::drop_policy))
         .route("/v1/cluster/roster", post(roster::set))

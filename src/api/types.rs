@@ -2,6 +2,7 @@
 //! that it does not know. Requests are strict: a field that is not known is an error, because it would be
 //! ignored otherwise.
 
+mod care;
 mod certificates;
 mod facts;
 mod history;
@@ -21,6 +22,7 @@ use crate::core::model::{self, AgentSource, Balance, Offer, ProcessProtocol};
 use crate::core::wire::AgentStats;
 use crate::node::events::Numbered;
 
+pub use self::care::{Check, CheckKind, HealthCheck, Restart, RestartAgent};
 pub use self::certificates::{
     Certificate, Certificates, OfferedLists, PeerCertificate, RevocationList, TakenList, TakenLists,
 };
@@ -291,7 +293,7 @@ pub struct Agent {
     pub node: NodeId,
     /// `native`, `stdio` or `http`.
     pub kind: String,
-    /// `starting`, `running`, `draining`, `restarting` or `failed`, as its node last said.
+    /// `starting`, `running`, `draining`, `restarting`, `quarantined` or `failed`, as its node last said.
     pub state: String,
     /// Why it is in that state, where there is something to say.
     pub reason: Option<String>,
@@ -305,6 +307,12 @@ pub struct Agent {
     /// What it listens to.
     #[serde(default)]
     pub topics: BTreeSet<Tag>,
+    /// `healthy`, `degraded` or `unhealthy`, by the checks of its node; null when nothing was checked.
+    #[serde(default)]
+    pub health: Option<String>,
+    /// What the last check found; null when all was well.
+    #[serde(default)]
+    pub health_why: Option<String>,
 }
 
 /// `POST /v1/agents`.
@@ -327,14 +335,20 @@ pub struct Deploy {
     /// How its instances share its messages: `round-robin`, `least-inflight` or `key-hash`.
     #[serde(default)]
     pub balance: Balance,
+    /// How its health is checked; null: only its end tells that something is wrong.
+    #[serde(default)]
+    pub health: Option<HealthCheck>,
+    /// When it is started again; null: as usual.
+    #[serde(default)]
+    pub restart: Option<Restart>,
 }
 
 impl Deploy {
-    /// An agent that is found by its name alone.
+    /// An agent that is found by its name alone and looked after as usual.
     #[must_use]
     pub fn new(name: AgentName, node: Option<NodeId>, source: Source) -> Self {
         let Offer { capabilities, topics, balance } = Offer::default();
-        Self { name, node, source, capabilities, topics, balance }
+        Self { name, node, source, capabilities, topics, balance, health: None, restart: None }
     }
 
     /// What the agent offers.
@@ -414,6 +428,21 @@ pub struct AgentInfo {
     /// As in [`Deploy`].
     #[serde(default)]
     pub balance: Balance,
+    /// As in [`Deploy`].
+    #[serde(default)]
+    pub check: Option<HealthCheck>,
+    /// As in [`Deploy`]; null of a node of an earlier version.
+    #[serde(default)]
+    pub restart: Option<Restart>,
+    /// As in [`Agent`].
+    #[serde(default)]
+    pub health: Option<String>,
+    /// As in [`Agent`].
+    #[serde(default)]
+    pub health_why: Option<String>,
+    /// The last hundred checks of its health, oldest first.
+    #[serde(default)]
+    pub checks: Vec<Check>,
     /// As in [`Agent`]; null while the asked node has not heard of the agent's state.
     pub state: Option<String>,
     /// As in [`Agent`].
@@ -436,6 +465,8 @@ impl AgentInfo {
     /// Puts together what the agent's node says and what the asked node has heard.
     #[must_use]
     pub fn new(node: NodeId, spec: model::AgentSpec, stats: &AgentStats, heard: Option<Agent>) -> Self {
+        let (health, health_why) =
+            heard.as_ref().map_or((None, None), |agent| (agent.health.clone(), agent.health_why.clone()));
         let (state, restarts, reason) = match heard {
             Some(agent) => (Some(agent.state), Some(agent.restarts), agent.reason),
             None => (None, None, None),
@@ -447,6 +478,11 @@ impl AgentInfo {
             capabilities: spec.offer.capabilities,
             topics: spec.offer.topics,
             balance: spec.offer.balance,
+            check: spec.care.health.map(HealthCheck::from),
+            restart: Some(spec.care.restart.into()),
+            health,
+            health_why,
+            checks: stats.checks.iter().map(Check::from).collect(),
             state,
             reason,
             restarts,
@@ -538,6 +574,8 @@ impl From<&model::AgentView> for Agent {
             reachable: view.node_status.is_reachable(),
             capabilities: view.record.offer.capabilities.clone(),
             topics: view.record.offer.topics.clone(),
+            health: Some(&view.record.health).filter(|h| !h.is_unchecked()).map(|h| h.as_str().to_owned()),
+            health_why: view.record.health.why().map(str::to_owned),
         }
     }
 }

@@ -4,10 +4,13 @@ use std::collections::BTreeSet;
 
 use clap::{Args, Subcommand};
 
-use super::client::Connection;
+use super::client::{ANSWER_DEADLINE, Connection};
 use super::print::{self, Table};
-use super::{Failure, Shown, client_of};
-use crate::api::types::{Agent, AgentInfo, AgentRef, InstanceLife, Logs, Protocol, Source, WasmSource};
+use super::{Failure, Shown, client_of, why};
+use crate::api::types::{
+    Agent, AgentInfo, AgentRef, Check, History, InstanceLife, Logs, Protocol, RestartAgent, Source,
+    WasmSource,
+};
 use crate::core::ids::{AgentName, NodeId, Tag};
 use crate::core::limits;
 use crate::core::model::Target;
@@ -24,6 +27,15 @@ pub(crate) enum AgentCommand {
     /// Show the last lines that an agent has logged
     #[command(after_help = "Example: shoal agent logs upper --lines 20")]
     Logs(LogsArgs),
+    /// Show what its node has kept of an agent: its states, each with its cause
+    #[command(after_help = "Example: shoal agent history upper --limit 20")]
+    History(HistoryArgs),
+    /// Start an agent anew: it finishes what it has first
+    #[command(after_help = "Example: shoal agent restart upper --node node-2")]
+    Restart(OneArgs),
+    /// Start an agent that is in quarantine, because it came to its end too often
+    #[command(after_help = "Example: shoal agent release upper")]
+    Release(OneArgs),
     /// Stop an agent for good: it finishes what it has and is forgotten
     #[command(after_help = "Example: shoal agent stop upper --node node-2")]
     Stop(OneArgs),
@@ -65,12 +77,25 @@ pub(crate) struct LogsArgs {
     lines: u32,
 }
 
+/// Arguments of `shoal agent history`.
+#[derive(Debug, Args)]
+pub(crate) struct HistoryArgs {
+    #[command(flatten)]
+    one: OneArgs,
+    /// How many entries at most: the last ones
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=limits::HISTORY_PAGE_MAX as i64))]
+    limit: u32,
+}
+
 /// Does what the subcommand asks.
 pub(super) async fn run(command: AgentCommand) -> Result<(), Failure> {
     match command {
         AgentCommand::List(args) => list(&args).await,
         AgentCommand::Info(args) => info(&args).await,
         AgentCommand::Logs(args) => logs(&args).await,
+        AgentCommand::History(args) => history(&args).await,
+        AgentCommand::Restart(args) => restart(&args, false).await,
+        AgentCommand::Release(args) => restart(&args, true).await,
         AgentCommand::Stop(args) => stop(&args).await,
     }
 }
@@ -91,6 +116,10 @@ async fn list(args: &ListArgs) -> Result<(), Failure> {
     let agents: Vec<Agent> = client_of(&args.connection)?.get(&path).await?;
     print::show(args.shown.output, &agents, |agents| {
         let mut heads = vec!["NAME", "NODE", "KIND", "STATE", "RESTARTS", "REASON"];
+        let is_checked = agents.iter().any(|agent| agent.health.is_some());
+        if is_checked {
+            heads.insert(4, "HEALTH");
+        }
         let has_offers = agents.iter().any(|agent| !offers(agent).is_empty());
         if has_offers {
             heads.push("OFFERS");
@@ -105,8 +134,11 @@ async fn list(args: &ListArgs) -> Result<(), Failure> {
                 agent.kind.clone(),
                 state,
                 agent.restarts.to_string(),
-                print::or_nothing(agent.reason.clone(), |reason| reason),
+                print::or_nothing(agent.reason.clone().or_else(|| agent.health_why.clone()), |reason| reason),
             ];
+            if is_checked {
+                cells.insert(4, print::or_nothing(agent.health.clone(), |health| health));
+            }
             if has_offers {
                 cells.push(print::or_dash(&offers(agent)));
             }
@@ -139,6 +171,8 @@ async fn info(args: &OneArgs) -> Result<(), Failure> {
             ("Balance", balance.as_str().unwrap_or_default().to_owned()),
             ("State", print::or_nothing(info.state.clone(), |state| state)),
             ("Reason", print::or_nothing(info.reason.clone(), |reason| reason)),
+            ("Health", print::or_nothing(info.health.clone(), |health| health)),
+            ("Last check", print::or_nothing(info.checks.last(), checked)),
             ("Restarts", print::or_nothing(info.restarts, |restarts| restarts.to_string())),
             ("Process", print::or_nothing(info.pid, |pid| pid.to_string())),
             ("Uptime", print::span(info.uptime_seconds)),
@@ -147,6 +181,12 @@ async fn info(args: &OneArgs) -> Result<(), Failure> {
             ("Waiting", info.waiting.to_string()),
         ])
     })
+}
+
+/// `timeout after 2001 ms: no answer within 2000 ms`
+fn checked(check: &Check) -> String {
+    let why = check.why.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
+    format!("{} after {} ms{why}", check.result, check.took_ms)
 }
 
 fn tags(tags: &BTreeSet<Tag>) -> String {
@@ -201,6 +241,43 @@ async fn logs(args: &LogsArgs) -> Result<(), Failure> {
         // A tab is a log line's own business and harmless.
         let line = |line: &String| line.split('\t').map(print::visible).collect::<Vec<_>>().join("\t") + "\n";
         logs.lines.iter().map(line).collect()
+    })
+}
+
+async fn restart(args: &OneArgs, release: bool) -> Result<(), Failure> {
+    let path = path_of(&args.name, "/restart", args.node.as_ref(), &[]);
+    let client = client_of(&args.connection)?;
+    let started: AgentRef = client.post(&path, &RestartAgent { release }, ANSWER_DEADLINE).await?;
+    print::show(args.shown.output, &started, |started| {
+        format!("agent {} on {} was started anew and runs\n", started.name, started.node)
+    })
+}
+
+async fn history(args: &HistoryArgs) -> Result<(), Failure> {
+    let OneArgs { name, node, shown, connection } = &args.one;
+    let client = client_of(connection)?;
+    let agents: Vec<Agent> = client.get("/v1/agents").await?;
+    let hosts: BTreeSet<_> = agents.iter().filter(|a| a.name == *name).map(|a| a.node.clone()).collect();
+    let node = match (node, hosts.len()) {
+        (Some(node), _) => Some(node.clone()),
+        (None, 0 | 1) => hosts.first().cloned(),
+        (None, _) => {
+            let hosts: Vec<_> = hosts.iter().map(NodeId::as_str).collect();
+            let why = format!("agent {name} is on several nodes: give --node, one of {}", hosts.join(", "));
+            return Err(Failure::Refused(why));
+        }
+    };
+    let by = node.map(|node| format!("&seen_by={node}")).unwrap_or_default();
+    let path = format!("/v1/history?agent={name}&limit={}{by}", args.limit);
+    let history: History = client.get(&path).await?;
+    if history.entries.is_empty() {
+        let why =
+            format!("nothing of an agent {name} is kept on {}: see `shoal agent list`", history.node_id);
+        return Err(Failure::Refused(why));
+    }
+    print::show(shown.output, &history, |history| {
+        let line = |entry| why::dated_line(entry, &history.node_id);
+        history.entries.iter().map(line).collect()
     })
 }
 

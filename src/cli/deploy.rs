@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use self::wasm::WasmArgs;
 use super::client::{ANSWER_DEADLINE, Client, Connection};
 use super::{Failure, Shown, client_of, print};
-use crate::api::types::{AgentRef, Deploy, Grants, Protocol, Source, WasmSource};
+use crate::api::types::{AgentRef, Deploy, Grants, HealthCheck, Protocol, Source, WasmSource};
 use crate::core::ids::{AgentName, NodeId, Tag};
 use crate::core::model::{Balance, Offer};
 use crate::node::config::{Manifest, ManifestSource};
@@ -121,7 +121,10 @@ async fn described(client: &Client, file: &Path, node: Option<NodeId>) -> Result
         }
     };
     let Offer { capabilities, topics, balance } = manifest.offer;
-    Ok(Deploy { capabilities, topics, balance, ..Deploy::new(manifest.name, node, source) })
+    let health = manifest.care.health.map(HealthCheck::from);
+    let restart = Some(manifest.care.restart.into());
+    let bare = Deploy::new(manifest.name, node, source);
+    Ok(Deploy { capabilities, topics, balance, health, restart, ..bare })
 }
 
 /// The agent of the flags.

@@ -65,7 +65,9 @@ struct Answer {
 struct AgentAnswer {
     agent: String,
     instances: Vec<Agent>,
-    /// What the asked node has seen of agents of that name, oldest first.
+    /// The node that has seen this: that of the agent, or the asked one where there are several.
+    seen_by: NodeId,
+    /// What it has seen of agents of that name, oldest first.
     entries: Vec<HistoryEntry>,
 }
 
@@ -208,10 +210,7 @@ fn told(answer: &Answer, uptime: Option<f64>, now: u64) -> String {
             (None, ..) => format!("seen by {}: {}", seen.by, headline(node, seen, now)),
         });
         text += "\n";
-        for entry in &seen.entries {
-            text += &print::visible(&format!("  {}  {}", print::time(entry.unix_ms), line(entry, &seen.by)));
-            text += "\n";
-        }
+        text.extend(seen.entries.iter().map(|entry| format!("  {}", dated_line(entry, &seen.by))));
     }
     text
 }
@@ -228,6 +227,11 @@ fn headline(node: &NodeId, seen: &Seen, now: u64) -> String {
         }
         None => format!("{node} is {status}; since when is not kept"),
     }
+}
+
+/// One entry with its time, as a line.
+pub(super) fn dated_line(entry: &HistoryEntry, by: &NodeId) -> String {
+    print::visible(&format!("{}  {}", print::time(entry.unix_ms), line(entry, by))) + "\n"
 }
 
 /// One entry in words.
@@ -300,8 +304,14 @@ async fn explain_agent(
     agent: &AgentName,
     instances: Vec<Agent>,
 ) -> Result<(), Failure> {
-    let history: History = client.get(&format!("/v1/history?agent={agent}&limit={CHAIN_MAX}")).await?;
-    let answer = AgentAnswer { agent: agent.to_string(), instances, entries: history.entries };
+    // The node of an agent knows best; of several, and of one that cannot be asked, the asked node tells.
+    let host = match &instances[..] {
+        [only] if only.reachable => format!("&seen_by={}", only.node),
+        _ => String::new(),
+    };
+    let history: History = client.get(&format!("/v1/history?agent={agent}&limit={CHAIN_MAX}{host}")).await?;
+    let (seen_by, entries) = (history.node_id, history.entries);
+    let answer = AgentAnswer { agent: agent.to_string(), instances, seen_by, entries };
     print::show(args.shown.output, &answer, |answer| {
         let mut text = String::new();
         for instance in &answer.instances {
@@ -315,14 +325,7 @@ async fn explain_agent(
             });
             text += "\n";
         }
-        for entry in &answer.entries {
-            text += &print::visible(&format!(
-                "  {}  {}",
-                print::time(entry.unix_ms),
-                line(entry, &history.node_id)
-            ));
-            text += "\n";
-        }
+        text.extend(answer.entries.iter().map(|entry| format!("  {}", dated_line(entry, &answer.seen_by))));
         text
     })
 }

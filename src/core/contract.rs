@@ -23,8 +23,8 @@ use super::ids::{
     AgentName, CaKeyId, LinkId, MeshId, MeshName, ModuleId, NodeId, PersistNo, ProcessId, RequestId,
 };
 use super::model::{
-    Action, AgentSpec, AgentView, CrossRegion, Event, Finding, Hello, Load, MemberView, Message, Mode,
-    NodeCard, Overrides, PartitionConfig, PartitionView, Profile,
+    Action, AgentSpec, AgentView, Checkup, CrossRegion, Event, Finding, Hello, Load, MemberView, Message,
+    Mode, NodeCard, Overrides, PartitionConfig, PartitionView, Profile,
 };
 use super::wire::{
     AgentStats, Control, HistoryPage, HistoryQuery, ModulePart, NodeFacts, RequestBody, ResponseBody,
@@ -408,6 +408,11 @@ pub struct Remembered {
 pub enum AgentReport {
     /// It takes messages.
     Running,
+    /// A check of its health was made.
+    Checked {
+        /// What it found.
+        found: Checkup,
+    },
     /// It could not be started, or ended without having been asked to.
     Ended {
         /// Why, with the last lines of its log where there are any.

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+mod care;
 mod offers;
 mod outbox;
 mod wasm;
 
+pub use care::*;
 pub use offers::*;
 pub use outbox::*;
 pub use wasm::*;

@@ -10,10 +10,12 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::ids::{AgentName, Incarnation, NodeId};
+use super::ids::{Incarnation, NodeId};
 use super::limits;
 
 mod address;
+mod agent;
+mod care;
 mod decisions;
 mod dots;
 mod events;
@@ -28,6 +30,8 @@ mod tickets;
 mod wasm;
 
 pub use address::{Address, Target};
+pub use agent::{AgentRecord, AgentSource, AgentSpec, AgentState, AgentView, ProcessProtocol};
+pub use care::{Care, Checkup, Health, HealthCheck, Probe, Restart};
 pub use decisions::{Action, Condition, ConditionError, Decision};
 pub use dots::{Actor, Clock, Dot, DotRange, Span};
 pub use events::{Event, Finding, Found};
@@ -175,175 +179,6 @@ pub struct MemberView {
     pub expected_rtt: Option<Duration>,
     /// Agents that it says it has.
     pub agents: u32,
-}
-
-/// How a process agent is spoken to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ProcessProtocol {
-    /// JSON lines on stdin and stdout.
-    Stdio,
-    /// HTTP on loopback at the port given in `PORT`.
-    Http,
-}
-
-/// What an agent is made of.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase", tag = "kind")]
-pub enum AgentSource {
-    /// Built into the binary.
-    Native {
-        /// Which one: `echo`.
-        builtin: String,
-    },
-    /// An executable on the node's machine.
-    Process {
-        /// How it is spoken to.
-        protocol: ProcessProtocol,
-        /// Absolute path, or a name that the node looks up in its `PATH`.
-        command: String,
-        /// Its arguments.
-        args: Vec<String>,
-    },
-    /// A WebAssembly component.
-    Wasm(WasmSource),
-}
-
-impl AgentSource {
-    /// The word that users see: `native`, `stdio`, `http` or `wasm`.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Native { .. } => "native",
-            Self::Process { protocol: ProcessProtocol::Stdio, .. } => "stdio",
-            Self::Process { protocol: ProcessProtocol::Http, .. } => "http",
-            Self::Wasm(_) => "wasm",
-        }
-    }
-}
-
-/// What should run: an agent's name and what it is made of.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AgentSpec {
-    /// Its name; messages are addressed to it.
-    pub name: AgentName,
-    /// What it is made of.
-    pub source: AgentSource,
-    /// What it offers.
-    #[serde(default, skip_serializing_if = "Offer::is_plain")]
-    pub offer: Offer,
-}
-
-impl AgentSpec {
-    /// An agent that is found by its name alone.
-    #[must_use]
-    pub fn new(name: AgentName, source: AgentSource) -> Self {
-        Self { name, source, offer: Offer::default() }
-    }
-
-    /// Checks the bounds of a specification.
-    ///
-    /// # Errors
-    /// A sentence for the person who deploys it.
-    pub fn check(&self) -> Result<(), String> {
-        self.offer.check()?;
-        match &self.source {
-            AgentSource::Native { builtin } if builtin == "echo" => Ok(()),
-            AgentSource::Native { builtin } => {
-                Err(format!("there is no built-in agent {builtin:?}: the only one is `echo`"))
-            }
-            AgentSource::Process { command, args, .. } => {
-                let bytes = command.len() + args.iter().map(String::len).sum::<usize>();
-                if command.is_empty() {
-                    return Err("the agent's command is empty".to_owned());
-                }
-                if args.len() > limits::AGENT_ARGS_MAX || bytes > limits::AGENT_ARGS_BYTES_MAX {
-                    return Err(format!(
-                        "the agent's command is too long: at most {} arguments and {} bytes",
-                        limits::AGENT_ARGS_MAX,
-                        limits::AGENT_ARGS_BYTES_MAX
-                    ));
-                }
-                if command.contains('\0') || args.iter().any(|a| a.contains('\0')) {
-                    return Err("the agent's command has a NUL byte".to_owned());
-                }
-                Ok(())
-            }
-            AgentSource::Wasm(source) => source.check(),
-        }
-    }
-}
-
-/// Where an agent is in its life.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase", tag = "state")]
-pub enum AgentState {
-    /// Its process is being started.
-    Starting,
-    /// It takes messages.
-    Running,
-    /// It finishes what it has and takes nothing new.
-    Draining,
-    /// It waits for its next start, after it ended unexpectedly.
-    Restarting {
-        /// Why it ended.
-        reason: String,
-    },
-    /// It ended unexpectedly too often, or could not be started.
-    Failed {
-        /// Why.
-        reason: String,
-    },
-}
-
-impl AgentState {
-    /// The word that users see.
-    #[must_use]
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::Starting => "starting",
-            Self::Running => "running",
-            Self::Draining => "draining",
-            Self::Restarting { .. } => "restarting",
-            Self::Failed { .. } => "failed",
-        }
-    }
-
-    /// Why it is in that state, where there is something to say.
-    #[must_use]
-    pub fn reason(&self) -> Option<&str> {
-        match self {
-            Self::Restarting { reason } | Self::Failed { reason } => Some(reason),
-            Self::Starting | Self::Running | Self::Draining => None,
-        }
-    }
-}
-
-/// What a node publishes about one of its agents, as `_owned/<node>/agents/<name>`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AgentRecord {
-    /// `native`, `stdio` or `http`.
-    pub kind: String,
-    /// Where it is in its life.
-    pub state: AgentState,
-    /// How often it was started again since it was deployed or its node started.
-    pub restarts: u32,
-    /// What it offers.
-    #[serde(default, skip_serializing_if = "Offer::is_plain")]
-    pub offer: Offer,
-}
-
-/// One agent on one node as this node sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AgentView {
-    /// Its name.
-    pub name: AgentName,
-    /// The node it is on.
-    pub node: NodeId,
-    /// What this node believes of that node.
-    pub node_status: MemberStatus,
-    /// What that node says of the agent.
-    pub record: AgentRecord,
 }
 
 /// The speech act of a message: the performatives of the FIPA ACL specification (SC00037).

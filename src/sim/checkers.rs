@@ -201,6 +201,7 @@ impl World {
                 RequestBody::Ping
                 | RequestBody::Deploy { .. }
                 | RequestBody::StopAgent { .. }
+                | RequestBody::RestartAgent { .. }
                 | RequestBody::AgentInfo { .. }
                 | RequestBody::AgentLogs { .. }
                 | RequestBody::Facts

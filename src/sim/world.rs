@@ -28,7 +28,7 @@ use crate::core::contract::{AgentReport, Boot, Change, Effect, Input, LinkEnd, O
 use crate::core::error::SendError;
 use crate::core::ids::{AgentName, MeshId, MeshName, NodeId, PersistNo, ProcessId, RequestId};
 use crate::core::mesh::Mesh;
-use crate::core::model::{AgentSource, AgentSpec, Load, Message};
+use crate::core::model::{AgentSource, AgentSpec, Checkup, Load, Message};
 use crate::core::time::Instant;
 use crate::core::wire::RequestBody;
 
@@ -498,7 +498,7 @@ impl World {
     }
 
     /// The runtime: native agents run; a process agent named `fails` does not start, one named `ends`
-    /// ends after a second, every other runs.
+    /// ends after a second, the health checks of one named `hangs` all fail, every other runs.
     fn start_agent(&mut self, machine: usize, spec: AgentSpec, run: u64) {
         let agent = spec.name.clone();
         let command = match &spec.source {
@@ -506,6 +506,7 @@ impl World {
             AgentSource::Process { command, .. } => command.as_str(),
         };
         let (fails, ends) = (command == "fails", command == "ends");
+        let checks = spec.care.health.clone().filter(|_| command == "hangs");
         if let Some(process) = &mut self.machines[machine].process {
             process.agents.insert(agent.clone(), (run, spec));
         }
@@ -513,6 +514,14 @@ impl World {
         let ended = || AgentReport::Ended { reason: "exit status 1".to_owned() };
         let first = if fails { ended() } else { AgentReport::Running };
         self.input_after(takes, machine, Input::Agent { agent: agent.clone(), run, report: first });
+        if let Some(check) = checks {
+            for n in 1..=check.failures {
+                let found = Checkup::Timeout { after_ms: check.timeout_ms };
+                let report = AgentReport::Checked { found };
+                let after = takes + n * Duration::from_millis((check.interval_ms + check.timeout_ms).into());
+                self.input_after(after, machine, Input::Agent { agent: agent.clone(), run, report });
+            }
+        }
         if ends {
             let after = takes + Duration::from_secs(1);
             self.input_after(after, machine, Input::Agent { agent, run, report: ended() });

@@ -99,7 +99,14 @@ fn requests() -> Vec<(&'static str, RequestBody)> {
 }
 
 fn responses() -> Vec<(&'static str, Result<ResponseBody, Refusal>)> {
-    let stats = AgentStats { pid: Some(4711), uptime_seconds: 60, requests: 12, errors: 1, waiting: 2 };
+    let stats = AgentStats {
+        pid: Some(4711),
+        uptime_seconds: 60,
+        requests: 12,
+        errors: 1,
+        waiting: 2,
+        checks: vec![],
+    };
     let lines = vec!["one".to_owned(), "two".to_owned()];
     let node = || node("node-9");
     let text = |text: &str| text.to_owned();
@@ -194,10 +201,11 @@ fn records() -> Vec<OwnedRecord> {
         AgentState::Running,
         AgentState::Draining,
         AgentState::Restarting { reason: "exit status 1".to_owned() },
-        AgentState::Failed { reason: "exit status 1".to_owned() },
+        AgentState::Failed { reason: "exit status 1".to_owned(), quarantined: false },
     ];
     let agents = states.into_iter().enumerate().map(|(n, state)| {
-        let record = AgentRecord { kind: "stdio".to_owned(), state, restarts: 2, offer: Default::default() };
+        let (offer, health) = Default::default();
+        let record = AgentRecord { kind: "stdio".to_owned(), state, restarts: 2, offer, health };
         (format!("agents/agent-{n}"), Some(encode_value(&record)))
     });
     let load = Load { cpu_permille: 125, memory_bytes: 1 << 33 };

@@ -1,11 +1,13 @@
 //! Agents of this node: deploying, stopping, what the runtime reports, what the mesh is told of them.
 
+use std::time::Duration;
+
 use super::{Mesh, Pending, Phase, Requester, Timer};
 use crate::core::contract::{AgentReport, Change, Output};
 use crate::core::error::Refusal;
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
-use crate::core::model::{AgentRecord, AgentSpec, Event};
+use crate::core::model::{AgentRecord, AgentSpec, AgentState, Event, Health};
 use crate::core::supervision::AgentEffect;
 use crate::core::wire::ResponseBody;
 
@@ -25,7 +27,7 @@ impl Mesh {
             return self.answer(requester, Err(Refusal::Overloaded { what }));
         }
         self.deploying.insert(agent, None);
-        self.persist(vec![Change::Agent(spec.clone())], Pending::Deploy { spec, requester });
+        self.persist(vec![Change::Agent(spec.clone())], Pending::Deploy { spec: Box::new(spec), requester });
     }
 
     pub(super) fn on_deploy_stored(&mut self, spec: AgentSpec, requester: Requester) {
@@ -58,6 +60,26 @@ impl Mesh {
         self.run_agent_effects(effects);
     }
 
+    /// Starts an agent anew; whoever asked is told how that went.
+    pub(super) fn restart_agent(&mut self, agent: &AgentName, release: bool, requester: Requester) {
+        let node = self.own.clone();
+        let Some(state) = self.supervision.state(agent) else {
+            return self.answer(requester, Err(Refusal::UnknownAgent { agent: agent.clone(), node }));
+        };
+        if release && !matches!(state, AgentState::Failed { quarantined: true, .. }) {
+            let why = format!("agent {agent} on {node} is not in quarantine: it is {}", state.as_str());
+            return self.answer(requester, Err(Refusal::BadRequest { why }));
+        }
+        let waiting = self.restarting.entry(agent.clone()).or_default();
+        if waiting.len() >= limits::REQUESTS_IN_FLIGHT_MAX {
+            let what = format!("the list of those who wait for {agent} on {node}");
+            return self.answer(requester, Err(Refusal::Overloaded { what }));
+        }
+        waiting.push(requester);
+        let effects = self.supervision.restart(agent);
+        self.run_agent_effects(effects);
+    }
+
     pub(super) fn on_agent_report(&mut self, agent: &AgentName, run: u64, report: AgentReport) {
         let effects = self.supervision.handle_report(agent, run, report, self.now);
         self.run_agent_effects(effects);
@@ -67,8 +89,9 @@ impl Mesh {
         for effect in effects {
             match effect {
                 AgentEffect::Start { spec, run } => self.output(Output::StartAgent { spec, run }),
-                AgentEffect::Stop { agent, run } => {
+                AgentEffect::Stop { agent, run, drains } => {
                     let drain = match &self.phase {
+                        _ if !drains => Duration::ZERO,
                         Phase::Stopping { drain, .. } => *drain,
                         Phase::Running | Phase::Stopped => super::STOP_DRAIN,
                     };
@@ -79,7 +102,7 @@ impl Mesh {
                     self.set_timer(after, Timer::AgentRestart(agent, run));
                 }
                 AgentEffect::Publish { agent, record } => self.publish_agent(&agent, record.as_ref()),
-                AgentEffect::FirstStart { agent, outcome } => self.on_first_start(&agent, outcome),
+                AgentEffect::Started { agent, outcome } => self.on_started(&agent, outcome),
                 AgentEffect::Gone { agent } => self.on_agent_gone(&agent),
             }
         }
@@ -96,7 +119,9 @@ impl Mesh {
         self.spread(delta);
     }
 
-    fn on_first_start(&mut self, agent: &AgentName, outcome: Result<(), String>) {
+    /// A start that somebody waits for has ended well or badly.
+    fn on_started(&mut self, agent: &AgentName, outcome: Result<(), String>) {
+        self.answer_restarts(agent, &outcome);
         let Some(Some(requester)) = self.deploying.remove(agent) else {
             return;
         };
@@ -114,8 +139,20 @@ impl Mesh {
         }
     }
 
+    fn answer_restarts(&mut self, agent: &AgentName, outcome: &Result<(), String>) {
+        for requester in self.restarting.remove(agent).unwrap_or_default() {
+            let (agent, node) = (agent.clone(), self.own.clone());
+            let result = match outcome {
+                Ok(()) => Ok(ResponseBody::Done),
+                Err(reason) => Err(Refusal::StartFailed { agent, node, reason: reason.clone() }),
+            };
+            self.answer(requester, result);
+        }
+    }
+
     fn on_agent_gone(&mut self, agent: &AgentName) {
         self.output(Output::ForgetAgent { agent: agent.clone() });
+        self.answer_restarts(agent, &Err("it was stopped before it had started".to_owned()));
         let waiting = self.undeploying.remove(agent).unwrap_or_default();
         waiting.into_iter().for_each(|requester| self.answer_done(requester));
         if let Some(Some(requester)) = self.deploying.remove(agent) {
@@ -134,7 +171,8 @@ impl Mesh {
     pub(super) fn tell_agents(&mut self, node: &NodeId, changed: Vec<(AgentName, Option<AgentRecord>)>) {
         for (agent, before) in changed {
             let now = self.registry.owner(node).and_then(|owner| owner.agents.get(&agent)).cloned();
-            if before.map(|b| b.state) != now.as_ref().map(|n| n.state.clone()) {
+            let told = |record: &AgentRecord| (record.state.clone(), record.health.as_str());
+            if before.as_ref().map(told) != now.as_ref().map(told) {
                 self.agent_event(node, &agent, now.as_ref());
             }
         }
@@ -142,7 +180,19 @@ impl Mesh {
 
     fn agent_event(&mut self, node: &NodeId, agent: &AgentName, record: Option<&AgentRecord>) {
         let state = record.map_or("stopped", |r| r.state.as_str()).to_owned();
-        let reason = record.and_then(|r| r.state.reason()).map(str::to_owned);
+        let reason = record.and_then(reason_of);
         self.event(Event::Agent { agent: agent.clone(), node: node.clone(), state, reason });
+    }
+}
+
+/// Why an agent is in its state; of one that runs, how its checks found it.
+fn reason_of(record: &AgentRecord) -> Option<String> {
+    match (record.state.reason(), &record.health) {
+        (Some(reason), _) => Some(reason.to_owned()),
+        (None, Health::Unchecked) => None,
+        (None, health) => {
+            let why = health.why().map(|why| format!(": {why}")).unwrap_or_default();
+            Some(format!("{}{why}", health.as_str()))
+        }
     }
 }

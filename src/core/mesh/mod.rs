@@ -88,7 +88,7 @@ enum Pending {
     Shared(Durable),
     Outbox(Letters),
     BelongTo(MeshId),
-    Deploy { spec: AgentSpec, requester: Requester },
+    Deploy { spec: Box<AgentSpec>, requester: Requester },
     Undeploy { agent: AgentName, requester: Requester },
     LeaveMesh { requesters: Vec<Requester>, drain: Duration },
     RestartAs(u64),
@@ -163,6 +163,8 @@ pub struct Mesh {
     /// Who waits for an agent's first start, and who for its end.
     deploying: BTreeMap<AgentName, Option<Requester>>,
     undeploying: BTreeMap<AgentName, Vec<Requester>>,
+    /// Who waits until an agent has started anew.
+    restarting: BTreeMap<AgentName, Vec<Requester>>,
     numbers: u64,
     view_changed: bool,
     /// Membership believes something else of somebody than was told to those who decide by it.
@@ -244,6 +246,7 @@ impl Mesh {
             node_questions: BTreeMap::new(),
             deploying: BTreeMap::new(),
             undeploying: BTreeMap::new(),
+            restarting: BTreeMap::new(),
             numbers: 0,
             view_changed: true,
             liveness_changed: false,
@@ -282,7 +285,7 @@ impl Mesh {
             self.event(Event::Joined { mesh_id });
         }
         for spec in agents {
-            let effects = self.supervision.add(spec);
+            let effects = self.supervision.resume(spec);
             self.run_agent_effects(effects);
         }
         self.dial_seeds();
@@ -462,7 +465,7 @@ impl Mesh {
             Some(Pending::Shared(durable)) => self.on_durable(durable),
             Some(Pending::Outbox(letters)) => self.on_letters_stored(letters),
             Some(Pending::BelongTo(mesh_id)) => self.become_joined(mesh_id),
-            Some(Pending::Deploy { spec, requester }) => self.on_deploy_stored(spec, requester),
+            Some(Pending::Deploy { spec, requester }) => self.on_deploy_stored(*spec, requester),
             Some(Pending::Undeploy { agent, requester }) => self.on_undeploy_stored(agent, requester),
             Some(Pending::LeaveMesh { requesters, drain }) => {
                 self.become_stopping(true, drain, requesters);

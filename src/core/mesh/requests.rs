@@ -59,6 +59,7 @@ impl Mesh {
             RequestBody::Ping
             | RequestBody::Deploy { .. }
             | RequestBody::StopAgent { .. }
+            | RequestBody::RestartAgent { .. }
             | RequestBody::AgentInfo { .. }
             | RequestBody::AgentLogs { .. }
             | RequestBody::Facts
@@ -82,7 +83,9 @@ impl Mesh {
         let stopping = !matches!(self.phase, Phase::Running);
         match body {
             RequestBody::Ping => self.answer_done(requester),
-            RequestBody::Deploy { .. } | RequestBody::Leave { .. } if stopping => {
+            RequestBody::Deploy { .. } | RequestBody::RestartAgent { .. } | RequestBody::Leave { .. }
+                if stopping =>
+            {
                 let status = "stopping".to_owned();
                 self.answer(requester, Err(Refusal::NodeDown { node: self.own.clone(), status }));
             }
@@ -94,6 +97,7 @@ impl Mesh {
             }
             RequestBody::Deploy { spec } => self.deploy(spec, requester),
             RequestBody::StopAgent { agent } => self.undeploy(agent, requester),
+            RequestBody::RestartAgent { agent, release } => self.restart_agent(&agent, release, requester),
             RequestBody::AgentInfo { agent } => self.ask_runtime(requester, agent, RuntimeQuery::Stats),
             RequestBody::AgentLogs { agent, lines } => {
                 let lines = lines.min(limits::AGENT_LOG_LINES_MAX as u32);

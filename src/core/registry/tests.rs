@@ -13,7 +13,13 @@ fn agent(name: &str) -> AgentName {
 }
 
 fn record(state: AgentState) -> AgentRecord {
-    AgentRecord { kind: "native".to_owned(), state, restarts: 0, offer: Default::default() }
+    AgentRecord {
+        kind: "native".to_owned(),
+        state,
+        restarts: 0,
+        offer: Default::default(),
+        health: Default::default(),
+    }
 }
 
 fn sync(from: &Registry, to: &mut Registry) {
@@ -218,7 +224,7 @@ fn ten_thousand_agents_travel_in_frames_that_fit() {
     let (mut a, mut b) = (Registry::new(node("a"), 1), Registry::new(node("b"), 1));
     let reason = "r".repeat(200);
     for n in 0..limits::AGENTS_PER_NODE_MAX {
-        let state = AgentState::Failed { reason: reason.clone() };
+        let state = AgentState::Failed { reason: reason.clone(), quarantined: false };
         a.publish_agent(&agent(&format!("agent-{n}")), Some(&record(state)));
     }
     let batches = a.newer_than(&b.digest());

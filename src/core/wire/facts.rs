@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::ids::NodeId;
 use crate::core::limits;
-use crate::core::model::{MemberStatus, Profile};
+use crate::core::model::{Checkup, MemberStatus, Profile};
 
 /// The facts of one node at one moment. What it cannot measure is `None`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -157,6 +157,20 @@ pub struct AgentStats {
     pub errors: u64,
     /// Messages waiting in its mailbox now.
     pub waiting: u64,
+    /// The last checks of its health, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<CheckEntry>,
+}
+
+/// A check of an agent's health.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckEntry {
+    /// Milliseconds since 1970 by the node's wall clock, when it was over.
+    pub unix_ms: u64,
+    /// How long it took, in milliseconds.
+    pub took_ms: u32,
+    /// What it found.
+    pub found: Checkup,
 }
 
 impl NodeFacts {

@@ -26,6 +26,13 @@ pub enum RequestBody {
         /// The agent.
         agent: AgentName,
     },
+    /// Start this agent anew.
+    RestartAgent {
+        /// The agent.
+        agent: AgentName,
+        /// Only if it is in quarantine.
+        release: bool,
+    },
     /// Tell all about one agent.
     AgentInfo {
         /// The agent.

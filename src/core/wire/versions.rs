@@ -122,7 +122,9 @@ impl RequestBody {
     pub fn since_version(&self) -> u8 {
         match self {
             Self::Deploy { spec }
-                if matches!(spec.source, AgentSource::Wasm(_)) || !spec.offer.is_plain() =>
+                if matches!(spec.source, AgentSource::Wasm(_))
+                    || !spec.offer.is_plain()
+                    || !spec.care.is_default() =>
             {
                 2
             }
@@ -133,6 +135,7 @@ impl RequestBody {
             | Self::AgentLogs { .. }
             | Self::Leave { .. } => 1,
             Self::Facts
+            | Self::RestartAgent { .. }
             | Self::History { .. }
             | Self::State(_)
             | Self::ModulePart { .. }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use super::care;
 use super::error::{ConfigErrors, Origin, Problems};
 use super::keys::nearest;
 use super::load::read_file;
@@ -15,7 +16,7 @@ use super::values;
 use super::yaml::{self, Node, Value};
 use crate::core::ids::{AgentName, Tag};
 use crate::core::limits;
-use crate::core::model::{Balance, Grants, InstanceLife, Offer, ProcessProtocol, Target};
+use crate::core::model::{Balance, Care, Grants, InstanceLife, Offer, ProcessProtocol, Target};
 
 /// An agent as its manifest describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub struct Manifest {
     pub source: ManifestSource,
     /// What it offers.
     pub offer: Offer,
+    /// How it is looked after.
+    pub care: Care,
 }
 
 /// What an agent is made of, on the machine of its manifest.
@@ -60,7 +63,7 @@ pub enum ManifestSource {
     },
 }
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 13] = [
     "name",
     "kind",
     "source",
@@ -72,6 +75,8 @@ const KEYS: [&str; 11] = [
     "memory_bytes",
     "fuel",
     "grants",
+    "health",
+    "restart",
 ];
 const WASM_KEYS: [&str; 4] = ["instance", "memory_bytes", "fuel", "grants"];
 
@@ -201,9 +206,12 @@ impl Reader<'_> {
         let memory_bytes = self.take("memory_bytes", bounded(limits::WASM_MEMORY_BYTES_MAX));
         let fuel = self.take("fuel", bounded(limits::WASM_FUEL_MAX));
         let grants = self.take("grants", grants).unwrap_or_default();
+        let health = self.take("health", care::health);
+        let care = Care { health, restart: self.take("restart", care::restart).unwrap_or_default() };
         let source = source?;
         let kind = kind.unwrap_or_else(|| kind_of(&source));
         self.refuse_keys_of_other_kinds(kind);
+        self.check_care(&care, kind);
         let source = match kind {
             Kind::Native => ManifestSource::Native {
                 builtin: source.strip_prefix("native:").unwrap_or(&source).to_owned(),
@@ -220,7 +228,7 @@ impl Reader<'_> {
                 fuel: fuel.unwrap_or(limits::WASM_FUEL_DEFAULT),
             },
         };
-        Some(Manifest { name: name?, source, offer })
+        Some(Manifest { name: name?, source, offer, care })
     }
 
     /// A path is meant from the manifest; a bare name is the node's to look up.
@@ -230,6 +238,15 @@ impl Reader<'_> {
         }
         let path = directory.join(source).into_os_string().into_string();
         path.map_err(|_| self.report(None, "source", "the path of the manifest is not text in UTF-8")).ok()
+    }
+
+    fn check_care(&mut self, care: &Care, kind: Kind) {
+        if let Err(why) = care.check(kind == Kind::Process(ProcessProtocol::Http)) {
+            let is_given = |key: &&str| self.entries.contains_key(*key);
+            let key = ["health", "restart"].into_iter().find(is_given).unwrap_or("health");
+            let line = self.entries.get(key).map(|node| node.line);
+            self.report(line, key, why);
+        }
     }
 
     fn refuse_keys_of_other_kinds(&mut self, kind: Kind) {
@@ -257,7 +274,7 @@ fn kind_of(source: &str) -> Kind {
     }
 }
 
-fn text(node: &Node) -> Result<&str, String> {
+pub(super) fn text(node: &Node) -> Result<&str, String> {
     match &node.value {
         Value::Text { text, .. } => Ok(text),
         Value::Null => Err("it has no value".to_owned()),
@@ -269,7 +286,7 @@ fn parsed<T: FromStr<Err: std::fmt::Display>>(node: &Node) -> Result<T, String> 
     text(node)?.parse().map_err(|error: T::Err| error.to_string())
 }
 
-fn items(node: &Node) -> Result<&[Node], String> {
+pub(super) fn items(node: &Node) -> Result<&[Node], String> {
     match &node.value {
         Value::List(items) => Ok(items),
         Value::Null => Ok(&[]),
@@ -350,7 +367,8 @@ mod tests {
             memory_bytes: 65_536,
             fuel: 1000,
         };
-        assert_eq!(manifest, Manifest { name: AgentName::new("notes").expect("valid"), source, offer });
+        let name = AgentName::new("notes").expect("valid");
+        assert_eq!(manifest, Manifest { name, source, offer, care: Care::default() });
         let process = read("name: a\nsource: sh\nargs: [-c, 'exec agent']\n").expect("good");
         assert!(
             matches!(process.source, ManifestSource::Process { args, .. } if args == ["-c", "exec agent"])

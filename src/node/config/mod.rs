@@ -21,6 +21,7 @@ use crate::core::ids::NodeId;
 pub use crate::core::model::{CrossRegion, PartitionConfig, Profile};
 
 mod address;
+mod care;
 mod enrolment;
 mod error;
 mod expand;

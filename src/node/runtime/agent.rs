@@ -1,8 +1,9 @@
 //! One agent as the rest of the runtime sees it: what stays over its runs (log, counters) and the run that
 //! takes its messages now.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -17,7 +18,7 @@ use crate::core::error::SendError;
 use crate::core::ids::{AgentName, ModuleId, NodeId};
 use crate::core::limits;
 use crate::core::model::{AgentSource, Answer, ProcessProtocol};
-use crate::core::wire::AgentStats;
+use crate::core::wire::{AgentStats, CheckEntry};
 
 /// An agent of this node.
 pub(super) struct Agent {
@@ -29,6 +30,9 @@ pub(super) struct Agent {
     pub(super) run: ArcSwap<Run>,
     requests: AtomicU64,
     errors: AtomicU64,
+    answered: AtomicU64,
+    /// The last ones, oldest first.
+    checks: Mutex<VecDeque<CheckEntry>>,
 }
 
 /// One run of an agent.
@@ -40,6 +44,8 @@ pub(super) struct Run {
     /// The module that it is made of.
     pub(super) module: Option<ModuleId>,
     pid: AtomicU32,
+    /// Where it listens, if it does.
+    port: AtomicU16,
     since: OnceLock<Instant>,
 }
 
@@ -71,7 +77,8 @@ impl Run {
             AgentSource::Wasm(source) => Some(source.module),
             AgentSource::Native { .. } | AgentSource::Process { .. } => None,
         };
-        Self { number, intake, stop, module, pid: AtomicU32::new(0), since: OnceLock::new() }
+        let (pid, port) = (AtomicU32::new(0), AtomicU16::new(0));
+        Self { number, intake, stop, module, pid, port, since: OnceLock::new() }
     }
 
     pub(super) fn phase(&self) -> Phase {
@@ -112,6 +119,15 @@ impl Run {
         self.pid.store(pid, Ordering::Relaxed);
     }
 
+    pub(super) fn set_port(&self, port: u16) {
+        self.port.store(port, Ordering::Relaxed);
+    }
+
+    /// Where the agent listens, if it does.
+    pub(super) fn port(&self) -> Option<u16> {
+        Some(self.port.load(Ordering::Relaxed)).filter(|port| *port != 0)
+    }
+
     /// The agent's process, while it has one.
     pub(super) fn pid(&self) -> Option<u32> {
         Some(self.pid.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
@@ -133,6 +149,8 @@ impl Agent {
             run: ArcSwap::from_pointee(run),
             requests: AtomicU64::new(0),
             errors: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+            checks: Mutex::default(),
         }
     }
 
@@ -191,6 +209,7 @@ impl Agent {
         result: Result<Answer, SendError>,
     ) -> Result<(), Known> {
         let finish = mailbox.settle(id)?;
+        self.answered.fetch_add(u64::from(result.is_ok()), Ordering::Relaxed);
         self.finish(finish, result.map(Some));
         Ok(())
     }
@@ -232,6 +251,19 @@ impl Agent {
         SendError::NotRunning { agent: self.name.clone(), node: self.node.clone(), state: state.to_owned() }
     }
 
+    /// Messages that it has answered.
+    pub(super) fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_check(&self, entry: CheckEntry) {
+        let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
+        if checks.len() == limits::CHECKS_KEPT_MAX {
+            checks.pop_front();
+        }
+        checks.push_back(entry);
+    }
+
     pub(super) fn stats(&self) -> AgentStats {
         let run = self.run.load();
         let waiting = match &run.intake {
@@ -245,6 +277,7 @@ impl Agent {
             requests: self.requests.load(Ordering::Relaxed),
             errors: self.errors.load(Ordering::Relaxed),
             waiting,
+            checks: self.checks.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect(),
         }
     }
 }

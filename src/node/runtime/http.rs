@@ -150,7 +150,7 @@ fn content_type(headers: &HeaderMap) -> String {
 }
 
 /// The first bytes of a body, as text.
-async fn start_of(mut body: Incoming) -> String {
+pub(super) async fn start_of(mut body: Incoming) -> String {
     let mut start = Vec::new();
     while start.len() < ERROR_BODY_BYTES
         && let Some(Ok(frame)) = body.frame().await
@@ -161,7 +161,7 @@ async fn start_of(mut body: Incoming) -> String {
     String::from_utf8_lossy(&start).trim_end().to_owned()
 }
 
-fn explain(error: &hyper_util::client::legacy::Error) -> String {
+pub(super) fn explain(error: &hyper_util::client::legacy::Error) -> String {
     let cause = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
     if error.is_connect() {
         return format!("it does not accept a connection: {cause}");

@@ -9,6 +9,7 @@
 //! slowness, noise or end touches no other: each run has its own tasks, mailbox, pipes and bounds.
 
 mod agent;
+mod checks;
 mod command;
 mod http;
 pub mod keeper;
@@ -263,7 +264,13 @@ impl Runtime {
         let ground = Arc::clone(&self.0);
         match ground.admit(&spec, run) {
             Ok((agent, run)) => {
-                let guard = RunGuard { ground, agent, run, reason: "its node stopped".to_owned() };
+                let checks = spec.care.health.map(|check| {
+                    let check =
+                        checks::check(Arc::downgrade(&ground), Arc::clone(&agent), Arc::clone(&run), check);
+                    AbortOnDrop(self.0.tokio.spawn(check))
+                });
+                let guard =
+                    RunGuard { ground, agent, run, reason: "its node stopped".to_owned(), _checks: checks };
                 self.0.tokio.spawn(live(guard, spec.source));
             }
             Err(reason) => {
@@ -382,6 +389,12 @@ impl Ground {
         match &report {
             AgentReport::Ended { reason } => tracing::warn!(%agent, run, reason, "agent ended"),
             AgentReport::Running => tracing::info!(%agent, run, "agent runs"),
+            AgentReport::Checked { found } if found.is_failure() => {
+                tracing::warn!(%agent, run, found = found.as_str(), why = found.why(), "a health check failed");
+            }
+            AgentReport::Checked { found } => {
+                tracing::debug!(%agent, run, found = found.as_str(), why = found.why(), "health check");
+            }
             AgentReport::Stopped => tracing::info!(%agent, run, "agent stopped"),
         }
         (self.reports)(agent.clone(), run, report);
@@ -439,7 +452,9 @@ async fn live(mut guard: RunGuard, source: AgentSource) {
     };
     guard.reason = match &report {
         AgentReport::Ended { reason } => reason.clone(),
-        AgentReport::Stopped | AgentReport::Running => "it was stopped before it answered".to_owned(),
+        AgentReport::Stopped | AgentReport::Running | AgentReport::Checked { .. } => {
+            "it was stopped before it answered".to_owned()
+        }
     };
     // Who hears the report may start the next run at once.
     guard.close();
@@ -453,6 +468,16 @@ struct RunGuard {
     run: Arc<Run>,
     /// Why what it was given has no answer.
     reason: String,
+    _checks: Option<AbortOnDrop>,
+}
+
+/// A task that is not to outlive its owner.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl RunGuard {

@@ -127,6 +127,7 @@ impl Supervision {
     ) -> Self {
         let Launched { kept: Kept { child, line, stdin, stdout, stderr }, port } = launched;
         let log_mark = agent.log.added();
+        port.iter().for_each(|port| run.set_port(port.number));
         let ready = Arc::new(Notify::new());
         let (fault, faults) = mpsc::channel(2);
         let (mut readers, mut writer) = (JoinSet::new(), JoinSet::new());

@@ -1,6 +1,7 @@
 //! Who tells whom that the voters are there.
 //!
-//! In a small mesh each voter tells everybody by itself, and nobody speaks for another one. In a large one a voter
+//! In a small mesh each voter tells everybody by itself, other voters with each beat and the rest with every other one, and
+//! nobody speaks for another one. In a large one a voter
 //! tells the other voters by itself; all others hear of it in *waves*. A wave begins with a voter and goes from each
 //! node that it reaches, once, to [`WAVE_FANOUT`] of those that it has links with. It carries the newest beat of every
 //! voter that its sender has heard, each with its age: one wave does for all of them. A voter that has seen
@@ -71,7 +72,8 @@ impl Mesh {
         let linked = self.linked();
         let is_full_mesh = self.is_full_mesh();
         for key in &linked {
-            if is_full_mesh || self.votes_here(key) {
+            // Two in the detection time do for those who only need to know that there is a majority.
+            if self.votes_here(key) || (is_full_mesh && number.is_multiple_of(2)) {
                 self.send_control(key, Control::Beats(Beats { hops: 0, beats: vec![beat.clone()] }));
             }
         }

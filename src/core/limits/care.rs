@@ -1,0 +1,22 @@
+//! Bounds of how agents are looked after.
+
+use std::time::Duration;
+
+/// The longest span in it, in milliseconds: a day.
+pub const CARE_SPAN_MS_MAX: u32 = 86_400_000;
+/// Health is not checked more often, in milliseconds.
+pub const CHECK_INTERVAL_MS_MIN: u32 = 100;
+/// Failures in a row that may be asked for.
+pub const CHECK_FAILURES_MAX: u32 = 1000;
+/// Bytes of the content of a check that wants an answer.
+pub const CHECK_CONTENT_BYTES_MAX: usize = 4096;
+/// Bytes of the path of a check by HTTP.
+pub const CHECK_PATH_BYTES_MAX: usize = 256;
+/// Checks of one agent that are kept.
+pub const CHECKS_KEPT_MAX: usize = 100;
+/// A check may take so much longer than it should until it is given up.
+pub const CHECK_SLACK: Duration = Duration::from_millis(500);
+/// Attempts to start an agent again before it is put in quarantine.
+pub const RESTARTS_MAX: usize = 32;
+/// Characters of what a check found.
+pub const CHECK_WHY_CHARS_MAX: usize = 200;

@@ -1,0 +1,140 @@
+//! One agent: its state, its health, and where it stands on the ladder.
+
+use std::time::Duration;
+
+use super::AgentEffect;
+use crate::core::model::{AgentRecord, AgentSpec, AgentState, Checkup, Health, Restart};
+use crate::core::time::Instant;
+
+#[derive(Debug)]
+pub(super) struct Agent {
+    pub(super) spec: AgentSpec,
+    pub(super) run: u64,
+    pub(super) state: AgentState,
+    /// What comes after the end of a run that is being ended.
+    pub(super) ending: Option<Ending>,
+    /// Somebody waits for how its next start goes.
+    pub(super) awaited: bool,
+    pub(super) restarts: u32,
+    /// Ends since it was last steady.
+    pub(super) attempts: usize,
+    running_since: Option<Instant>,
+    has_run: bool,
+    health: Health,
+    /// Failed checks in a row.
+    failures: u32,
+}
+
+/// What comes after the end of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// The next start, after so long.
+    Again(Duration),
+    /// Nothing, until somebody wants it.
+    Quarantine,
+}
+
+impl Agent {
+    pub(super) fn new(spec: AgentSpec, has_run: bool) -> Self {
+        Self {
+            spec,
+            run: 0,
+            state: AgentState::Starting,
+            ending: None,
+            awaited: !has_run,
+            restarts: 0,
+            attempts: 0,
+            running_since: None,
+            has_run,
+            health: Health::Unchecked,
+            failures: 0,
+        }
+    }
+
+    pub(super) fn publish(&self) -> AgentEffect {
+        let kind = self.spec.source.kind().to_owned();
+        let (state, offer, health) = (self.state.clone(), self.spec.offer.clone(), self.health.clone());
+        let record = AgentRecord { kind, state, restarts: self.restarts, offer, health };
+        AgentEffect::Publish { agent: self.spec.name.clone(), record: Some(record) }
+    }
+
+    pub(super) fn on_starting(&mut self, run: u64) -> Vec<AgentEffect> {
+        self.run = run;
+        self.state = AgentState::Starting;
+        (self.health, self.failures) = (Health::Unchecked, 0);
+        vec![self.publish(), AgentEffect::Start { spec: self.spec.clone(), run }]
+    }
+
+    pub(super) fn on_running(&mut self, now: Instant) -> Vec<AgentEffect> {
+        self.state = AgentState::Running;
+        self.running_since = Some(now);
+        self.has_run = true;
+        let told = self.started(Ok(()));
+        std::iter::once(self.publish()).chain(told).collect()
+    }
+
+    /// A run has ended by itself.
+    pub(super) fn on_ended(&mut self, reason: String, now: Instant) -> Vec<AgentEffect> {
+        if !self.has_run {
+            self.state = AgentState::Failed { reason: reason.clone(), quarantined: false };
+            let told = self.started(Err(reason));
+            return std::iter::once(self.publish()).chain(told).collect();
+        }
+        let told = self.started(Err(reason.clone()));
+        let next = self.climb(reason, now);
+        let mut effects = vec![self.publish()];
+        if let Ending::Again(after) = next {
+            effects.push(AgentEffect::RestartAfter { agent: self.spec.name.clone(), run: self.run, after });
+        }
+        effects.into_iter().chain(told).collect()
+    }
+
+    pub(super) fn on_checked(&mut self, found: &Checkup, now: Instant) -> Vec<AgentEffect> {
+        let before = self.health.as_str();
+        self.failures = if found.is_failure() { self.failures.saturating_add(1) } else { 0 };
+        let failures_max = self.spec.care.health.as_ref().map_or(u32::MAX, |health| health.failures);
+        let is_over = self.failures >= failures_max;
+        self.health = match found.why() {
+            None => Health::Healthy,
+            Some(why) if is_over => Health::Unhealthy { why },
+            Some(why) => Health::Degraded { why },
+        };
+        if is_over {
+            let why = self.health.why().unwrap_or_default();
+            let reason = format!("{} health checks failed, the last one: {why}", self.failures);
+            let is_abrupt = self.attempts < Restart::ABRUPT;
+            let next = self.climb(reason, now);
+            return self.end(next, !is_abrupt);
+        }
+        if before == self.health.as_str() { vec![] } else { vec![self.publish()] }
+    }
+
+    /// Ends the present run for what comes after it; the state tells so already.
+    pub(super) fn end(&mut self, next: Ending, drains: bool) -> Vec<AgentEffect> {
+        self.ending = Some(next);
+        let stop = AgentEffect::Stop { agent: self.spec.name.clone(), run: self.run, drains };
+        vec![self.publish(), stop]
+    }
+
+    /// One step up the ladder: what comes next, and the state that tells so.
+    fn climb(&mut self, reason: String, now: Instant) -> Ending {
+        let ran_for = self.running_since.take().map(|since| now.since(since));
+        let restart = &self.spec.care.restart;
+        if ran_for.is_some_and(|span| span >= restart.steady()) {
+            self.attempts = 0;
+        }
+        let Some(after) = restart.wait_after(self.attempts) else {
+            self.state = AgentState::Failed { reason, quarantined: true };
+            return Ending::Quarantine;
+        };
+        self.attempts += 1;
+        self.state = AgentState::Restarting { reason };
+        Ending::Again(after)
+    }
+
+    /// Tells whoever waits for a start.
+    fn started(&mut self, outcome: Result<(), String>) -> Option<AgentEffect> {
+        let is_awaited = std::mem::take(&mut self.awaited);
+        is_awaited.then(|| AgentEffect::Started { agent: self.spec.name.clone(), outcome })
+    }
+}

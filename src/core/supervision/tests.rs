@@ -1,0 +1,278 @@
+use super::*;
+use crate::core::model::{AgentSource, Care, Checkup, Health, HealthCheck, Probe, Restart};
+
+fn name() -> AgentName {
+    AgentName::new("a").expect("valid")
+}
+
+fn spec() -> AgentSpec {
+    AgentSpec::new(name(), AgentSource::Native { builtin: "echo".to_owned() })
+}
+
+/// One that is checked, and unhealthy after two failures.
+fn checked() -> AgentSpec {
+    let health =
+        HealthCheck { failures: 2, ..HealthCheck::new(Probe::Answer { content: "ping".to_owned() }) };
+    AgentSpec { care: Care { health: Some(health), ..Care::default() }, ..spec() }
+}
+
+fn at(seconds: u64) -> Instant {
+    Instant::ZERO + Duration::from_secs(seconds)
+}
+
+/// A node's agents, and the number of the run that was started last.
+struct Bench {
+    here: Supervision,
+    run: u64,
+    record: Option<AgentRecord>,
+}
+
+impl Bench {
+    fn new(spec: AgentSpec) -> Self {
+        let mut bench = Self { here: Supervision::default(), run: 0, record: None };
+        let effects = bench.here.add(spec);
+        bench.take_in(effects);
+        bench
+    }
+
+    fn running(spec: AgentSpec) -> Self {
+        let mut bench = Self::new(spec);
+        bench.report(AgentReport::Running, 0);
+        bench
+    }
+
+    fn take_in(&mut self, effects: Vec<AgentEffect>) -> Vec<AgentEffect> {
+        let mut rest = vec![];
+        for effect in effects {
+            match effect {
+                AgentEffect::Start { run, .. } => self.run = run,
+                AgentEffect::Publish { record, .. } => self.record = record,
+                other @ (AgentEffect::Stop { .. }
+                | AgentEffect::RestartAfter { .. }
+                | AgentEffect::Started { .. }
+                | AgentEffect::Gone { .. }) => rest.push(other),
+            }
+        }
+        rest
+    }
+
+    fn report(&mut self, report: AgentReport, seconds: u64) -> Vec<AgentEffect> {
+        let effects = self.here.handle_report(&name(), self.run, report, at(seconds));
+        self.take_in(effects)
+    }
+
+    fn ended(&mut self, seconds: u64) -> Vec<AgentEffect> {
+        self.report(AgentReport::Ended { reason: "exit status 1".to_owned() }, seconds)
+    }
+
+    fn found(&mut self, found: Checkup, seconds: u64) -> Vec<AgentEffect> {
+        self.report(AgentReport::Checked { found }, seconds)
+    }
+
+    fn wait_is_over(&mut self) {
+        let run = self.run;
+        let effects = self.here.handle_restart(&name(), run);
+        self.take_in(effects);
+        assert_eq!(self.run, run + 1, "it is started");
+    }
+
+    fn restart(&mut self) -> Vec<AgentEffect> {
+        let effects = self.here.restart(&name());
+        self.take_in(effects)
+    }
+
+    fn state(&self) -> &'static str {
+        self.record.as_ref().map_or("gone", |record| record.state.as_str())
+    }
+
+    fn after(&self, seconds: u64) -> Vec<AgentEffect> {
+        let after = Duration::from_secs(seconds);
+        vec![AgentEffect::RestartAfter { agent: name(), run: self.run, after }]
+    }
+
+    fn stop(&self, drains: bool) -> Vec<AgentEffect> {
+        vec![AgentEffect::Stop { agent: name(), run: self.run, drains }]
+    }
+}
+
+fn started(outcome: Result<(), &str>) -> AgentEffect {
+    AgentEffect::Started { agent: name(), outcome: outcome.map_err(str::to_owned) }
+}
+
+fn timeout() -> Checkup {
+    Checkup::Timeout { after_ms: 2000 }
+}
+
+#[test]
+fn an_agent_that_keeps_ending_waits_longer_each_time_and_is_then_in_quarantine() {
+    let mut bench = Bench::running(spec());
+    for wait in [1, 5, 15, 30, 60, 120, 240] {
+        assert_eq!(bench.ended(1), bench.after(wait));
+        assert_eq!(bench.state(), "restarting");
+        bench.wait_is_over();
+        assert_eq!(bench.report(AgentReport::Running, 2), []);
+    }
+    assert_eq!(bench.ended(3), []);
+    let record = bench.record.clone().expect("it is here");
+    assert_eq!((record.state.as_str(), record.restarts), ("quarantined", 7));
+    assert_eq!(record.state.reason(), Some("exit status 1"));
+    assert_eq!(bench.here.handle_restart(&name(), bench.run), vec![], "nobody starts it but an operator");
+    assert_eq!(bench.restart(), []);
+    assert_eq!(bench.report(AgentReport::Running, 4), [started(Ok(()))]);
+    assert_eq!(bench.ended(5), bench.after(1), "the count has begun anew");
+}
+
+#[test]
+fn an_agent_that_is_unhealthy_is_ended_at_once_three_times_and_then_asked_to() {
+    let mut bench = Bench::running(checked());
+    for (attempt, wait) in [1, 5, 15, 30, 60, 120, 240].into_iter().enumerate() {
+        assert_eq!(bench.found(timeout(), 1), []);
+        assert_eq!(bench.found(timeout(), 2), bench.stop(attempt >= 3));
+        let record = bench.record.as_ref().expect("it is here");
+        assert_eq!((bench.state(), record.health.as_str()), ("restarting", "unhealthy"));
+        assert_eq!(
+            record.state.reason(),
+            Some("2 health checks failed, the last one: no answer within 2000 ms")
+        );
+        assert_eq!(bench.found(timeout(), 2), [], "it is being ended");
+        // Whichever it reports: it has ended because it was asked to.
+        let report = if attempt % 2 == 0 {
+            AgentReport::Stopped
+        } else {
+            AgentReport::Ended { reason: "killed".to_owned() }
+        };
+        assert_eq!(bench.report(report, 3), bench.after(wait));
+        bench.wait_is_over();
+        assert_eq!(bench.record.as_ref().expect("it is here").health, Health::Unchecked);
+        bench.report(AgentReport::Running, 3);
+    }
+    bench.found(timeout(), 4);
+    assert_eq!(bench.found(timeout(), 5), bench.stop(true));
+    assert_eq!(bench.state(), "quarantined");
+    assert_eq!(bench.report(AgentReport::Stopped, 6), []);
+    assert_eq!(bench.state(), "quarantined");
+}
+
+#[test]
+fn failures_that_are_not_in_a_row_only_degrade() {
+    let mut bench = Bench::running(checked());
+    let health = |bench: &Bench| bench.record.clone().expect("it is here").health;
+    for _ in 0..5 {
+        assert_eq!(bench.found(timeout(), 1), []);
+        assert_eq!(health(&bench).why(), Some("no answer within 2000 ms"));
+        assert_eq!(bench.found(Checkup::Healthy, 2), []);
+        assert_eq!(health(&bench), Health::Healthy);
+    }
+    let slow = Checkup::Degraded { why: "slow".to_owned() };
+    (0..5).for_each(|_| assert_eq!(bench.found(slow.clone(), 3), []));
+    assert_eq!((bench.state(), health(&bench).as_str()), ("running", "degraded"));
+}
+
+#[test]
+fn ten_steady_minutes_begin_the_count_anew() {
+    let mut bench = Bench::running(spec());
+    for _ in 0..20 {
+        assert_eq!(bench.ended(600), bench.after(1));
+        bench.wait_is_over();
+        bench.report(AgentReport::Running, 0);
+    }
+}
+
+#[test]
+fn the_ladder_is_that_of_the_agent() {
+    let restart = Restart { waits_ms: vec![2000], steady_ms: 1000 };
+    let mut bench = Bench::running(AgentSpec { care: Care { restart, ..Care::default() }, ..spec() });
+    for _ in 0..2 {
+        assert_eq!(bench.ended(1), bench.after(2));
+        bench.wait_is_over();
+        bench.report(AgentReport::Running, 0);
+    }
+    assert_eq!(bench.ended(0), []);
+    assert_eq!(bench.state(), "quarantined");
+}
+
+#[test]
+fn somebody_may_start_an_agent_anew_whatever_it_is_doing() {
+    // Running.
+    let mut bench = Bench::running(spec());
+    assert_eq!(bench.restart(), bench.stop(true));
+    assert_eq!(bench.state(), "restarting");
+    let first = bench.run;
+    assert_eq!(bench.report(AgentReport::Stopped, 1), []);
+    assert_eq!(bench.run, first + 1, "at once");
+    assert_eq!(bench.report(AgentReport::Running, 1), [started(Ok(()))]);
+    // While it waits.
+    bench.ended(2);
+    assert_eq!((bench.restart(), bench.run), (vec![], first + 2));
+    // It fails: whoever wanted it is told, and the ladder goes on.
+    let told = [bench.after(1), vec![started(Err("exit status 1"))]].concat();
+    assert_eq!(bench.ended(3), told);
+    // While it is being ended for its health.
+    let mut bench = Bench::running(checked());
+    bench.found(timeout(), 1);
+    bench.found(timeout(), 2);
+    let first = bench.run;
+    assert_eq!(bench.restart(), []);
+    assert_eq!(bench.report(AgentReport::Stopped, 3), []);
+    assert_eq!(bench.run, first + 1, "without a wait");
+    // While it goes for good.
+    bench.report(AgentReport::Running, 4);
+    bench.here.stop(&name());
+    assert_eq!(bench.restart(), [started(Err("it is being stopped"))]);
+    assert_eq!(Supervision::default().restart(&name()), vec![]);
+}
+
+#[test]
+fn reports_and_timers_of_an_earlier_run_are_outdated() {
+    let mut bench = Bench::running(checked());
+    let first = bench.run;
+    bench.ended(1);
+    bench.wait_is_over();
+    let report = AgentReport::Ended { reason: "late".to_owned() };
+    assert_eq!(bench.here.handle_report(&name(), first, report, at(2)), vec![]);
+    assert_eq!(bench.here.handle_restart(&name(), first), vec![]);
+    bench.report(AgentReport::Running, 3);
+    bench.found(timeout(), 4);
+    let found = AgentReport::Checked { found: timeout() };
+    assert_eq!(bench.here.handle_report(&name(), first, found, at(5)), vec![]);
+    assert_eq!(bench.state(), "running");
+}
+
+#[test]
+fn an_agent_that_is_deployed_and_never_ran_is_not_tried_again_and_one_that_was_here_is() {
+    let mut bench = Bench::new(spec());
+    assert_eq!(bench.ended(0), [started(Err("exit status 1"))]);
+    assert_eq!(bench.state(), "failed");
+    let mut bench = Bench { here: Supervision::default(), run: 0, record: None };
+    let effects = bench.here.resume(spec());
+    bench.take_in(effects);
+    assert_eq!(bench.ended(0), bench.after(1));
+    bench.wait_is_over();
+    assert_eq!(bench.report(AgentReport::Running, 1), [], "nobody waits for it");
+}
+
+#[test]
+fn a_stopped_agent_drains_and_goes_and_one_that_waits_goes_at_once() {
+    let gone = [AgentEffect::Gone { agent: name() }];
+    let mut bench = Bench::running(spec());
+    let effects = bench.here.stop(&name());
+    assert_eq!(bench.take_in(effects), bench.stop(true));
+    assert_eq!(bench.here.stop(&name()), vec![]);
+    assert_eq!(bench.report(AgentReport::Stopped, 1), gone);
+    assert_eq!(bench.state(), "gone");
+
+    let mut bench = Bench::running(spec());
+    bench.ended(1);
+    let effects = bench.here.stop(&name());
+    assert_eq!(bench.take_in(effects), gone);
+    assert_eq!(bench.here.handle_restart(&name(), bench.run), vec![], "its timer is outdated");
+
+    // One that is being ended for its health: its run has to be over first.
+    let mut bench = Bench::running(checked());
+    bench.found(timeout(), 1);
+    bench.found(timeout(), 2);
+    let effects = bench.here.stop(&name());
+    assert_eq!(bench.take_in(effects), bench.stop(true));
+    assert_eq!(bench.state(), "draining");
+    assert_eq!(bench.report(AgentReport::Stopped, 3), gone);
+}
