@@ -386,8 +386,8 @@ mod tests {
                 "agent.yaml:3: topcis: there is no such key: did you mean topics?",
             ),
             (
-                "name: a\nsource: echo\nhealth: {}\n",
-                "agent.yaml:3: health: there is no such key: the keys are name,",
+                "name: a\nsource: echo\ntools: {}\n",
+                "agent.yaml:3: tools: there is no such key: the keys are name,",
             ),
             (
                 "name: a\nsource: x.wasm\nargs: [x]\n",
