@@ -443,6 +443,9 @@ pub struct AgentInfo {
     /// The last hundred checks of its health, oldest first.
     #[serde(default)]
     pub checks: Vec<Check>,
+    /// Whether it is there because of a manifest in its node's `--agents-dir`.
+    #[serde(default)]
+    pub of_folder: bool,
     /// As in [`Agent`]; null while the asked node has not heard of the agent's state.
     pub state: Option<String>,
     /// As in [`Agent`].
@@ -483,6 +486,7 @@ impl AgentInfo {
             health,
             health_why,
             checks: stats.checks.iter().map(Check::from).collect(),
+            of_folder: spec.of_folder,
             state,
             reason,
             restarts,

@@ -166,6 +166,7 @@ async fn info(args: &OneArgs) -> Result<(), Failure> {
             ("Node", info.node.to_string()),
             ("Kind", kind.to_owned()),
             ("Source", source),
+            ("Deployed by", if info.of_folder { "a manifest in --agents-dir" } else { "hand" }.to_owned()),
             ("Capabilities", tags(&info.capabilities)),
             ("Topics", tags(&info.topics)),
             ("Balance", balance.as_str().unwrap_or_default().to_owned()),

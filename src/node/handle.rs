@@ -206,6 +206,12 @@ impl Handle {
         self.dispatcher.tell(message)
     }
 
+    /// Whether the node has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.core.is_closed()
+    }
+
     /// Tells the node to stop: it says good-bye, lets its agents finish, and ends.
     pub async fn stop(&self) {
         // A driver that is gone has stopped already.

@@ -16,6 +16,7 @@ mod driver;
 pub mod enrol;
 pub mod events;
 mod facts;
+mod folder;
 mod handle;
 pub mod identity;
 mod load;
@@ -42,6 +43,7 @@ use self::discovery::{Discovery, DiscoveryError, Itself, Way};
 use self::dispatch::Dispatcher;
 use self::driver::{Driver, End, Shared};
 use self::facts::{Lateness, Witness};
+use self::folder::Folder;
 pub use self::handle::Handle;
 use self::handle::PolicyCommand;
 use self::identity::{Keeper, Loaded, Places};
@@ -248,6 +250,9 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
         policy,
         started: Instant::now(),
     };
+    if let Some(directory) = &config.node.agents_dir {
+        tokio::spawn(Folder::new(directory.clone(), handle.clone()).run());
+    }
     Ok(Node { handle, driver: tokio::spawn(driver.run()) })
 }
 

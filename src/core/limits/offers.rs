@@ -1,4 +1,6 @@
-//! Bounds on what agents offer, and on whom a message goes to.
+//! Bounds on what agents offer, on whom a message goes to, and on a node's folder of manifests.
+
+use std::time::Duration;
 
 /// Bytes of a capability's or a topic's name. Longer: refused where it is parsed.
 pub const TAG_BYTES_MAX: usize = 64;
@@ -14,3 +16,17 @@ pub const COPIES_BYTES_MAX: u64 = 64 << 20;
 pub const COPIES_AT_ONCE_BYTES: usize = 1 << 20;
 /// What a copy counts for beside its content.
 pub const COPY_BYTES: usize = 1 << 10;
+/// Manifests in a node's folder that count. More: those that come last are passed over, and that is said.
+pub const MANIFESTS_MAX: usize = 1_024;
+/// How often the folder of manifests is looked at. A change counts once it has stayed the same for as long.
+pub const FOLDER_POLL: Duration = Duration::from_secs(1);
+/// How long an agent of the folder that could not be started is left alone: doubled each time from the first to the second.
+pub const FOLDER_RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
+/// How long a folder without any manifest is taken for one that is not mounted: nothing is stopped.
+pub const FOLDER_EMPTY_PAUSE: Duration = Duration::from_secs(60);
+/// Looks in which files of the folder change, one after the other, after which those that do not change are followed.
+pub const FOLDER_RESTLESS_LOOKS: u32 = 30;
+/// Agents of the folder that are started side by side.
+pub const FOLDER_STARTS_AT_ONCE: usize = 8;
+/// How long an agent may take to start or stop before the folder goes on to others.
+pub const FOLDER_REQUEST_DEADLINE: Duration = Duration::from_secs(60);

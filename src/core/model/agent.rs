@@ -64,13 +64,16 @@ pub struct AgentSpec {
     /// How it is looked after.
     #[serde(default, skip_serializing_if = "Care::is_default")]
     pub care: Care,
+    /// Whether it is there because of a manifest in the node's folder, which its end follows as well.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub of_folder: bool,
 }
 
 impl AgentSpec {
     /// An agent that is found by its name alone and looked after as usual.
     #[must_use]
     pub fn new(name: AgentName, source: AgentSource) -> Self {
-        Self { name, source, offer: Offer::default(), care: Care::default() }
+        Self { name, source, offer: Offer::default(), care: Care::default(), of_folder: false }
     }
 
     /// Checks the bounds of a specification.

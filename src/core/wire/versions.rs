@@ -124,7 +124,8 @@ impl RequestBody {
             Self::Deploy { spec }
                 if matches!(spec.source, AgentSource::Wasm(_))
                     || !spec.offer.is_plain()
-                    || !spec.care.is_default() =>
+                    || !spec.care.is_default()
+                    || spec.of_folder =>
             {
                 2
             }

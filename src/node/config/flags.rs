@@ -55,6 +55,11 @@ pub struct Flags {
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
 
+    /// Directory of agents' manifests (*.yaml): those agents run on this node, and follow their files
+    /// [env: SHOAL_AGENTS_DIR] [default: none]
+    #[arg(long, value_name = "DIR")]
+    pub agents_dir: Option<PathBuf>,
+
     /// Directory with ca.crt, node.crt and node.key [env: SHOAL_CERTS] [default: certs in the data directory]
     #[arg(long, value_name = "DIR")]
     pub certs: Option<PathBuf>,
@@ -132,6 +137,7 @@ const fn names(key: &'static str, flag: &'static str, env: &'static str) -> Name
 pub(super) const CONFIG: Names = names("", "--config", "SHOAL_CONFIG");
 pub(super) const NODE_ID: Names = names("node.id", "--node-id", "SHOAL_NODE_ID");
 pub(super) const DATA_DIR: Names = names("node.data_dir", "--data-dir", "SHOAL_DATA_DIR");
+pub(super) const AGENTS_DIR: Names = names("node.agents_dir", "--agents-dir", "SHOAL_AGENTS_DIR");
 pub(super) const REGION: Names = names("node.region", "--region", "SHOAL_REGION");
 pub(super) const ZONE: Names = names("node.zone", "--zone", "SHOAL_ZONE");
 pub(super) const LABEL: Names = names("node.labels", "--label", "SHOAL_LABEL");

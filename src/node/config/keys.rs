@@ -36,6 +36,7 @@ pub(super) const KEYS: &[(&str, Shape)] = &[
     ("node", Shape::Section),
     ("node.id", Shape::One),
     ("node.data_dir", Shape::One),
+    ("node.agents_dir", Shape::One),
     ("node.region", Shape::One),
     ("node.zone", Shape::One),
     ("node.labels", Shape::Labels),

@@ -129,6 +129,7 @@ fn node(sources: &mut Sources<'_>, flags: &Flags, is_root: bool) -> (Option<Node
             "there is no HOME to keep data in: give --data-dir, SHOAL_DATA_DIR or node.data_dir in the file";
         sources.problems.add(Origin::Missing, flags::DATA_DIR.key, message);
     }
+    let agents_dir = sources.path(&flags::AGENTS_DIR, flags.agents_dir.as_deref()).into_value();
     let region = regions::own_region(sources, flags, &id);
     let unplaced = region == Setting::Absent;
     let region = region.or_default_to(String::new());
@@ -137,7 +138,8 @@ fn node(sources: &mut Sources<'_>, flags: &Flags, is_root: bool) -> (Option<Node
     let labels = sources.labels(&flags::LABEL, &flags.label);
     let roles = partition::roles(sources);
     let named = id.into_value().zip(data_dir.into_value());
-    let node = named.map(|(id, data_dir)| NodeConfig { id, data_dir, region, zone, labels, roles });
+    let node =
+        named.map(|(id, data_dir)| NodeConfig { id, data_dir, agents_dir, region, zone, labels, roles });
     (node, unplaced)
 }
 

@@ -1,4 +1,4 @@
-//! Manifests: one agent in a YAML file, `agent.yaml`, for `shoal deploy --file`.
+//! Manifests: one agent in a YAML file, `agent.yaml`, for `shoal deploy --file` and for a node's `--agents-dir`.
 //!
 //! Every key is read on its own and every error is told with its line, as in a node's configuration. Paths are meant from
 //! the manifest's directory. Keys that an agent of the kind does not take are errors, not passed over.

@@ -85,6 +85,8 @@ pub struct NodeConfig {
     /// `~/.local/state/shoal`. One node at a time uses it: several on one machine need one each. A node
     /// that loses it has to join again.
     pub data_dir: PathBuf,
+    /// Directory of manifests; the agents that they describe run on this node. Default none.
+    pub agents_dir: Option<PathBuf>,
     /// Region, a free text; default: the one under which `coordination.cluster.regions` lists the node, or
     /// empty, none, where there is no such list. Peers see it; it travels with every copy of the node's
     /// card, as do zone and labels.

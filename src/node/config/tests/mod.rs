@@ -83,6 +83,7 @@ fn every_value_of_the_full_example_arrives() {
         node: NodeConfig {
             id: NodeId::new("node-1").expect("valid"),
             data_dir: "/var/lib/shoal".into(),
+            agents_dir: Some("/etc/shoal/agents".into()),
             region: "us-east".into(),
             zone: "a".into(),
             labels: [("gpu", "no"), ("rack", "r12")].map(|(k, v)| (k.to_owned(), v.to_owned())).into(),

@@ -10,6 +10,9 @@ const LAYERED: &[Layered] = &[
     ("--data-dir", "f", "SHOAL_DATA_DIR", "e", "node: {id: n, data_dir: y}", |c| {
         c.node.data_dir.display().to_string()
     }),
+    ("--agents-dir", "f", "SHOAL_AGENTS_DIR", "e", "node: {id: n, agents_dir: y}", |c| {
+        c.node.agents_dir.as_deref().expect("given").display().to_string()
+    }),
     ("--region", "f", "SHOAL_REGION", "e", "node: {id: n, region: y}", |c| c.node.region.clone()),
     ("--zone", "f", "SHOAL_ZONE", "e", "node: {id: n, zone: y}", |c| c.node.zone.clone()),
     ("--label", "l=f", "SHOAL_LABEL", "l=e", "node: {id: n, labels: {l: y}}", |c| c.node.labels["l"].clone()),
