@@ -14,6 +14,7 @@
 //!   (`driver`), connections (`transport`), disk (`store`), agents (`runtime`: built in, processes, WebAssembly
 //!   components with the feature `wasm`), and the path of messages (`dispatch`), which takes no core step at all.
 //! - `api`: HTTP on top of `node::Handle`, with types of its own.
+//! - `client`: the other end of that, for programs that use a mesh: `shoal::Client`.
 //! - `cli`: the command line; a client of the API, except for the command that runs a node.
 //!
 //! Imports go downwards only; `tests/tidy.rs` holds the table.
@@ -38,7 +39,12 @@
 pub mod api;
 #[cfg(feature = "node")]
 pub mod cli;
+#[cfg(feature = "node")]
+pub mod client;
 pub mod core;
 #[cfg(feature = "node")]
 pub mod node;
 pub mod sim;
+
+#[cfg(feature = "node")]
+pub use client::{Client, ClientError};

@@ -843,7 +843,7 @@ mod agents {
         let request = world.request(1, &to, release(agent("a")));
         let refused = answer(&mut world, 1, request);
         assert!(
-            matches!(&refused, Err(Refusal::BadRequest { why }) if why.contains("it is running")),
+            matches!(&refused, Err(Refusal::StartFailed { reason, .. }) if reason.contains("it is running")),
             "{refused:?}"
         );
         let states = seen_states(&mut world, "a", secs(30));

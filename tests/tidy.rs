@@ -72,12 +72,25 @@ const ROOMS: &[(&str, &[&str])] = &[
             "node::transport::tls",
         ],
     ),
+    ("client", &["GROUND", "api::types"]),
     ("cli::keeper", &["GROUND", "node::runtime"]),
     ("cli::sample", &[]),
     ("cli::server", &["GROUND", "api", "cli", "node"]),
     ("cli::dev", &["GROUND", "api::types", "cli", "node::certs", "node::clock"]),
     ("cli::sim", &["GROUND", "cli", "sim"]),
-    ("cli", &["GROUND", "core::layout", "api::token", "api::types", "cli", "node::clock", "node::config"]),
+    (
+        "cli",
+        &[
+            "GROUND",
+            "core::layout",
+            "api::token",
+            "api::types",
+            "cli",
+            "client",
+            "node::clock",
+            "node::config",
+        ],
+    ),
 ];
 
 /// The page on faults names every test of one, and none that is not there.

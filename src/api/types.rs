@@ -462,6 +462,15 @@ pub struct AgentInfo {
     pub errors: u64,
     /// Messages waiting in its mailbox.
     pub waiting: u64,
+    /// From the arrival of a message to its answer, on average since its node started; null before the first, and of `native`.
+    #[serde(default)]
+    pub mean_seconds: Option<f64>,
+    /// CPU time of its process since that started; null where it has none.
+    #[serde(default)]
+    pub cpu_seconds: Option<f64>,
+    /// Bytes of memory that its process holds; null where it has none.
+    #[serde(default)]
+    pub memory_bytes: Option<u64>,
 }
 
 impl AgentInfo {
@@ -495,6 +504,10 @@ impl AgentInfo {
             requests: stats.requests,
             errors: stats.errors,
             waiting: stats.waiting,
+            mean_seconds: (stats.answered > 0)
+                .then(|| stats.answer_micros as f64 / 1e6 / stats.answered as f64),
+            cpu_seconds: stats.cpu_ms.map(|ms| ms as f64 / 1e3),
+            memory_bytes: stats.memory_bytes,
         }
     }
 }

@@ -1,10 +1,11 @@
 //! `shoal agent`: the agents of the mesh.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::client::{ANSWER_DEADLINE, Connection};
+use super::client::Connection;
 use super::print::{self, Table};
 use super::{Failure, Shown, client_of, why};
 use crate::api::types::{
@@ -14,6 +15,9 @@ use crate::api::types::{
 use crate::core::ids::{AgentName, NodeId, Tag};
 use crate::core::limits;
 use crate::core::model::Target;
+
+/// How long a node is given to start an agent anew, and the way there and back.
+const RESTART_DEADLINE: Duration = limits::RESTART_DEADLINE.saturating_add(Duration::from_secs(5));
 
 /// The subcommands of `shoal agent`.
 #[derive(Debug, Subcommand)]
@@ -180,6 +184,9 @@ async fn info(args: &OneArgs) -> Result<(), Failure> {
             ("Messages", info.requests.to_string()),
             ("Errors", info.errors.to_string()),
             ("Waiting", info.waiting.to_string()),
+            ("Mean time", print::or_nothing(info.mean_seconds, |mean| format!("{:.3} ms", 1e3 * mean))),
+            ("CPU", print::or_nothing(info.cpu_seconds, |cpu| format!("{cpu:.2} s"))),
+            ("Memory", print::or_nothing(info.memory_bytes, print::bytes)),
         ])
     })
 }
@@ -248,7 +255,7 @@ async fn logs(args: &LogsArgs) -> Result<(), Failure> {
 async fn restart(args: &OneArgs, release: bool) -> Result<(), Failure> {
     let path = path_of(&args.name, "/restart", args.node.as_ref(), &[]);
     let client = client_of(&args.connection)?;
-    let started: AgentRef = client.post(&path, &RestartAgent { release }, ANSWER_DEADLINE).await?;
+    let started: AgentRef = client.post(&path, &RestartAgent { release }, RESTART_DEADLINE).await?;
     print::show(args.shown.output, &started, |started| {
         format!("agent {} on {} was started anew and runs\n", started.name, started.node)
     })

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -22,6 +23,8 @@ use crate::node::{self, Node, enrol, telemetry};
 
 /// Threads that do the node's work, where the machine has so many cores.
 const WORKERS_MAX: usize = 4;
+/// How long the end waits for what still blocks.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(1);
 
 /// The subcommands of `shoal server`.
 #[derive(Debug, Subcommand)]
@@ -70,7 +73,10 @@ pub(super) fn run(command: ServerCommand) -> Result<ExitCode, Failure> {
         .build()
         .map_err(refused)?;
     let stdin = args.until_stdin_closes.then(stdin_end);
-    runtime.block_on(serve(&config, metrics, stdin))
+    let end = runtime.block_on(serve(&config, metrics, stdin));
+    // What hangs in a look at a directory that does not answer is not waited for.
+    runtime.shutdown_timeout(SHUTDOWN_MAX);
+    end
 }
 
 fn refused(error: impl std::fmt::Display) -> Failure {

@@ -309,7 +309,11 @@ async fn explain_agent(
         [only] if only.reachable => format!("&seen_by={}", only.node),
         _ => String::new(),
     };
-    let history: History = client.get(&format!("/v1/history?agent={agent}&limit={CHAIN_MAX}{host}")).await?;
+    let path = format!("/v1/history?agent={agent}&limit={CHAIN_MAX}");
+    let history: History = match client.get(&format!("{path}{host}")).await {
+        Ok(history) => history,
+        Err(_) => client.get(&path).await?,
+    };
     let (seen_by, entries) = (history.node_id, history.entries);
     let answer = AgentAnswer { agent: agent.to_string(), instances, seen_by, entries };
     print::show(args.shown.output, &answer, |answer| {

@@ -162,6 +162,8 @@ pub const AGENT_START_SETTLE: Duration = Duration::from_millis(300);
 pub const AGENT_START_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a stopping stdio agent may go on after its stdin was closed before it gets SIGTERM.
 pub const AGENT_STOP_EOF_GRACE: Duration = Duration::from_secs(1);
+/// How long an agent that is stopped or started anew may take to finish what it has.
+pub const AGENT_DRAIN: Duration = Duration::from_secs(10);
 /// How long a stopping agent may take, from the closing of its stdin or SIGTERM, until SIGKILL.
 pub const AGENT_STOP_DEADLINE: Duration = Duration::from_secs(5);
 /// What an agent wrote before it ended is read for so long.

@@ -198,10 +198,10 @@ impl World {
                 RequestBody::Leave { drain_ms, .. } => {
                     Duration::from_millis(*drain_ms) + limits::LEAVE_DEADLINE + Duration::from_secs(15)
                 }
+                RequestBody::RestartAgent { .. } => limits::RESTART_DEADLINE,
                 RequestBody::Ping
                 | RequestBody::Deploy { .. }
                 | RequestBody::StopAgent { .. }
-                | RequestBody::RestartAgent { .. }
                 | RequestBody::AgentInfo { .. }
                 | RequestBody::AgentLogs { .. }
                 | RequestBody::Facts

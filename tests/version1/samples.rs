@@ -105,7 +105,7 @@ fn responses() -> Vec<(&'static str, Result<ResponseBody, Refusal>)> {
         requests: 12,
         errors: 1,
         waiting: 2,
-        checks: vec![],
+        ..Default::default()
     };
     let lines = vec!["one".to_owned(), "two".to_owned()];
     let node = || node("node-9");

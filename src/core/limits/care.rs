@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::{AGENT_DRAIN, AGENT_START_DEADLINE, AGENT_STOP_DEADLINE, REQUEST_DEADLINE};
+
 /// The longest span in it, in milliseconds: a day.
 pub const CARE_SPAN_MS_MAX: u32 = 86_400_000;
 /// Health is not checked more often, in milliseconds.
@@ -16,6 +18,11 @@ pub const CHECK_PATH_BYTES_MAX: usize = 256;
 pub const CHECKS_KEPT_MAX: usize = 100;
 /// A check may take so much longer than it should until it is given up.
 pub const CHECK_SLACK: Duration = Duration::from_millis(500);
+/// How long starting an agent anew may take: it finishes what it has, is ended, and starts.
+pub const RESTART_DEADLINE: Duration = REQUEST_DEADLINE
+    .saturating_add(AGENT_DRAIN)
+    .saturating_add(AGENT_STOP_DEADLINE)
+    .saturating_add(AGENT_START_DEADLINE);
 /// Attempts to start an agent again before it is put in quarantine.
 pub const RESTARTS_MAX: usize = 32;
 /// Characters of what a check found.

@@ -28,5 +28,7 @@ pub const FOLDER_EMPTY_PAUSE: Duration = Duration::from_secs(60);
 pub const FOLDER_RESTLESS_LOOKS: u32 = 30;
 /// Agents of the folder that are started side by side.
 pub const FOLDER_STARTS_AT_ONCE: usize = 8;
+/// Agents of a folder that are started until its files are looked at again.
+pub const FOLDER_STARTS_A_ROUND: usize = 64;
 /// How long an agent may take to start or stop before the folder goes on to others.
 pub const FOLDER_REQUEST_DEADLINE: Duration = Duration::from_secs(60);

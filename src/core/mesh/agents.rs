@@ -67,8 +67,8 @@ impl Mesh {
             return self.answer(requester, Err(Refusal::UnknownAgent { agent: agent.clone(), node }));
         };
         if release && !matches!(state, AgentState::Failed { quarantined: true, .. }) {
-            let why = format!("agent {agent} on {node} is not in quarantine: it is {}", state.as_str());
-            return self.answer(requester, Err(Refusal::BadRequest { why }));
+            let reason = format!("it is not in quarantine: it is {}", state.as_str());
+            return self.answer(requester, Err(Refusal::StartFailed { agent: agent.clone(), node, reason }));
         }
         let waiting = self.restarting.entry(agent.clone()).or_default();
         if waiting.len() >= limits::REQUESTS_IN_FLIGHT_MAX {
@@ -171,8 +171,8 @@ impl Mesh {
     pub(super) fn tell_agents(&mut self, node: &NodeId, changed: Vec<(AgentName, Option<AgentRecord>)>) {
         for (agent, before) in changed {
             let now = self.registry.owner(node).and_then(|owner| owner.agents.get(&agent)).cloned();
-            let told = |record: &AgentRecord| (record.state.clone(), record.health.as_str());
-            if before.as_ref().map(told) != now.as_ref().map(told) {
+            // What its health is, its own node keeps.
+            if before.map(|b| b.state) != now.as_ref().map(|n| n.state.clone()) {
                 self.agent_event(node, &agent, now.as_ref());
             }
         }

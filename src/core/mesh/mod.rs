@@ -58,6 +58,7 @@ pub use self::view::{Fingerprint, Gauges};
 use super::contract::{Boot, Change, Counters, Effect, Input, Output, StartMode, Table};
 use super::coordinates::Coordinates;
 use super::ids::{AgentName, Incarnation, LinkId, MeshId, MeshName, NodeId, NodeKey, PersistNo, ProcessId};
+use super::limits;
 use super::links::Links;
 use super::membership::Membership;
 use super::model::{AgentSpec, CrossRegion, Event, Finding, Found, Hello, NodeCard};
@@ -72,7 +73,7 @@ use super::wire::VersionRange;
 /// Agents have this long to stop before the node goes without them, beyond what they may take to drain.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 /// How long agents may take to finish what they have when the node is told to stop.
-const STOP_DRAIN: Duration = Duration::from_secs(10);
+const STOP_DRAIN: Duration = limits::AGENT_DRAIN;
 
 /// In a large mesh, changes of who is alive are told together for so long after the last ones.
 const LIVENESS_PAUSE: Duration = Duration::from_millis(100);

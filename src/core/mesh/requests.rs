@@ -56,10 +56,10 @@ impl Mesh {
             RequestBody::Leave { drain_ms, .. } => {
                 limits::LEAVE_DEADLINE + limits::REQUEST_DEADLINE + Duration::from_millis(*drain_ms)
             }
+            RequestBody::RestartAgent { .. } => limits::RESTART_DEADLINE,
             RequestBody::Ping
             | RequestBody::Deploy { .. }
             | RequestBody::StopAgent { .. }
-            | RequestBody::RestartAgent { .. }
             | RequestBody::AgentInfo { .. }
             | RequestBody::AgentLogs { .. }
             | RequestBody::Facts

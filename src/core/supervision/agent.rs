@@ -6,6 +6,10 @@ use super::AgentEffect;
 use crate::core::model::{AgentRecord, AgentSpec, AgentState, Checkup, Health, Restart};
 use crate::core::time::Instant;
 
+/// An agent between well and slow does not fill the histories of all nodes.
+const HEALTH_TOLD_EVERY: Duration = Duration::from_secs(30);
+const HEALTH_TOLD_AT_ONCE: u32 = 10;
+
 #[derive(Debug)]
 pub(super) struct Agent {
     pub(super) spec: AgentSpec,
@@ -23,6 +27,10 @@ pub(super) struct Agent {
     health: Health,
     /// Failed checks in a row.
     failures: u32,
+    /// The health that the mesh was told of.
+    told: &'static str,
+    /// What was told of changes of health is paid for until then.
+    paid_until: Instant,
 }
 
 /// What comes after the end of a run.
@@ -48,10 +56,13 @@ impl Agent {
             has_run,
             health: Health::Unchecked,
             failures: 0,
+            told: Health::Unchecked.as_str(),
+            paid_until: Instant::ZERO,
         }
     }
 
-    pub(super) fn publish(&self) -> AgentEffect {
+    pub(super) fn publish(&mut self) -> AgentEffect {
+        self.told = self.health.as_str();
         let kind = self.spec.source.kind().to_owned();
         let (state, offer, health) = (self.state.clone(), self.spec.offer.clone(), self.health.clone());
         let record = AgentRecord { kind, state, restarts: self.restarts, offer, health };
@@ -90,7 +101,6 @@ impl Agent {
     }
 
     pub(super) fn on_checked(&mut self, found: &Checkup, now: Instant) -> Vec<AgentEffect> {
-        let before = self.health.as_str();
         self.failures = if found.is_failure() { self.failures.saturating_add(1) } else { 0 };
         let failures_max = self.spec.care.health.as_ref().map_or(u32::MAX, |health| health.failures);
         let is_over = self.failures >= failures_max;
@@ -102,11 +112,22 @@ impl Agent {
         if is_over {
             let why = self.health.why().unwrap_or_default();
             let reason = format!("{} health checks failed, the last one: {why}", self.failures);
-            let is_abrupt = self.attempts < Restart::ABRUPT;
             let next = self.climb(reason, now);
+            let is_abrupt = next != Ending::Quarantine && self.attempts <= Restart::ABRUPT;
             return self.end(next, !is_abrupt);
         }
-        if before == self.health.as_str() { vec![] } else { vec![self.publish()] }
+        let is_news = self.health.as_str() != self.told && self.may_tell(now);
+        if is_news { vec![self.publish()] } else { vec![] }
+    }
+
+    /// Whether a change of health may be told now: a few at once, then one in each [`HEALTH_TOLD_EVERY`]. (The generic cell
+    /// rate algorithm of ITU-T I.371.)
+    fn may_tell(&mut self, now: Instant) -> bool {
+        if self.paid_until.since(now) > HEALTH_TOLD_AT_ONCE * HEALTH_TOLD_EVERY {
+            return false;
+        }
+        self.paid_until = self.paid_until.max(now) + HEALTH_TOLD_EVERY;
+        true
     }
 
     /// Ends the present run for what comes after it; the state tells so already.

@@ -182,6 +182,11 @@ impl Supervision {
             (AgentReport::Stopped | AgentReport::Ended { .. }, _) if agent.ending.is_some() => {
                 self.on_ended_here(name)
             }
+            // Its run is over: that was told before, in other words.
+            (
+                AgentReport::Stopped | AgentReport::Ended { .. },
+                AgentState::Restarting { .. } | AgentState::Failed { .. },
+            ) => vec![],
             (AgentReport::Stopped, _) | (AgentReport::Ended { .. }, AgentState::Draining) => {
                 self.become_gone(name)
             }

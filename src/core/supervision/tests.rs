@@ -169,6 +169,47 @@ fn failures_that_are_not_in_a_row_only_degrade() {
 }
 
 #[test]
+fn health_that_changes_with_every_check_is_told_now_and_then() {
+    let mut bench = Bench::running(checked());
+    let mut told = 0;
+    for second in 0..600 {
+        bench.record = None;
+        bench.found(if second % 2 == 0 { Checkup::Healthy } else { timeout() }, second);
+        told += u32::from(bench.record.is_some());
+    }
+    assert!((20..=31).contains(&told), "{told}");
+}
+
+#[test]
+fn a_run_that_is_over_is_over_once_however_often_that_is_told() {
+    let ended = || AgentReport::Ended { reason: "it was killed".to_owned() };
+    for reports in [[AgentReport::Stopped, ended()], [ended(), AgentReport::Stopped]] {
+        let mut bench = Bench::running(checked());
+        bench.found(timeout(), 1);
+        bench.found(timeout(), 2);
+        let [first, second] = reports;
+        assert_eq!(bench.report(first, 3), bench.after(1));
+        assert_eq!(bench.report(second, 3), []);
+        assert_eq!(bench.state(), "restarting");
+        bench.wait_is_over();
+        bench.report(AgentReport::Running, 4);
+        assert_eq!(bench.ended(5), bench.after(5), "one attempt was counted");
+    }
+}
+
+#[test]
+fn after_a_steady_run_an_unhealthy_agent_is_ended_at_once_again() {
+    let mut bench = Bench::running(checked());
+    for _ in 0..5 {
+        bench.ended(1);
+        bench.wait_is_over();
+        bench.report(AgentReport::Running, 2);
+    }
+    bench.found(timeout(), 1000);
+    assert_eq!(bench.found(timeout(), 1001), bench.stop(false));
+}
+
+#[test]
 fn ten_steady_minutes_begin_the_count_anew() {
     let mut bench = Bench::running(spec());
     for _ in 0..20 {

@@ -157,6 +157,18 @@ pub struct AgentStats {
     pub errors: u64,
     /// Messages waiting in its mailbox now.
     pub waiting: u64,
+    /// Messages that it has answered, or taken where no answer was wanted, since the node started.
+    #[serde(default)]
+    pub answered: u64,
+    /// From arrival to answer, of all of these together, in microseconds.
+    #[serde(default)]
+    pub answer_micros: u64,
+    /// CPU time of its process since that started, in milliseconds.
+    #[serde(default)]
+    pub cpu_ms: Option<u64>,
+    /// Bytes of memory that its process holds.
+    #[serde(default)]
+    pub memory_bytes: Option<u64>,
     /// The last checks of its health, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<CheckEntry>,

@@ -96,14 +96,13 @@ impl Folder {
                 continue;
             }
             match self.look().await {
-                Ok(true) => {
-                    self.trouble = None;
-                    self.follow().await;
+                Ok(may_follow) => {
+                    let is_restless = self.restless >= limits::FOLDER_RESTLESS_LOOKS;
+                    self.trouble = is_restless.then(|| "its files change all the time".to_owned());
+                    if may_follow {
+                        self.follow().await;
+                    }
                 }
-                Ok(false) if self.restless >= limits::FOLDER_RESTLESS_LOOKS => {
-                    self.trouble = Some("its files change all the time".to_owned());
-                }
-                Ok(false) => self.trouble = None,
                 Err(why) => self.trouble = Some(format!("it cannot be read: {why}")),
             }
             self.say();
@@ -144,8 +143,14 @@ impl Folder {
         let directory = self.directory.clone();
         let read = spawn_blocking(move || {
             let read = |(path, stamp): (PathBuf, Option<Stamp>)| {
-                let lying = read_manifest(&path, stamp, &directory);
-                (path, (stamp, lying))
+                match files::read(&path, stamp, limits::CONFIG_FILE_BYTES_MAX) {
+                    Ok(bytes) => {
+                        let lying = parsed(&path, bytes, &directory);
+                        (path, (stamp, lying))
+                    }
+                    // Without a stamp that fits it is read again at the next look.
+                    Err(why) => (path, (None, Err(why))),
+                }
             };
             due.into_iter().map(read).collect::<Vec<_>>()
         });
@@ -156,11 +161,15 @@ impl Folder {
         // What has changed is tried at once.
         self.later.retain(|name, _| old.wanted.get(name) == self.plan.wanted.get(name));
         self.specs.retain(|name, _| self.plan.wanted.contains_key(name));
-        let knows_all = self.seen.keys().all(|path| !is_manifest(path) || self.read.contains_key(path));
-        self.is_first &= self.plan.is_blind || !knows_all;
+        self.is_first &= self.plan.is_blind || !self.knows_all();
         // Nothing is known of what may come back.
         self.is_first |= self.plan.owners.is_empty();
         Ok(self.may_follow(is_steady))
+    }
+
+    /// Whether every manifest that there is was read, or could not be.
+    fn knows_all(&self) -> bool {
+        self.seen.keys().all(|path| !is_manifest(path) || self.read.contains_key(path))
     }
 
     /// Not while files change, which may be many that belong together; but not for ever. The components of new manifests have
@@ -225,6 +234,8 @@ impl Folder {
                 Err(why) => self.put_off(&name, why),
             }
         }
+        // Then the files are looked at again: they may have changed meanwhile.
+        work.truncate(limits::FOLDER_STARTS_A_ROUND);
         let handle = self.handle.clone();
         let mut done = stream::iter(work)
             .map(move |(name, is_there, spec)| {
@@ -260,22 +271,32 @@ impl Folder {
         let gone: Vec<_> = self.running.values().filter(is_over).map(|spec| spec.name.clone()).collect();
         // An empty folder may be one that is not mounted.
         let is_early = self.empty_since.is_some_and(|since| since.elapsed() < limits::FOLDER_EMPTY_PAUSE);
-        for name in gone.into_iter().filter(|name| self.is_due(name)).collect::<Vec<_>>() {
-            if is_early {
-                let why = "the folder has no manifests: it is stopped when that has been so for a minute";
-                self.failures.insert(name, why.to_owned());
-                continue;
-            }
-            match stopped(&self.handle, &name).await {
+        if self.is_first && !self.knows_all() {
+            // It may be described by one that was not read yet.
+            return;
+        }
+        let mut due: Vec<_> = gone.into_iter().filter(|name| self.is_due(name)).collect();
+        if is_early {
+            let why = "the folder has no manifests: it is stopped when that has been so for a minute";
+            self.failures.extend(due.into_iter().map(|name| (name, why.to_owned())));
+            return;
+        }
+        due.truncate(limits::FOLDER_STARTS_AT_ONCE);
+        let handle = self.handle.clone();
+        let stops = due.into_iter().map(move |name| {
+            let handle = handle.clone();
+            async move { (name.clone(), stopped(&handle, &name).await) }
+        });
+        let outcomes: Vec<_> =
+            stream::iter(stops).buffer_unordered(limits::FOLDER_STARTS_AT_ONCE).collect().await;
+        for (name, outcome) in outcomes {
+            self.running.remove(&name);
+            match outcome {
                 Ok(()) => {
                     tracing::info!(agent = %name, "its manifest is gone: it was stopped");
-                    self.running.remove(&name);
                     self.is_well(&name);
                 }
-                Err(why) => {
-                    self.running.remove(&name);
-                    self.put_off(&name, why);
-                }
+                Err(why) => self.put_off(&name, why),
             }
         }
     }
@@ -353,8 +374,7 @@ fn component_of(manifest: &Manifest) -> Option<&Path> {
     }
 }
 
-fn read_manifest(path: &Path, stamp: Option<Stamp>, directory: &Path) -> Lying {
-    let bytes = files::read(path, stamp, limits::CONFIG_FILE_BYTES_MAX)?;
+fn parsed(path: &Path, bytes: Vec<u8>, directory: &Path) -> Lying {
     let text = String::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned())?;
     let shown: Arc<str> = Arc::from(path.to_string_lossy());
     let directory = std::path::absolute(directory).map_err(|error| error.to_string())?;

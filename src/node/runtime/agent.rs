@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::log::{Log, shown};
 use super::mailbox::{Known, Mailbox, Over, Phase, Refused, Tracking};
-use super::{Delivery, Finish, wasm};
+use super::{Delivery, Finish, usage, wasm};
 use crate::core::error::SendError;
 use crate::core::ids::{AgentName, ModuleId, NodeId};
 use crate::core::limits;
@@ -31,6 +31,10 @@ pub(super) struct Agent {
     requests: AtomicU64,
     errors: AtomicU64,
     answered: AtomicU64,
+    /// Messages of which it has said what became of them.
+    settled: AtomicU64,
+    /// From arrival to answer, of all that it has answered together.
+    answer_micros: AtomicU64,
     /// The last ones, oldest first.
     checks: Mutex<VecDeque<CheckEntry>>,
 }
@@ -150,6 +154,8 @@ impl Agent {
             requests: AtomicU64::new(0),
             errors: AtomicU64::new(0),
             answered: AtomicU64::new(0),
+            settled: AtomicU64::new(0),
+            answer_micros: AtomicU64::new(0),
             checks: Mutex::default(),
         }
     }
@@ -208,8 +214,13 @@ impl Agent {
         id: Uuid,
         result: Result<Answer, SendError>,
     ) -> Result<(), Known> {
-        let finish = mailbox.settle(id)?;
-        self.answered.fetch_add(u64::from(result.is_ok()), Ordering::Relaxed);
+        let (finish, took) = mailbox.settle(id)?;
+        self.settled.fetch_add(1, Ordering::Relaxed);
+        if result.is_ok() {
+            self.answered.fetch_add(1, Ordering::Relaxed);
+            let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+            self.answer_micros.fetch_add(micros, Ordering::Relaxed);
+        }
         self.finish(finish, result.map(Some));
         Ok(())
     }
@@ -251,9 +262,13 @@ impl Agent {
         SendError::NotRunning { agent: self.name.clone(), node: self.node.clone(), state: state.to_owned() }
     }
 
-    /// Messages that it has answered.
-    pub(super) fn answered(&self) -> u64 {
-        self.answered.load(Ordering::Relaxed)
+    /// Grows with each message that the agent has finished, or taken when no answer was wanted.
+    pub(super) fn progress(&self) -> u64 {
+        let taken = match &self.run.load().intake {
+            Intake::Mailbox(mailbox) => mailbox.taken_unanswered(),
+            Intake::Echo(_) => 0,
+        };
+        self.settled.load(Ordering::Relaxed) + taken
     }
 
     pub(super) fn note_check(&self, entry: CheckEntry) {
@@ -271,12 +286,17 @@ impl Agent {
             Intake::Echo(_) => 0,
         };
         let is_over = run.phase() == Phase::Ended;
+        let (cpu_ms, memory_bytes) = run.pid().and_then(usage::of).unzip();
         AgentStats {
             pid: run.pid(),
             uptime_seconds: run.uptime().filter(|_| !is_over).map_or(0, |uptime| uptime.as_secs()),
             requests: self.requests.load(Ordering::Relaxed),
             errors: self.errors.load(Ordering::Relaxed),
             waiting,
+            answered: self.answered.load(Ordering::Relaxed),
+            answer_micros: self.answer_micros.load(Ordering::Relaxed),
+            cpu_ms,
+            memory_bytes,
             checks: self.checks.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect(),
         }
     }

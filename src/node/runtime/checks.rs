@@ -1,9 +1,10 @@
 //! Health checks: while a run takes messages, it is asked again and again whether it is well.
 //!
 //! What a check finds goes to the core, which decides what comes of it; the last [`limits::CHECKS_KEPT_MAX`] are kept.
-//! An agent that is busy is not ill: where a check by message is not answered in time, or finds the mailbox full, and
-//! the agent has answered others meanwhile, it is degraded and not more.
+//! An agent that is busy is not ill: where a check is not answered in time, or finds the mailbox full, and the agent has
+//! finished other messages since the check before, or taken some that want no answer, it is degraded and not more.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use super::mailbox::Phase;
 use super::{Delivery, Ground, http};
 use crate::core::contract::AgentReport;
 use crate::core::error::SendError;
+use crate::core::ids::AgentName;
 use crate::core::limits;
 use crate::core::model::{Address, Checkup, HealthCheck, Message, Performative, Probe};
 use crate::core::wire::CheckEntry;
@@ -31,9 +33,11 @@ type HttpClient = Client<HttpConnector, Empty<Bytes>>;
 /// Checks a run until it is over. The task is aborted with the run at the latest.
 pub(super) async fn check(ground: Weak<Ground>, agent: Arc<Agent>, run: Arc<Run>, check: HealthCheck) {
     let interval = Duration::from_millis(check.interval_ms.into());
-    let mut ticks = interval_at(Instant::now() + interval, interval);
+    // Agents that have started together are not checked together.
+    let mut ticks = interval_at(Instant::now() + interval.mul_f64(0.5 + share_of(&agent.name)), interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut checker = Checker::new(agent, run, check);
+    let mut told = "";
     loop {
         ticks.tick().await;
         match checker.run.phase() {
@@ -42,14 +46,29 @@ pub(super) async fn check(ground: Weak<Ground>, agent: Arc<Agent>, run: Arc<Run>
             Phase::Draining | Phase::Ended => return,
         }
         let begun = Instant::now();
-        let Some(found) = checker.look().await.map(|found| found.bounded()) else {
+        let Some(found) = checker.look().await.map(Checkup::bounded) else {
             continue;
         };
+        if checker.run.phase() != Phase::Running {
+            // What was asked of a run that was ending tells nothing.
+            return;
+        }
         let Some(ground) = ground.upgrade() else { return };
         let took_ms = u32::try_from(begun.elapsed().as_millis()).unwrap_or(u32::MAX);
         checker.agent.note_check(CheckEntry { unix_ms: clock::unix_ms(), took_ms, found: found.clone() });
-        ground.report(&checker.agent.name, checker.run.number, AgentReport::Checked { found });
+        // That all is as it was need not be told again.
+        if found.is_failure() || found.as_str() != std::mem::replace(&mut told, found.as_str()) {
+            told = found.as_str();
+            ground.report(&checker.agent.name, checker.run.number, AgentReport::Checked { found });
+        }
     }
+}
+
+/// A number from 0 to 1 for a name, the same each time.
+fn share_of(name: &AgentName) -> f64 {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    hasher.finish() as f64 / u64::MAX as f64
 }
 
 struct Checker {
@@ -59,15 +78,15 @@ struct Checker {
     client: HttpClient,
     /// Where health was found.
     path: Option<&'static str>,
-    /// What the agent had answered when the check before was made.
-    answered: u64,
+    /// How far the agent had come when the check before was made.
+    progress: u64,
 }
 
 impl Checker {
     fn new(agent: Arc<Agent>, run: Arc<Run>, check: HealthCheck) -> Self {
         let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build_http();
-        let answered = agent.answered();
-        Self { agent, run, check, client, path: None, answered }
+        let progress = agent.progress();
+        Self { agent, run, check, client, path: None, progress }
     }
 
     /// `None`: the agent takes no messages now.
@@ -87,21 +106,20 @@ impl Checker {
             Ok(found) => found?,
             Err(_) => Checkup::Timeout { after_ms: self.check.timeout_ms },
         };
-        let answered = self.agent.answered();
-        let has_answered = std::mem::replace(&mut self.answered, answered) < answered;
+        let progress = self.agent.progress();
+        let has_progressed = std::mem::replace(&mut self.progress, progress) < progress;
         let took = begun.elapsed();
+        let is_message = matches!(self.check.probe, Probe::Answer { .. });
         Some(match found {
             Checkup::Healthy if took > within => Checkup::Timeout { after_ms: self.check.timeout_ms },
             Checkup::Healthy if took > within / 2 => {
                 Checkup::Degraded { why: format!("it took {} ms to answer", took.as_millis()) }
             }
-            Checkup::Timeout { after_ms }
-                if has_answered && matches!(self.check.probe, Probe::Answer { .. }) =>
-            {
-                Checkup::Degraded { why: format!("it answers others, and not this within {after_ms} ms") }
-            }
-            Checkup::Degraded { why } if !has_answered => {
-                Checkup::Unhealthy { why: format!("{why}, and it answers nothing") }
+            Checkup::Timeout { after_ms } if has_progressed => Checkup::Degraded {
+                why: format!("it does other work, and does not answer this within {after_ms} ms"),
+            },
+            Checkup::Degraded { why } if is_message && !has_progressed => {
+                Checkup::Unhealthy { why: format!("{why}, and it does nothing") }
             }
             found @ (Checkup::Healthy
             | Checkup::Degraded { .. }
@@ -147,7 +165,7 @@ impl Checker {
 
     /// Asks at the usual paths, the one that was found before first.
     async fn find(&mut self) -> Checkup {
-        let first = self.path.take();
+        let first = self.path;
         for path in first.into_iter().chain(Probe::PATHS.into_iter().filter(|path| Some(*path) != first)) {
             let (status, found) = get(&self.client, &self.run, path).await;
             if status != Some(StatusCode::NOT_FOUND) {
@@ -155,6 +173,7 @@ impl Checker {
                 return found;
             }
         }
+        self.path = None;
         Checkup::Unhealthy { why: format!("there is nothing at {}", Probe::PATHS.join(", ")) }
     }
 }
@@ -176,9 +195,13 @@ async fn get(client: &HttpClient, run: &Run, path: &str) -> (Option<StatusCode>,
     let (parts, mut body) = response.into_parts();
     let status = parts.status;
     let found = if status.is_success() {
-        // Its end tells that it is whole.
-        while let Some(Ok(_)) = body.frame().await {}
-        Checkup::Healthy
+        loop {
+            match body.frame().await {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => break unhealthy(format!("{path}: its response broke off: {error}")),
+                None => break Checkup::Healthy,
+            }
+        }
     } else if status == StatusCode::TOO_MANY_REQUESTS {
         Checkup::Degraded { why: format!("{path}: it says that it is busy (429)") }
     } else {

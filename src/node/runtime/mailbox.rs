@@ -119,6 +119,8 @@ struct Inner {
     waiting_bytes: usize,
     /// Taken and not yet written, and not outstanding.
     in_hand: usize,
+    /// Of these, written so far.
+    written: u64,
     outstanding: HashMap<Uuid, Outstanding>,
     /// The ids of everything that waits or is outstanding.
     ids: HashSet<Uuid>,
@@ -157,6 +159,7 @@ impl Mailbox {
                 waiting: BTreeMap::new(),
                 waiting_bytes: 0,
                 in_hand: 0,
+                written: 0,
                 outstanding: HashMap::new(),
                 ids: HashSet::new(),
                 deadlines: BTreeSet::new(),
@@ -254,16 +257,23 @@ impl Mailbox {
     pub(super) fn written(&self, messages: usize) {
         let mut inner = self.lock();
         inner.in_hand -= messages;
+        inner.written += messages as u64;
         self.tell_if_empty(&inner);
     }
 
-    /// Takes out an outstanding message, because there is an answer to it.
+    /// How many messages were written to the agent of which nothing more is heard.
+    pub(super) fn taken_unanswered(&self) -> u64 {
+        self.lock().written
+    }
+
+    /// Takes out an outstanding message, because there is an answer to it; with the time since it was put in.
     ///
     /// # Errors
     /// What is known of the message, when it is not outstanding.
-    pub(super) fn settle(&self, id: Uuid) -> Result<Option<Finish>, Known> {
+    pub(super) fn settle(&self, id: Uuid) -> Result<(Option<Finish>, Duration), Known> {
         let mut inner = self.lock();
-        let Some(Outstanding { finish, deadline: (deadline, number), .. }) = inner.outstanding.remove(&id)
+        let Some(Outstanding { finish, deadline: (deadline, number), deadline_ms, .. }) =
+            inner.outstanding.remove(&id)
         else {
             let wants_none = inner.recent.iter().any(|recent| recent.id == id && !recent.wants_answer);
             return Err(if wants_none { Known::WantsNone } else { Known::No });
@@ -273,7 +283,8 @@ impl Mailbox {
         self.tell_if_empty(&inner);
         drop(inner);
         self.arrived.notify_one();
-        Ok(finish)
+        let left = deadline.saturating_duration_since(Instant::now());
+        Ok((finish, Duration::from_millis(deadline_ms.into()).saturating_sub(left)))
     }
 
     /// When the next message is over.

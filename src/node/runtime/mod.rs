@@ -20,6 +20,7 @@ mod mailbox;
 mod process;
 mod protocol;
 mod stdio;
+mod usage;
 #[cfg(feature = "wasm")]
 mod wasm;
 #[cfg(not(feature = "wasm"))]

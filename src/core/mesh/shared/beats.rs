@@ -5,7 +5,7 @@
 //! tells the other voters by itself; all others hear of it in *waves*. A wave begins with a voter and goes from each
 //! node that it reaches, once, to [`WAVE_FANOUT`] of those that it has links with. It carries the newest beat of every
 //! voter that its sender has heard, each with its age: one wave does for all of them. A voter that has seen
-//! [`WAVES_ENOUGH`] waves of others since its last beat begins none, so that their number does not grow with that of
+//! [`WAVES_ENOUGH`] waves of others that tell of it since its last beat begins none, so that their number does not grow with that of
 //! the voters, and another one takes over where a voter is gone. (The rule by which a node stays silent when it has
 //! heard enough is that of Trickle, RFC 6206.)
 //!
@@ -36,8 +36,10 @@ pub(super) struct Heard {
     newest: BTreeMap<NodeId, Beat>,
     /// The newest wave of each voter that was passed on: the beat that it began with.
     waves: BTreeMap<NodeId, (u64, u64)>,
-    /// Waves seen since this node's last beat.
+    /// Waves seen since this node's last beat that tell of it.
     waves_seen: usize,
+    /// The number of that.
+    own_number: u64,
 }
 
 impl Heard {
@@ -47,12 +49,12 @@ impl Heard {
     }
 
     /// Whether the wave that begins with this beat is a new one.
-    fn is_new(&mut self, first: &Beat) -> bool {
+    fn is_new(&mut self, first: &Beat, tells_of_this_node: bool) -> bool {
         let count = (first.start, first.number);
         let last = self.waves.entry(first.voter.clone()).or_insert((0, 0));
         let is_new = count > *last;
         *last = count.max(*last);
-        self.waves_seen += usize::from(is_new);
+        self.waves_seen += usize::from(is_new && tells_of_this_node);
         is_new
     }
 }
@@ -69,11 +71,14 @@ impl Mesh {
             age_ms: 0,
         };
         let waves_seen = std::mem::take(&mut self.shared.heard.waves_seen);
+        self.shared.heard.own_number = number;
         let linked = self.linked();
         let is_full_mesh = self.is_full_mesh();
+        let reachable = self.shared.partition.reachable().len();
+        let has_slack = self.shared.register.roster().is_some_and(|roster| reachable > roster.quorum());
         for key in &linked {
-            // Two in the detection time do for those who only need to know that there is a majority.
-            if self.votes_here(key) || (is_full_mesh && number.is_multiple_of(2)) {
+            // Two in the detection time do for those who only need to know that there is a majority, while there is more than one.
+            if self.votes_here(key) || (is_full_mesh && (number.is_multiple_of(2) || !has_slack)) {
                 self.send_control(key, Control::Beats(Beats { hops: 0, beats: vec![beat.clone()] }));
             }
         }
@@ -110,25 +115,41 @@ impl Mesh {
         }
     }
 
-    pub(super) fn on_beats(&mut self, key: NodeKey, from: &NodeId, Beats { hops, beats }: Beats) {
+    pub(super) fn on_beats(&mut self, key: NodeKey, from: &NodeId, Beats { hops, mut beats }: Beats) {
         // Only a large mesh passes beats on; in a small one everybody speaks for itself.
-        let is_small = self.is_full_mesh() && self.membership.live_count() < limits::FULL_MESH_NODES_MAX / 2;
-        if let Some(other) = beats.iter().find(|beat| is_small && beat.voter != *from) {
-            self.shared.refused += 1;
-            tracing::warn!(%from, voter = %other.voter, "it speaks for another voter: its beat is refused");
-            return;
+        if self.is_full_mesh() && self.membership.live_count() < limits::FULL_MESH_NODES_MAX / 2 {
+            let told = beats.len();
+            beats.retain(|beat| beat.voter == *from);
+            if beats.len() < told {
+                self.shared.refused += 1;
+                tracing::warn!(%from, "it speaks for another voter: that beat is refused");
+            }
         }
         let first = beats.first().cloned();
+        let (start, number) = (self.shared.start, self.shared.heard.own_number);
+        let is_own = |beat: &Beat| {
+            beat.voter == self.own && beat.start == start && beat.number.saturating_add(1) >= number
+        };
+        let tells_of_this_node = beats.iter().any(is_own);
         beats.into_iter().for_each(|beat| self.take_in_beat(beat));
         self.judge_clock();
         let Some((first, hops)) = first.zip(hops.min(WAVE_HOPS).checked_sub(1)) else {
             return;
         };
         let is_voter = self.shared.register.roster().is_some_and(|roster| roster.is_voter(&first.voter));
-        if is_voter && first.voter != self.own && self.shared.heard.is_new(&first) && !self.is_full_mesh() {
-            let others = self.linked().into_iter().filter(|other| *other != key).collect();
-            self.send_wave(first, hops, others);
+        if is_voter && first.voter != self.own && self.shared.heard.is_new(&first, tells_of_this_node) {
+            self.pass_on(first, hops, key);
         }
+    }
+
+    /// Passes on a wave that came from `from`. A node that does not know when it was heard, because it has just stood still, does not.
+    fn pass_on(&mut self, first: Beat, hops: u8, from: NodeKey) {
+        let Some(heard) = self.shared.partition.heard(&first.voter) else {
+            return;
+        };
+        let age_ms = u32::try_from(self.now.since(heard).as_millis()).unwrap_or(u32::MAX).max(first.age_ms);
+        let others = self.linked().into_iter().filter(|other| *other != from).collect();
+        self.send_wave(Beat { age_ms, ..first }, hops, others);
     }
 
     fn take_in_beat(&mut self, beat: Beat) {
