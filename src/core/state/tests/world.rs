@@ -446,6 +446,9 @@ impl World {
         for at in 0..NODES {
             self.flush(at, true);
         }
+        if self.lossy && self.half_is_lost() {
+            return;
+        }
         let clock = self.nodes[0].state.clock().clone();
         for node in &self.nodes {
             assert_eq!(node.state.clock(), &clock);
@@ -478,6 +481,12 @@ impl World {
 }
 
 impl World {
+    /// Whether a node has half of a snapshot and nobody who may answer has the other half, because the disks of those who had it
+    /// went back: it must not tell of what it has, and waits for an operator. A limit that docs/design.md names.
+    fn half_is_lost(&self) -> bool {
+        self.nodes.iter().any(|node| node.state.is_behind())
+    }
+
     /// A disk that went back has taken writes along that only it held. Their numbers leave gaps that nobody
     /// can fill; once everybody has the same gaps, and nobody mints those dots any more, they are closed.
     fn close_what_nobody_has(&mut self) {
