@@ -1,3 +1,5 @@
+//! What the supervision of agents does, step by step.
+
 use super::*;
 use crate::core::model::{AgentSource, Care, Checkup, Health, HealthCheck, Probe, Restart};
 

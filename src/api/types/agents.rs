@@ -1,0 +1,295 @@
+//! The JSON of agents: what one is made of, what is known of one.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Check, HealthCheck, Restart, WasmSource};
+use crate::core::ids::{AgentName, NodeId, Tag};
+use crate::core::model::{self, AgentSource, Balance, Offer, ProcessProtocol};
+use crate::core::wire::AgentStats;
+
+/// One agent on one node: an element of `GET /v1/agents`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Agent {
+    /// Its name.
+    pub name: AgentName,
+    /// The node it is on.
+    pub node: NodeId,
+    /// `native`, `stdio` or `http`.
+    pub kind: String,
+    /// `starting`, `running`, `draining`, `restarting`, `quarantined` or `failed`, as its node last said.
+    pub state: String,
+    /// Why it is in that state, where there is something to say.
+    pub reason: Option<String>,
+    /// How often it was started again since it was deployed or its node started.
+    pub restarts: u32,
+    /// Whether its node is alive or suspect.
+    pub reachable: bool,
+    /// What it can do.
+    #[serde(default)]
+    pub capabilities: BTreeSet<Tag>,
+    /// What it listens to.
+    #[serde(default)]
+    pub topics: BTreeSet<Tag>,
+    /// `healthy`, `degraded` or `unhealthy`, by the checks of its node; null when nothing was checked.
+    #[serde(default)]
+    pub health: Option<String>,
+    /// What the last check found; null when all was well.
+    #[serde(default)]
+    pub health_why: Option<String>,
+}
+
+/// `POST /v1/agents`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Deploy {
+    /// Its name, free on that node.
+    pub name: AgentName,
+    /// On which node; the asked one when null.
+    #[serde(default)]
+    pub node: Option<NodeId>,
+    /// What it is made of.
+    pub source: Source,
+    /// What it can do: `cap:NAME` finds it.
+    #[serde(default)]
+    pub capabilities: BTreeSet<Tag>,
+    /// What it listens to: `topic:NAME` reaches it.
+    #[serde(default)]
+    pub topics: BTreeSet<Tag>,
+    /// How its instances share its messages: `round-robin`, `least-inflight` or `key-hash`.
+    #[serde(default)]
+    pub balance: Balance,
+    /// How its health is checked; null: only its end tells that something is wrong.
+    #[serde(default)]
+    pub health: Option<HealthCheck>,
+    /// When it is started again; null: as usual.
+    #[serde(default)]
+    pub restart: Option<Restart>,
+}
+
+impl Deploy {
+    /// An agent that is found by its name alone and looked after as usual.
+    #[must_use]
+    pub fn new(name: AgentName, node: Option<NodeId>, source: Source) -> Self {
+        let Offer { capabilities, topics, balance } = Offer::default();
+        Self { name, node, source, capabilities, topics, balance, health: None, restart: None }
+    }
+
+    /// What the agent offers.
+    #[must_use]
+    pub fn offer(&self) -> Offer {
+        let Self { capabilities, topics, balance, .. } = self;
+        Offer { capabilities: capabilities.clone(), topics: topics.clone(), balance: *balance }
+    }
+}
+
+/// What an agent is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "kind", deny_unknown_fields)]
+pub enum Source {
+    /// Built into the binary.
+    Native {
+        /// Which one: `echo`.
+        builtin: String,
+    },
+    /// An executable on the node's machine.
+    Process {
+        /// How it is spoken to.
+        protocol: Protocol,
+        /// Absolute path, or a name that the node looks up in its `PATH`.
+        command: String,
+        /// Its arguments.
+        #[serde(default)]
+        args: Vec<String>,
+    },
+    /// A WebAssembly component.
+    Wasm(WasmSource),
+}
+
+/// How a process agent is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// JSON lines on stdin and stdout.
+    Stdio,
+    /// HTTP on loopback at the port given in `PORT`.
+    Http,
+}
+
+impl From<ProcessProtocol> for Protocol {
+    fn from(protocol: ProcessProtocol) -> Self {
+        match protocol {
+            ProcessProtocol::Stdio => Self::Stdio,
+            ProcessProtocol::Http => Self::Http,
+        }
+    }
+}
+
+/// Names an agent on a node: the answer to a deploy and to a stop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentRef {
+    /// The agent.
+    pub name: AgentName,
+    /// Its node.
+    pub node: NodeId,
+}
+
+/// `GET /v1/agents/{name}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AgentInfo {
+    /// Its name.
+    pub name: AgentName,
+    /// The node it is on.
+    pub node: NodeId,
+    /// What it is made of.
+    pub source: Source,
+    /// As in [`Deploy`].
+    #[serde(default)]
+    pub capabilities: BTreeSet<Tag>,
+    /// As in [`Deploy`].
+    #[serde(default)]
+    pub topics: BTreeSet<Tag>,
+    /// As in [`Deploy`].
+    #[serde(default)]
+    pub balance: Balance,
+    /// As in [`Deploy`].
+    #[serde(default)]
+    pub check: Option<HealthCheck>,
+    /// As in [`Deploy`]; null of a node of an earlier version.
+    #[serde(default)]
+    pub restart: Option<Restart>,
+    /// As in [`Agent`].
+    #[serde(default)]
+    pub health: Option<String>,
+    /// As in [`Agent`].
+    #[serde(default)]
+    pub health_why: Option<String>,
+    /// The last hundred checks of its health, oldest first.
+    #[serde(default)]
+    pub checks: Vec<Check>,
+    /// Whether it is there because of a manifest in its node's `--agents-dir`.
+    #[serde(default)]
+    pub of_folder: bool,
+    /// As in [`Agent`]; null while the asked node has not heard of the agent's state.
+    pub state: Option<String>,
+    /// As in [`Agent`].
+    pub reason: Option<String>,
+    /// As in [`Agent`]; null as `state`.
+    pub restarts: Option<u32>,
+    /// Operating-system process; null where it has none.
+    pub pid: Option<u32>,
+    /// Since it last became `running`.
+    pub uptime_seconds: u64,
+    /// Messages handled or failed since its node started.
+    pub requests: u64,
+    /// Messages that ended in an error.
+    pub errors: u64,
+    /// Messages waiting in its mailbox.
+    pub waiting: u64,
+    /// From the arrival of a message to its answer, on average since its node started; null before the first, and of `native`.
+    #[serde(default)]
+    pub mean_seconds: Option<f64>,
+    /// CPU time of its process since that started; null where it has none.
+    #[serde(default)]
+    pub cpu_seconds: Option<f64>,
+    /// Bytes of memory that its process holds; null where it has none.
+    #[serde(default)]
+    pub memory_bytes: Option<u64>,
+}
+
+impl AgentInfo {
+    /// Puts together what the agent's node says and what the asked node has heard.
+    #[must_use]
+    pub fn new(node: NodeId, spec: model::AgentSpec, stats: &AgentStats, heard: Option<Agent>) -> Self {
+        let (health, health_why) =
+            heard.as_ref().map_or((None, None), |agent| (agent.health.clone(), agent.health_why.clone()));
+        let (state, restarts, reason) = match heard {
+            Some(agent) => (Some(agent.state), Some(agent.restarts), agent.reason),
+            None => (None, None, None),
+        };
+        Self {
+            name: spec.name,
+            node,
+            source: spec.source.into(),
+            capabilities: spec.offer.capabilities,
+            topics: spec.offer.topics,
+            balance: spec.offer.balance,
+            check: spec.care.health.map(HealthCheck::from),
+            restart: Some(spec.care.restart.into()),
+            health,
+            health_why,
+            checks: stats.checks.iter().map(Check::from).collect(),
+            of_folder: spec.of_folder,
+            state,
+            reason,
+            restarts,
+            pid: stats.pid,
+            uptime_seconds: stats.uptime_seconds,
+            requests: stats.requests,
+            errors: stats.errors,
+            waiting: stats.waiting,
+            mean_seconds: (stats.answered > 0)
+                .then(|| stats.answer_micros as f64 / 1e6 / stats.answered as f64),
+            cpu_seconds: stats.cpu_ms.map(|ms| ms as f64 / 1e3),
+            memory_bytes: stats.memory_bytes,
+        }
+    }
+}
+
+/// `GET /v1/agents/{name}/logs`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Logs {
+    /// The agent.
+    pub name: AgentName,
+    /// Its node.
+    pub node: NodeId,
+    /// Oldest first, without line ends.
+    pub lines: Vec<String>,
+}
+
+impl From<Source> for AgentSource {
+    fn from(source: Source) -> Self {
+        match source {
+            Source::Native { builtin } => Self::Native { builtin },
+            Source::Process { protocol, command, args } => {
+                let protocol = match protocol {
+                    Protocol::Stdio => ProcessProtocol::Stdio,
+                    Protocol::Http => ProcessProtocol::Http,
+                };
+                Self::Process { protocol, command, args }
+            }
+            Source::Wasm(source) => Self::Wasm(source.into()),
+        }
+    }
+}
+
+impl From<AgentSource> for Source {
+    fn from(source: AgentSource) -> Self {
+        match source {
+            AgentSource::Native { builtin } => Self::Native { builtin },
+            AgentSource::Process { protocol, command, args } => {
+                Self::Process { protocol: protocol.into(), command, args }
+            }
+            AgentSource::Wasm(source) => Self::Wasm(source.into()),
+        }
+    }
+}
+
+impl From<&model::AgentView> for Agent {
+    fn from(view: &model::AgentView) -> Self {
+        Self {
+            name: view.name.clone(),
+            node: view.node.clone(),
+            kind: view.record.kind.clone(),
+            state: view.record.state.as_str().to_owned(),
+            reason: view.record.state.reason().map(str::to_owned),
+            restarts: view.record.restarts,
+            reachable: view.node_status.is_reachable(),
+            capabilities: view.record.offer.capabilities.clone(),
+            topics: view.record.offer.topics.clone(),
+            health: Some(&view.record.health).filter(|h| !h.is_unchecked()).map(|h| h.as_str().to_owned()),
+            health_why: view.record.health.why().map(str::to_owned),
+        }
+    }
+}
