@@ -12,7 +12,7 @@ use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT
 use hyper::{Method, Request, Response, Uri};
 use hyper_util::client::legacy::Client as Exchanges;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
@@ -25,8 +25,12 @@ use crate::core::limits;
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// How long an answer may take: a node waits for another for [`limits::REQUEST_DEADLINE`].
 pub(crate) const ANSWER_DEADLINE: Duration = limits::REQUEST_DEADLINE.saturating_add(Duration::from_secs(5));
-/// A connection that is not used is closed after so long.
-const IDLE_MAX: Duration = Duration::from_secs(30);
+/// A connection that is not used is closed after so long: before the node closes it, which does after
+/// [`limits::API_READ_DEADLINE`].
+const IDLE_MAX: Duration = Duration::from_secs(5);
+const _: () = assert!(IDLE_MAX.as_millis() < limits::API_READ_DEADLINE.as_millis());
+/// Connections that are kept while nothing is asked; the node has [`limits::API_CONNECTIONS_MAX`] for all its clients.
+const IDLE_CONNECTIONS_MAX: usize = 8;
 /// A stream of events is never silent for longer.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
@@ -82,7 +86,11 @@ impl Http {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_DEADLINE));
         connector.set_nodelay(true);
-        let exchanges = Exchanges::builder(TokioExecutor::new()).pool_idle_timeout(IDLE_MAX).build(connector);
+        let exchanges = Exchanges::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_MAX)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+            .build(connector);
         Ok(Self { authority: authority.to_string(), token: token.transpose()?, exchanges })
     }
 
@@ -189,7 +197,11 @@ impl Http {
     /// # Errors
     /// [`ClientError`].
     pub(crate) async fn events(&self, path: &str) -> Result<Events, ClientError> {
-        let response = self.send(Method::GET, path, (Bytes::new(), JSON)).await?;
+        let opening = self.send(Method::GET, path, (Bytes::new(), JSON));
+        let response = timeout(ANSWER_DEADLINE, opening).await.unwrap_or_else(|_| {
+            let why = format!("the node at {} does not answer", self.authority);
+            Err(ClientError::TimedOut(why))
+        })?;
         Ok(Events { body: response.into_body(), read: Vec::new(), authority: self.authority.clone() })
     }
 

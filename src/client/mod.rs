@@ -1,5 +1,5 @@
 //! A client for programs that use a mesh: [`Client`] asks agents, sends them messages, reads and writes the shared state,
-//! and follows what changes. It speaks to the HTTP API of one node, which does the rest.
+//! and follows what changes. It speaks to the HTTP API of one node, which does the rest. It runs inside a tokio runtime with IO and time.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), shoal::ClientError> {

@@ -28,6 +28,8 @@ pub enum Written {
     Made {
         /// It stands beside values that it has not replaced.
         beside_others: bool,
+        /// It was made without a majority, because the mesh is set to `availability`.
+        without_majority: bool,
     },
     /// The node hears no majority: it is queued, and made later, under this ticket.
     Queued {
@@ -76,7 +78,7 @@ impl Client {
     /// Deletes a key, as far as the asked node has seen what was written to it.
     ///
     /// # Errors
-    /// [`ClientError`].
+    /// [`ClientError`]; with the code `no_such_key` where there is nothing to delete.
     pub async fn delete(&self, key: &str) -> Result<Written, ClientError> {
         self.http.delete::<Write>(&path_of(key)).await.map(Written::from)
     }
@@ -117,7 +119,7 @@ impl Client {
 impl From<Write> for Written {
     fn from(write: Write) -> Self {
         match write {
-            Write::Done(done) => Self::Made { beside_others: done.sibling },
+            Write::Done(done) => Self::Made { beside_others: done.sibling, without_majority: done.marked },
             Write::Queued(queued) => Self::Queued { ticket: queued.ticket },
         }
     }

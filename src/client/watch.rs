@@ -49,7 +49,8 @@ impl<T: DeserializeOwned> Watch<T> {
     /// The next one.
     ///
     /// # Errors
-    /// [`ClientError::Gone`] when the stream has ended: open another one, and read anew what may have changed meanwhile.
+    /// [`ClientError::Gone`] when the stream has ended: open another one, and read anew what may have changed meanwhile;
+    /// [`ClientError::Stranger`] for one that this version does not understand, after which the next may come.
     pub async fn next(&mut self) -> Result<Seen<T>, ClientError> {
         let sent = self.events.next().await?;
         let strange =

@@ -183,6 +183,18 @@ fn health_that_changes_with_every_check_is_told_now_and_then() {
 }
 
 #[test]
+fn the_last_change_of_health_is_told_in_the_end_if_it_is_found_again() {
+    let mut bench = Bench::running(checked());
+    for second in 0..60 {
+        bench.found(if second % 2 == 0 { timeout() } else { Checkup::Healthy }, second);
+    }
+    bench.found(timeout(), 60);
+    bench.found(Checkup::Healthy, 61);
+    bench.found(Checkup::Healthy, 400);
+    assert_eq!(bench.record.expect("told").health, Health::Healthy);
+}
+
+#[test]
 fn a_run_that_is_over_is_over_once_however_often_that_is_told() {
     let ended = || AgentReport::Ended { reason: "it was killed".to_owned() };
     for reports in [[AgentReport::Stopped, ended()], [ended(), AgentReport::Stopped]] {

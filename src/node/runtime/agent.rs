@@ -262,10 +262,10 @@ impl Agent {
         SendError::NotRunning { agent: self.name.clone(), node: self.node.clone(), state: state.to_owned() }
     }
 
-    /// Grows with each message that the agent has finished, or taken when no answer was wanted.
+    /// Grows with each message that the agent has finished, and with what it must have read.
     pub(super) fn progress(&self) -> u64 {
         let taken = match &self.run.load().intake {
-            Intake::Mailbox(mailbox) => mailbox.taken_unanswered(),
+            Intake::Mailbox(mailbox) => mailbox.pipes_written(),
             Intake::Echo(_) => 0,
         };
         self.settled.load(Ordering::Relaxed) + taken

@@ -30,6 +30,9 @@ use crate::node::clock;
 
 type HttpClient = Client<HttpConnector, Empty<Bytes>>;
 
+/// What has not changed is told again after so long.
+const TOLD_AGAIN_AFTER: Duration = Duration::from_secs(30);
+
 /// Checks a run until it is over. The task is aborted with the run at the latest.
 pub(super) async fn check(ground: Weak<Ground>, agent: Arc<Agent>, run: Arc<Run>, check: HealthCheck) {
     let interval = Duration::from_millis(check.interval_ms.into());
@@ -37,7 +40,7 @@ pub(super) async fn check(ground: Weak<Ground>, agent: Arc<Agent>, run: Arc<Run>
     let mut ticks = interval_at(Instant::now() + interval.mul_f64(0.5 + share_of(&agent.name)), interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut checker = Checker::new(agent, run, check);
-    let mut told = "";
+    let mut told = ("", Instant::now());
     loop {
         ticks.tick().await;
         match checker.run.phase() {
@@ -56,9 +59,10 @@ pub(super) async fn check(ground: Weak<Ground>, agent: Arc<Agent>, run: Arc<Run>
         let Some(ground) = ground.upgrade() else { return };
         let took_ms = u32::try_from(begun.elapsed().as_millis()).unwrap_or(u32::MAX);
         checker.agent.note_check(CheckEntry { unix_ms: clock::unix_ms(), took_ms, found: found.clone() });
-        // That all is as it was need not be told again.
-        if found.is_failure() || found.as_str() != std::mem::replace(&mut told, found.as_str()) {
-            told = found.as_str();
+        // That all is as it was is told again now and then: the core may have kept the last change to itself.
+        let (before, at) = told;
+        if found.is_failure() || found.as_str() != before || begun.duration_since(at) >= TOLD_AGAIN_AFTER {
+            told = (found.as_str(), begun);
             ground.report(&checker.agent.name, checker.run.number, AgentReport::Checked { found });
         }
     }

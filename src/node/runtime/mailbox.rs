@@ -23,6 +23,9 @@ use super::{Delivery, Finish};
 use crate::core::limits;
 use crate::core::model::Message;
 
+/// What a pipe holds at most, unless somebody has made it larger.
+const PIPE_BYTES: u64 = 64 << 10;
+
 /// Where a run is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -119,7 +122,7 @@ struct Inner {
     waiting_bytes: usize,
     /// Taken and not yet written, and not outstanding.
     in_hand: usize,
-    /// Of these, written so far.
+    /// Bytes written to the agent so far.
     written: u64,
     outstanding: HashMap<Uuid, Outstanding>,
     /// The ids of everything that waits or is outstanding.
@@ -253,17 +256,17 @@ impl Mailbox {
         Some(Taken { message, wants_answer, left: deadline.saturating_duration_since(now) })
     }
 
-    /// So many of the taken messages that are not outstanding have been written to the agent.
-    pub(super) fn written(&self, messages: usize) {
+    /// So many bytes were written to the agent, among them so many taken messages that are not outstanding.
+    pub(super) fn written(&self, messages: usize, bytes: usize) {
         let mut inner = self.lock();
         inner.in_hand -= messages;
-        inner.written += messages as u64;
+        inner.written += bytes as u64;
         self.tell_if_empty(&inner);
     }
 
-    /// How many messages were written to the agent of which nothing more is heard.
-    pub(super) fn taken_unanswered(&self) -> u64 {
-        self.lock().written
+    /// How many pipes full were written to the agent: it has read all but the last.
+    pub(super) fn pipes_written(&self) -> u64 {
+        self.lock().written / PIPE_BYTES
     }
 
     /// Takes out an outstanding message, because there is an answer to it; with the time since it was put in.
@@ -461,7 +464,10 @@ mod tests {
 
         assert!(mailbox.settle(Uuid::from_u128(2)).is_ok());
         assert!(!mailbox.is_empty(), "one message is in hand and not written");
-        mailbox.written(1);
+        mailbox.written(1, PIPE_BYTES as usize - 1);
+        assert_eq!(mailbox.pipes_written(), 0, "it may all lie in the pipe");
+        mailbox.written(0, 1);
+        assert_eq!(mailbox.pipes_written(), 1);
         assert!(mailbox.is_empty());
     }
 

@@ -100,7 +100,7 @@ pub(super) async fn write(agent: &Agent, mailbox: &Mailbox, mut stdin: pipe::Sen
             if stdin.write_all(&bytes).await.is_err() {
                 return;
             }
-            mailbox.written(untracked);
+            mailbox.written(untracked, bytes.len());
             bytes.clear();
             bytes.shrink_to(WRITE_BYTES);
         }

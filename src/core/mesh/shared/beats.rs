@@ -117,7 +117,8 @@ impl Mesh {
 
     pub(super) fn on_beats(&mut self, key: NodeKey, from: &NodeId, Beats { hops, mut beats }: Beats) {
         // Only a large mesh passes beats on; in a small one everybody speaks for itself.
-        if self.is_full_mesh() && self.membership.live_count() < limits::FULL_MESH_NODES_MAX / 2 {
+        let is_small = self.is_full_mesh() && self.membership.live_count() < limits::FULL_MESH_NODES_MAX / 2;
+        if is_small {
             let told = beats.len();
             beats.retain(|beat| beat.voter == *from);
             if beats.len() < told {
@@ -137,7 +138,11 @@ impl Mesh {
             return;
         };
         let is_voter = self.shared.register.roster().is_some_and(|roster| roster.is_voter(&first.voter));
-        if is_voter && first.voter != self.own && self.shared.heard.is_new(&first, tells_of_this_node) {
+        if is_voter
+            && first.voter != self.own
+            && self.shared.heard.is_new(&first, tells_of_this_node)
+            && !is_small
+        {
             self.pass_on(first, hops, key);
         }
     }
