@@ -28,9 +28,9 @@ for line in sys.stdin:
     print(json.dumps({"type": "reply", "to": message["id"], "content": message["content"]}), flush=True)
 "#;
 
-/// Its health is the status in the file `status`, at /status.
+/// Its health is the status in the file `status`, at /status. It hangs while there is a file `hang`.
 const HTTP: &str = r#"#!/usr/bin/env python3
-import os
+import os, time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 here = os.path.dirname(os.path.abspath(__file__))
 class Agent(BaseHTTPRequestHandler):
@@ -40,6 +40,14 @@ class Agent(BaseHTTPRequestHandler):
         self.send_header("content-length", "5")
         self.end_headers()
         self.wfile.write(b"so-so")
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        while os.path.exists(here + "/hang"):
+            time.sleep(0.05)
+        self.send_response(200)
+        self.send_header("content-length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
     def log_message(self, *args):
         pass
 HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Agent).serve_forever()
@@ -223,6 +231,20 @@ fn an_http_agent_that_says_that_it_is_ill_is_started_anew_and_one_that_is_busy_i
         history.contains("the last one: /status: HTTP status 500 Internal Server Error: so-so"),
         "{history}"
     );
+}
+
+#[test]
+fn an_http_agent_that_hangs_is_found_by_a_message() {
+    let bench = Bench::new();
+    bench.deployed(
+        "name: a\nkind: http\nsource: ./web.py\nrestart: {waits: [100ms, 100ms, 100ms]}\nhealth: {check: answer, interval: 200ms, timeout: 1s, failures: 2}\n",
+    );
+    bench.until(|agent| agent["health"] == "healthy");
+    bench.write("hang", "");
+    bench.until(|agent| agent["restarts"] != 0);
+    fs::remove_file(bench.folder.join("hang")).expect("removed");
+    bench.until(|agent| agent["health"] == "healthy");
+    assert!(bench.history().contains("2 health checks failed, the last one: no answer within 1000 ms"));
 }
 
 #[test]

@@ -215,7 +215,9 @@ impl Agent {
         result: Result<Answer, SendError>,
     ) -> Result<(), Known> {
         let (finish, took) = mailbox.settle(id)?;
-        self.settled.fetch_add(1, Ordering::Relaxed);
+        // What ends by its deadline shows nothing of the agent.
+        let is_of_agent = !matches!(result, Err(SendError::DeadlineExceeded { .. }));
+        self.settled.fetch_add(u64::from(is_of_agent), Ordering::Relaxed);
         if result.is_ok() {
             self.answered.fetch_add(1, Ordering::Relaxed);
             let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);

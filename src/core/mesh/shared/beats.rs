@@ -121,7 +121,8 @@ impl Mesh {
         if is_small {
             let told = beats.len();
             beats.retain(|beat| beat.voter == *from);
-            if beats.len() < told {
+            // A wave may come from a mesh that this node does not know to be large yet.
+            if beats.len() < told && hops == 0 {
                 self.shared.refused += 1;
                 tracing::warn!(%from, "it speaks for another voter: that beat is refused");
             }
