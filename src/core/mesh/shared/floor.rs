@@ -327,7 +327,8 @@ impl Mesh {
         if leads && self.shared.floors.is_near(number) {
             return true;
         }
-        if votes && !leads && !self.hears_the_leader() {
+        // In a large mesh others have told who gives orders, and that may be over already.
+        if votes && !leads && (!self.hears_the_leader() || !self.is_full_mesh()) {
             // It may well have taken the lease over a moment ago: it tells of the floor again soon.
             return false;
         }
