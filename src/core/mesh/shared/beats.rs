@@ -1,9 +1,8 @@
 //! Who tells whom that the voters are there.
 //!
-//! In a small mesh each voter tells everybody by itself, other voters with each beat and the rest with every other one, and
-//! nobody speaks for another one. In a large one a voter
-//! tells the other voters by itself; all others hear of it in *waves*. A wave begins with a voter and goes from each
-//! node that it reaches, once, to [`WAVE_FANOUT`] of those that it has links with. It carries the newest beat of every
+//! In a small mesh each voter tells everybody by itself, other voters with each beat and the rest with every other one (with
+//! each, while it hears no more than a quorum), and nobody speaks for another one. In a large one a voter tells the other
+//! voters by itself; all others hear of it in *waves*. A wave begins with a voter and goes from each node that it reaches, once, to [`WAVE_FANOUT`] of those that it has links with. It carries the newest beat of every
 //! voter that its sender has heard, each with its age: one wave does for all of them. A voter that has seen
 //! [`WAVES_ENOUGH`] waves of others that tell of it since its last beat begins none, so that their number does not grow with that of
 //! the voters, and another one takes over where a voter is gone. (The rule by which a node stays silent when it has
@@ -38,7 +37,7 @@ pub(super) struct Heard {
     waves: BTreeMap<NodeId, (u64, u64)>,
     /// Waves seen since this node's last beat that tell of it.
     waves_seen: usize,
-    /// The number of that.
+    /// The number of this node's last beat.
     own_number: u64,
 }
 
