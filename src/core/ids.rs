@@ -104,7 +104,8 @@ impl fmt::Debug for CaKeyId {
     }
 }
 
-/// The name of an agent: 1 to 64 ASCII letters, digits, `-`, `_`, `.`.
+/// The name of an agent: 1 to 64 ASCII letters, digits, `-`, `_`, `.`. An agent that fills a slot of a blueprint has the
+/// blueprint's name, `#` and the number of the slot: `web#3`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct AgentName(Arc<str>);
@@ -115,7 +116,14 @@ impl AgentName {
     /// # Errors
     /// [`NameError`] says which rule the text breaks.
     pub fn new(text: &str) -> Result<Self, NameError> {
-        check_name("agent name", text, limits::AGENT_NAME_BYTES_MAX)?;
+        const WHAT: &str = "agent name";
+        let (base, slot) = text.split_once('#').map_or((text, None), |(base, slot)| (base, Some(slot)));
+        check_name(WHAT, base, limits::AGENT_NAME_BYTES_MAX)?;
+        if slot.is_some_and(|slot| !is_slot_number(slot)) {
+            let text = text.chars().take(80).collect();
+            let why = "after '#' stands the number of a slot, as in web#3";
+            return Err(NameError { what: WHAT, text, why });
+        }
         Ok(Self(text.into()))
     }
 
@@ -124,6 +132,31 @@ impl AgentName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The name without the number of a slot: what messages are usually addressed to.
+    #[must_use]
+    pub fn base(&self) -> Self {
+        match self.0.split_once('#') {
+            Some((base, _)) => Self(base.into()),
+            None => self.clone(),
+        }
+    }
+
+    /// The number of the slot that it fills; `None` for an agent that was deployed by hand.
+    #[must_use]
+    pub fn slot(&self) -> Option<u16> {
+        self.0.split_once('#')?.1.parse().ok()
+    }
+
+    /// The name of whoever fills this slot of the blueprint with this name.
+    #[must_use]
+    pub fn of_slot(&self, number: u16) -> Self {
+        Self(format!("{}#{number}", self.base()).into())
+    }
+}
+
+fn is_slot_number(text: &str) -> bool {
+    text.parse::<u16>().is_ok_and(|number| number.to_string() == text)
 }
 
 /// The name of a mesh as its certificates carry it (the trust domain of the SPIFFE id).
@@ -357,6 +390,18 @@ mod tests {
         ] {
             let error = NodeId::new(text).expect_err(text);
             assert!(error.to_string().contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_agent_is_named_after_its_slot_and_a_slot_has_one_name() {
+        let web = AgentName::new("web").expect("valid");
+        let third = AgentName::new("web#3").expect("valid");
+        assert_eq!(web.of_slot(3), third);
+        assert_eq!((third.base(), third.slot()), (web.clone(), Some(3)));
+        assert_eq!((web.base(), web.slot()), (web.clone(), None));
+        for text in ["web#", "web#03", "web#-1", "web#70000", "web#1#2", "#1", "web#+1"] {
+            assert!(AgentName::new(text).is_err(), "{text}");
         }
     }
 

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 mod care;
+mod desired;
 mod offers;
 mod outbox;
 mod wasm;
 
 pub use care::*;
+pub use desired::*;
 pub use offers::*;
 pub use outbox::*;
 pub use wasm::*;

@@ -15,6 +15,7 @@ use super::limits;
 
 mod address;
 mod agent;
+mod blueprint;
 mod care;
 mod decisions;
 mod dots;
@@ -31,6 +32,11 @@ mod wasm;
 
 pub use address::{Address, Target};
 pub use agent::{AgentRecord, AgentSource, AgentSpec, AgentState, AgentView, ProcessProtocol};
+pub use blueprint::{
+    BLUEPRINTS_PREFIX, Blueprint, BlueprintRecord, DRAINED_PREFIX, Domain, Instances, ORDERS_PREFIX, OnCut,
+    Order, OrderEpoch, Placement, PlacementStrategy, Post, SpecDigest, Update, Version, order_key,
+    slot_of_key,
+};
 pub use care::{Care, Checkup, Health, HealthCheck, Probe, Restart};
 pub use decisions::{Action, Condition, ConditionError, Decision};
 pub use dots::{Actor, Clock, Dot, DotRange, Span};

@@ -1,0 +1,368 @@
+//! Desired state as records: blueprints say what should run, orders which node fills which slot.
+//!
+//! A *blueprint* has *slots*, numbered from 0, each filled by one instance: `web#0`, `web#1`. An *order* gives a slot to a
+//! node. Orders of one slot are told apart by their [`OrderEpoch`], never by a clock: the higher one holds, whoever hears of
+//! it first.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::{AgentSpec, NodeCard};
+use crate::core::ids::{AgentName, NodeId};
+use crate::core::limits;
+
+/// Which of two orders for a slot holds: the greater. Those of a later term of the lease are greater than all of an earlier
+/// one, because only the holder of the lease gives orders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct OrderEpoch {
+    /// The chain of rosters.
+    pub chain: u64,
+    /// Which of two chains of that number.
+    pub chain_id: u64,
+    /// The term of the lease.
+    pub term: u64,
+    /// Counts the orders of a term, from 1.
+    pub order: u64,
+}
+
+impl fmt::Display for OrderEpoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.chain, self.term, self.order)
+    }
+}
+
+/// How many instances a blueprint has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Instances {
+    /// So many.
+    Count(u16),
+    /// One on each node that may have one.
+    PerNode,
+}
+
+/// What decides between nodes that may all have an instance.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PlacementStrategy {
+    /// The node with the fewest agents, then the one whose CPU has least to do.
+    #[default]
+    LeastLoaded,
+    /// The node with the fewest instances of this blueprint.
+    Spread,
+    /// The node with the most agents that has room: others stay free.
+    Binpack,
+    /// The nodes in turn, in the order of their names.
+    RoundRobin,
+}
+
+/// What instances are spread over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Domain {
+    /// Zones within their regions.
+    Zone,
+    /// Regions.
+    Region,
+}
+
+/// Where the instances of a blueprint may be, and where they should rather be.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// What decides in the end.
+    #[serde(default)]
+    pub strategy: PlacementStrategy,
+    /// Rather on these nodes, the first one first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prefer: Vec<NodeId>,
+    /// Only on nodes with these labels; `region`, `zone` and `node` count as labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub require: BTreeMap<String, String>,
+    /// Rather on nodes that have an instance of these blueprints.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub near: BTreeSet<AgentName>,
+    /// Not on nodes that have an instance of these blueprints. Its own name: not two on one node.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub apart_from: BTreeSet<AgentName>,
+    /// As evenly as can be over these, before the strategy decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spread_over: Option<Domain>,
+}
+
+/// How another version of a blueprint takes the place of the one that runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Update {
+    /// Instances that are not steady because of it, at once.
+    pub max_parallel: u16,
+    /// An instance that has run for so long, and is not unhealthy, is steady.
+    pub min_healthy: Duration,
+    /// An instance that is not steady so long after its order has failed.
+    pub deadline: Duration,
+    /// Whether the version before takes its place again when an instance of the new one fails.
+    pub roll_back: bool,
+}
+
+impl Default for Update {
+    fn default() -> Self {
+        Self {
+            max_parallel: 1,
+            min_healthy: Duration::from_secs(1),
+            deadline: Duration::from_secs(60),
+            roll_back: true,
+        }
+    }
+}
+
+/// What an instance does while its node is among a minority.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnCut {
+    /// It runs on. The majority starts another one: until the cut heals there are two.
+    #[default]
+    Continue,
+    /// It is stopped.
+    Stop,
+}
+
+/// What should run, how often, and where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blueprint {
+    /// What each instance is; its name is the blueprint's.
+    pub spec: AgentSpec,
+    /// How many there are.
+    pub instances: Instances,
+    /// Where they are.
+    #[serde(default)]
+    pub placement: Placement,
+    /// How a later version takes their place.
+    #[serde(default)]
+    pub update: Update,
+    /// What they do while their node is among a minority.
+    #[serde(default)]
+    pub on_cut: OnCut,
+}
+
+/// Names what an instance is made of: two versions of a blueprint that differ only in how many there are, or where, have
+/// the same, and going from one to the other starts nothing anew.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct SpecDigest([u8; 8]);
+
+impl fmt::Debug for SpecDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl Blueprint {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &AgentName {
+        &self.spec.name
+    }
+
+    /// Names what its instances are made of.
+    #[must_use]
+    pub fn digest(&self) -> SpecDigest {
+        let encoded = crate::core::wire::encode_value(&self.spec);
+        let mut digest = [0; 8];
+        digest.copy_from_slice(&Sha256::digest(&encoded)[..8]);
+        SpecDigest(digest)
+    }
+
+    /// What whoever fills this slot is.
+    #[must_use]
+    pub fn spec_of(&self, slot: u16) -> AgentSpec {
+        AgentSpec { name: self.spec.name.of_slot(slot), ..self.spec.clone() }
+    }
+
+    /// Checks its bounds, and that it does not contradict itself.
+    ///
+    /// # Errors
+    /// A sentence for the person who applies it.
+    pub fn check(&self) -> Result<(), String> {
+        self.check_parts().map_err(|why| format!("blueprint {}: {why}", self.name()))
+    }
+
+    fn check_parts(&self) -> Result<(), String> {
+        if self.name().slot().is_some() {
+            return Err("its name has a '#', which stands before the number of a slot".to_owned());
+        }
+        self.spec.check()?;
+        if let Instances::Count(count) = self.instances
+            && count > limits::INSTANCES_MAX
+        {
+            return Err(format!("{count} instances are too many: at most {}", limits::INSTANCES_MAX));
+        }
+        let Placement { prefer, require, near, apart_from, .. } = &self.placement;
+        let rules = [
+            ("prefer", prefer.len()),
+            ("require", require.len()),
+            ("near", near.len()),
+            ("apart_from", apart_from.len()),
+        ];
+        if let Some((rule, _)) = rules.into_iter().find(|(_, len)| *len > limits::PLACEMENT_RULES_MAX) {
+            return Err(format!(
+                "placement.{rule} has too many entries: at most {}",
+                limits::PLACEMENT_RULES_MAX
+            ));
+        }
+        if let Some(both) = near.intersection(apart_from).next() {
+            return Err(format!("it is to be near {both} and apart from it"));
+        }
+        if near.contains(self.name()) {
+            return Err("it is to be near itself: leave it out of placement.near".to_owned());
+        }
+        let Update { max_parallel, min_healthy, deadline, .. } = self.update;
+        if max_parallel == 0 || max_parallel > limits::UPDATE_PARALLEL_MAX {
+            return Err(format!("update.max_parallel is 1 to {}", limits::UPDATE_PARALLEL_MAX));
+        }
+        if deadline > limits::UPDATE_DEADLINE_MAX || deadline <= min_healthy {
+            return Err("update.deadline is longer than update.min_healthy, and at most a day".to_owned());
+        }
+        let bytes = crate::core::wire::encode_value(self).len();
+        if bytes > limits::BLUEPRINT_BYTES_MAX {
+            return Err(format!("it has {bytes} bytes: at most {}", limits::BLUEPRINT_BYTES_MAX));
+        }
+        Ok(())
+    }
+}
+
+/// A version of a blueprint, and why there is one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// Counts the versions of a blueprint, from 1.
+    pub number: u64,
+    /// What should run.
+    pub blueprint: Blueprint,
+    /// Why there is this version: `applied`, `scaled to 5`, `rolled back to version 3: ...`.
+    pub why: String,
+    /// Whether it came about because the one before it had failed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub of_failure: bool,
+}
+
+/// A blueprint as it is stored, under [`BLUEPRINTS_PREFIX`]: what should run now, and what should have run before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlueprintRecord {
+    /// The version that holds.
+    pub current: Version,
+    /// Those before, the last one first.
+    #[serde(default)]
+    pub former: Vec<Version>,
+    /// Nothing of it should run. The record stays, so that nobody takes an order for one of a blueprint yet to come.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub removed: bool,
+    /// No instance is updated until somebody says so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
+}
+
+/// Where the records of blueprints are: the blueprint's name follows.
+pub const BLUEPRINTS_PREFIX: &str = "_mesh/blueprints/";
+/// Where orders are: the blueprint's name follows, and the number of the slot.
+pub const ORDERS_PREFIX: &str = "_mesh/assignments/";
+/// Where it says which nodes are drained: the node's name follows.
+pub const DRAINED_PREFIX: &str = "_mesh/drained/";
+
+impl BlueprintRecord {
+    /// The record of a blueprint that is new.
+    #[must_use]
+    pub fn new(blueprint: Blueprint, why: String) -> Self {
+        let current = Version { number: 1, blueprint, why, of_failure: false };
+        Self { current, former: vec![], removed: false, paused: false }
+    }
+
+    /// The record with a version after the current one. The oldest versions are forgotten where there are too many.
+    #[must_use]
+    pub fn followed_by(&self, blueprint: Blueprint, why: String, of_failure: bool) -> Self {
+        let number = self.current.number + 1;
+        let current = Version { number, blueprint, why, of_failure };
+        let former = std::iter::once(&self.current).chain(&self.former).cloned();
+        let former = former.take(limits::BLUEPRINT_VERSIONS_MAX).collect();
+        let mut next = Self { current, former, removed: false, paused: false };
+        while crate::core::wire::encode_value(&next).len() > limits::BLUEPRINT_RECORD_BYTES_MAX {
+            next.former.pop();
+        }
+        next
+    }
+
+    /// The blueprint, unless it was removed.
+    #[must_use]
+    pub fn wanted(&self) -> Option<&Blueprint> {
+        (!self.removed).then_some(&self.current.blueprint)
+    }
+
+    /// The version whose instances are made of that.
+    #[must_use]
+    pub fn version_of(&self, digest: SpecDigest) -> Option<&Version> {
+        std::iter::once(&self.current)
+            .chain(&self.former)
+            .find(|version| version.blueprint.digest() == digest)
+    }
+}
+
+/// Which node fills a slot, as it is stored under [`ORDERS_PREFIX`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// Which order of the slot it is.
+    pub epoch: OrderEpoch,
+    /// What is ordered; `None`: nobody fills the slot.
+    pub post: Option<Post>,
+    /// Why, in a few words.
+    pub why: String,
+}
+
+/// What a node is ordered to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Post {
+    /// The node.
+    pub node: NodeId,
+    /// What it runs: a version of the blueprint with this digest.
+    pub digest: SpecDigest,
+    /// A node that had the slot before, and goes on until this one has begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relieves: Option<NodeId>,
+    /// Nodes on which this version came to its end too often.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tried: Vec<NodeId>,
+}
+
+/// Where the order for a slot is stored; `None` for an agent that fills none.
+#[must_use]
+pub fn order_key(slot: &AgentName) -> Option<String> {
+    Some(format!("{ORDERS_PREFIX}{}/{}", slot.base(), slot.slot()?))
+}
+
+/// The slot whose order is stored there.
+#[must_use]
+pub fn slot_of_key(key: &str) -> Option<AgentName> {
+    let (name, number) = key.strip_prefix(ORDERS_PREFIX)?.split_once('/')?;
+    AgentName::new(&format!("{name}#{number}")).ok()
+}
+
+impl NodeCard {
+    /// Whether the node has what a placement requires; `Err` names what it has not.
+    ///
+    /// # Errors
+    /// The first label that is another, in words.
+    pub fn satisfies(&self, require: &BTreeMap<String, String>) -> Result<(), String> {
+        for (label, wanted) in require {
+            let found = match label.as_str() {
+                "region" => Some(self.region.as_str()),
+                "zone" => Some(self.zone.as_str()),
+                "node" => Some(self.node_id.as_str()),
+                other => self.labels.get(other).map(String::as_str),
+            };
+            match found.filter(|found| !found.is_empty()) {
+                Some(found) if found == wanted => {}
+                Some(found) => return Err(format!("its {label} is {found}, not {wanted}")),
+                None => return Err(format!("it has no {label}, {wanted} is required")),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,204 @@
+//! Which node a slot is given to: first who may have it, then who should.
+
+use std::collections::BTreeMap;
+
+use super::{Host, HostState, Landscape};
+use crate::core::ids::{AgentName, NodeId};
+use crate::core::limits;
+use crate::core::model::{Blueprint, BlueprintRecord, Domain, Instances, PlacementStrategy};
+
+/// Who has how many of what, with what the plan has ordered so far.
+#[derive(Debug)]
+pub(super) struct Occupancy {
+    nodes: BTreeMap<NodeId, Room>,
+}
+
+/// What a node has.
+#[derive(Debug, Default)]
+struct Room {
+    agents: usize,
+    of: BTreeMap<AgentName, usize>,
+}
+
+impl Room {
+    fn has(&self, name: &AgentName) -> usize {
+        self.of.get(name).copied().unwrap_or(0)
+    }
+}
+
+/// Whether a blueprint's instances may be on a node at all, whatever else it has.
+pub(super) fn may_have(blueprint: &Blueprint, host: &Host) -> Result<(), String> {
+    let roles = &host.card.roles;
+    if !roles.is_empty() && !roles.iter().any(|role| role == "worker") {
+        return Err(format!("its roles are {}, not worker", roles.join(", ")));
+    }
+    host.card.satisfies(&blueprint.placement.require)
+}
+
+impl Occupancy {
+    pub(super) fn of(landscape: Landscape<'_>) -> Self {
+        let room = |host: &Host| Room { agents: host.other_agents, of: BTreeMap::new() };
+        let nodes = landscape.hosts.iter().map(|(node, host)| (node.clone(), room(host))).collect();
+        let mut occupancy = Self { nodes };
+        for (slot, order) in landscape.orders {
+            if let Some(post) = &order.post {
+                occupancy.come(&post.node, &slot.base());
+            }
+        }
+        occupancy
+    }
+
+    pub(super) fn come(&mut self, node: &NodeId, name: &AgentName) {
+        if let Some(room) = self.nodes.get_mut(node) {
+            room.agents += 1;
+            *room.of.entry(name.clone()).or_default() += 1;
+        }
+    }
+
+    pub(super) fn leave(&mut self, node: &NodeId, name: &AgentName) {
+        if let Some(room) = self.nodes.get_mut(node) {
+            room.agents = room.agents.saturating_sub(1);
+            let of = room.of.entry(name.clone()).or_default();
+            *of = of.saturating_sub(1);
+        }
+    }
+
+    /// How many agents a node has.
+    pub(super) fn agents(&self, node: &NodeId) -> usize {
+        self.nodes.get(node).map_or(0, |room| room.agents)
+    }
+
+    /// The node for a slot, which is counted there from now on.
+    ///
+    /// # Errors
+    /// Why each node cannot have it.
+    pub(super) fn choose(
+        &mut self,
+        landscape: Landscape<'_>,
+        blueprint: &Blueprint,
+        slot: &AgentName,
+        not_on: &[NodeId],
+    ) -> Result<NodeId, String> {
+        let fits =
+            |(node, host): &(&NodeId, &Host)| self.accepts(landscape, blueprint, node, host, not_on).is_ok();
+        let able: Vec<_> = landscape.hosts.iter().filter(fits).collect();
+        let number = usize::from(slot.slot().unwrap_or(0));
+        let domains = self.domains(landscape, blueprint);
+        let ranked = able.iter().enumerate().map(|(at, (node, host))| {
+            let turn = (at + able.len() - number % able.len()) % able.len();
+            let in_domain = domains.get(&domain_of(blueprint, host)).copied().unwrap_or(0);
+            (self.rank(blueprint, node, host, in_domain, turn), *node)
+        });
+        let Some((_, node)) = ranked.min() else {
+            return Err(self.reasons(landscape, blueprint, not_on));
+        };
+        let node = node.clone();
+        self.come(&node, blueprint.name());
+        Ok(node)
+    }
+
+    /// Whether a node takes one more instance.
+    pub(super) fn accepts(
+        &self,
+        landscape: Landscape<'_>,
+        blueprint: &Blueprint,
+        node: &NodeId,
+        host: &Host,
+        not_on: &[NodeId],
+    ) -> Result<(), String> {
+        match host.state {
+            HostState::Up => {}
+            HostState::Draining => return Err("it is drained".to_owned()),
+            HostState::Lost => return Err("it is gone".to_owned()),
+        }
+        if not_on.contains(node) {
+            return Err("it has had it".to_owned());
+        }
+        may_have(blueprint, host)?;
+        let room = self.nodes.get(node).ok_or("it is not known")?;
+        if room.agents >= limits::AGENTS_PER_NODE_MAX {
+            return Err(format!("it has {} agents", room.agents));
+        }
+        let name = blueprint.name();
+        if blueprint.instances == Instances::PerNode && room.has(name) > 0 {
+            return Err("it has one".to_owned());
+        }
+        if let Some(other) = blueprint.placement.apart_from.iter().find(|other| room.has(other) > 0) {
+            return Err(format!("it has {other}"));
+        }
+        let keeps_off = |other: &AgentName| {
+            let theirs = landscape.blueprints.get(other).and_then(BlueprintRecord::wanted);
+            other != name && theirs.is_some_and(|theirs| theirs.placement.apart_from.contains(name))
+        };
+        match room.of.iter().find(|(other, count)| **count > 0 && keeps_off(other)) {
+            Some((other, _)) => Err(format!("it has {other}, which is to be apart from {name}")),
+            None => Ok(()),
+        }
+    }
+
+    /// Lower is better. What was required holds already; what is preferred comes in the order of the fields.
+    fn rank(
+        &self,
+        blueprint: &Blueprint,
+        node: &NodeId,
+        host: &Host,
+        in_domain: usize,
+        turn: usize,
+    ) -> impl Ord + use<> {
+        let placement = &blueprint.placement;
+        let room = &self.nodes[node];
+        let own = room.has(blueprint.name());
+        let is_far = !placement.near.is_empty() && placement.near.iter().all(|other| room.has(other) == 0);
+        let preferred = placement.prefer.iter().position(|name| name == node).unwrap_or(usize::MAX);
+        let [own, agents, turn] =
+            [own, room.agents, turn].map(|count| i64::try_from(count).unwrap_or(i64::MAX));
+        let cpu = i64::from(host.cpu_tenths);
+        let by_strategy = match placement.strategy {
+            PlacementStrategy::LeastLoaded => [agents, cpu, own],
+            PlacementStrategy::Spread => [own, agents, cpu],
+            PlacementStrategy::Binpack => [-agents, own, 0],
+            PlacementStrategy::RoundRobin => [own, turn, 0],
+        };
+        (is_far, preferred, in_domain, by_strategy)
+    }
+
+    /// How many instances of the blueprint are in each zone, or region.
+    fn domains<'a>(
+        &self,
+        landscape: Landscape<'a>,
+        blueprint: &Blueprint,
+    ) -> BTreeMap<(&'a str, &'a str), usize> {
+        let mut domains = BTreeMap::new();
+        if blueprint.placement.spread_over.is_some() {
+            for (node, host) in landscape.hosts {
+                *domains.entry(domain_of(blueprint, host)).or_default() +=
+                    self.nodes[node].has(blueprint.name());
+            }
+        }
+        domains
+    }
+
+    /// Why no node can have it, node by node.
+    fn reasons(&self, landscape: Landscape<'_>, blueprint: &Blueprint, not_on: &[NodeId]) -> String {
+        let reason = |(node, host): (&NodeId, &Host)| {
+            let why = self.accepts(landscape, blueprint, node, host, not_on).err()?;
+            Some(format!("{node}: {why}"))
+        };
+        let all: Vec<_> = landscape.hosts.iter().filter_map(reason).collect();
+        let more = all.len().saturating_sub(limits::REASONS_TOLD_MAX);
+        let mut told = all.into_iter().take(limits::REASONS_TOLD_MAX).collect::<Vec<_>>().join("; ");
+        if more > 0 {
+            told.push_str(&format!("; and {more} more"));
+        }
+        format!("no node can have it ({told})")
+    }
+}
+
+/// What a node's instances are spread over.
+fn domain_of<'a>(blueprint: &Blueprint, host: &'a Host) -> (&'a str, &'a str) {
+    match blueprint.placement.spread_over {
+        Some(Domain::Zone) => (&host.card.region, &host.card.zone),
+        Some(Domain::Region) => (&host.card.region, ""),
+        None => ("", ""),
+    }
+}

@@ -1,0 +1,340 @@
+//! What is to be ordered so that what runs is what should run: a plan, as data.
+//!
+//! [`plan`] looks at the blueprints, at the orders that hold, at the nodes and at what they say of their agents, and says
+//! which orders to give, each with its reason. It keeps nothing, knows no time and asks nobody, so the same state gives the
+//! same plan on every node. [`check`] looks at a plan once more, with other eyes: what it finds is a mistake of [`plan`], and
+//! such a plan is not carried out.
+//!
+//! - An instance stays where it is as long as its node is there and may have it.
+//! - Of a node that is gone, instances move at once; of one that is drained, when another has begun.
+//! - An instance whose node starts it again is not replaced, until that has given up on it.
+//! - Another version comes to as many instances at once as the blueprint says, and to the next when these are steady.
+//! - What has no node stays unplaced, with the reason of each node.
+
+mod check;
+mod choose;
+mod rebalance;
+mod rollout;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::check::check;
+use self::choose::Occupancy;
+pub use self::rebalance::rebalance;
+use super::ids::{AgentName, NodeId};
+use super::limits;
+use super::model::{Blueprint, BlueprintRecord, Instances, NodeCard, Order, Post, SpecDigest};
+
+/// Everything that a plan depends on.
+#[derive(Debug, Clone, Copy)]
+pub struct Landscape<'a> {
+    /// The blueprints, by name.
+    pub blueprints: &'a BTreeMap<AgentName, BlueprintRecord>,
+    /// The orders that hold, by slot.
+    pub orders: &'a BTreeMap<AgentName, Order>,
+    /// The nodes that belong to the mesh, whether they are there or not.
+    pub hosts: &'a BTreeMap<NodeId, Host>,
+    /// What runs by the orders that hold: by slot, as its node tells. Of a slot that is missing nothing was heard.
+    pub observed: &'a BTreeMap<AgentName, Observed>,
+}
+
+/// A node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// What it says of itself.
+    pub card: NodeCard,
+    /// Whether it may have instances.
+    pub state: HostState,
+    /// Agents that it has and that no blueprint gave it.
+    pub other_agents: usize,
+    /// How busy its CPU is, in tenths.
+    pub cpu_tenths: u16,
+}
+
+/// Whether a node may have instances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostState {
+    /// It is there.
+    Up,
+    /// It is there, and what it has is to go elsewhere.
+    Draining,
+    /// It is gone.
+    Lost,
+}
+
+/// How the instance that an order asks for is, as its node tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Observed {
+    /// It is on its way, or starts again.
+    Unsteady {
+        /// It has come to an end since its order was given, for this reason.
+        stumbled: Option<String>,
+        /// Its deadline is over.
+        overdue: bool,
+    },
+    /// It takes messages, for long enough.
+    Steady,
+    /// Its node has given up on it.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What is to be ordered.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The orders, in the order in which they are to be given.
+    pub steps: Vec<Step>,
+    /// Slots that should be filled and cannot be, with the reasons.
+    pub unplaced: BTreeMap<AgentName, String>,
+    /// Blueprints whose current version has failed and that go back to the one before, with the reason.
+    pub roll_back: BTreeMap<AgentName, String>,
+}
+
+/// One order that is to be given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// The slot.
+    pub slot: AgentName,
+    /// What is to be done.
+    pub action: StepAction,
+    /// What is to be ordered; `None`: nobody fills the slot.
+    pub post: Option<Post>,
+    /// Why.
+    pub why: String,
+}
+
+/// What a step does, in a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StepAction {
+    /// An instance comes to be.
+    Create,
+    /// It goes to another node.
+    Move,
+    /// It is made of something else.
+    Update,
+    /// It ends.
+    Stop,
+}
+
+impl Plan {
+    /// Whether nothing is to be done.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty() && self.roll_back.is_empty()
+    }
+
+    fn order(&mut self, slot: AgentName, action: StepAction, post: Option<Post>, why: impl Into<String>) {
+        let mut why = why.into();
+        why.truncate(why.floor_char_boundary(limits::ORDER_WHY_BYTES_MAX));
+        self.steps.push(Step { slot, action, post, why });
+    }
+}
+
+/// What is to be ordered now.
+#[must_use]
+pub fn plan(landscape: Landscape<'_>) -> Plan {
+    let mut plan = Plan::default();
+    let mut occupancy = Occupancy::of(landscape);
+    stop_unwanted(landscape, &mut occupancy, &mut plan);
+    for (name, record) in landscape.blueprints {
+        let Some(blueprint) = record.wanted() else {
+            continue;
+        };
+        if let Some(why) = rollout::failure(landscape, record) {
+            plan.roll_back.insert(name.clone(), why);
+            continue;
+        }
+        let digest = blueprint.digest();
+        for slot in wanted_slots(landscape, blueprint) {
+            fill(landscape, blueprint, digest, slot, &mut occupancy, &mut plan);
+        }
+        rollout::advance(landscape, record, &mut occupancy, &mut plan);
+    }
+    plan
+}
+
+/// The slots of a blueprint that should be filled.
+fn wanted_slots(landscape: Landscape<'_>, blueprint: &Blueprint) -> Vec<AgentName> {
+    let name = blueprint.name();
+    match blueprint.instances {
+        Instances::Count(count) => (0..count).map(|number| name.of_slot(number)).collect(),
+        Instances::PerNode => {
+            let held =
+                orders_of(landscape, name).filter(|(_, post)| landscape.hosts.contains_key(&post.node));
+            let held: BTreeMap<_, _> = held.map(|(slot, post)| (slot.clone(), post.node.clone())).collect();
+            let taken: BTreeSet<_> = held.values().collect();
+            let lacks = landscape.hosts.iter().filter(|(node, host)| {
+                !taken.contains(node)
+                    && host.state == HostState::Up
+                    && choose::may_have(blueprint, host).is_ok()
+            });
+            let free = (0..limits::INSTANCES_MAX)
+                .map(|number| name.of_slot(number))
+                .filter(|s| !held.contains_key(s));
+            let new: Vec<_> = free.zip(lacks).map(|(slot, _)| slot).collect();
+            held.keys().cloned().chain(new).collect()
+        }
+    }
+}
+
+/// The slots of a blueprint that are given to somebody, with what was ordered.
+fn orders_of<'a>(
+    landscape: Landscape<'a>,
+    name: &AgentName,
+) -> impl Iterator<Item = (&'a AgentName, &'a Post)> + use<'a> {
+    let prefix = format!("{name}#");
+    let from = name.of_slot(0);
+    let orders =
+        landscape.orders.range(from..).take_while(move |(slot, _)| slot.as_str().starts_with(&prefix));
+    orders.filter_map(|(slot, order)| Some((slot, order.post.as_ref()?)))
+}
+
+/// Ends what no blueprint wants. An order of a blueprint that is not known here is left alone: word of it may be on its way.
+fn stop_unwanted(landscape: Landscape<'_>, occupancy: &mut Occupancy, plan: &mut Plan) {
+    for (name, record) in landscape.blueprints {
+        let wanted: BTreeSet<_> =
+            record.wanted().into_iter().flat_map(|blueprint| wanted_slots(landscape, blueprint)).collect();
+        let why = match record.wanted().map(|blueprint| blueprint.instances) {
+            None => "its blueprint was removed".to_owned(),
+            Some(Instances::Count(count)) => format!("{count} instances are wanted"),
+            Some(Instances::PerNode) => "its node does not belong to the mesh any more".to_owned(),
+        };
+        for (slot, post) in orders_of(landscape, name) {
+            if !wanted.contains(slot) {
+                occupancy.leave(&post.node, name);
+                plan.order(slot.clone(), StepAction::Stop, None, why.clone());
+            }
+        }
+    }
+}
+
+/// Gives a slot to a node, if it has none that may keep it.
+fn fill(
+    landscape: Landscape<'_>,
+    blueprint: &Blueprint,
+    digest: SpecDigest,
+    slot: AgentName,
+    occupancy: &mut Occupancy,
+    plan: &mut Plan,
+) {
+    let per_node = blueprint.instances == Instances::PerNode;
+    let held = landscape.orders.get(&slot).and_then(|order| order.post.as_ref());
+    let Some(post) = held else {
+        let why = if per_node { "one on each node" } else { "it is wanted" };
+        return match occupancy.choose(landscape, blueprint, &slot, &[]) {
+            Ok(node) => {
+                let post = Post { node, digest, relieves: None, tried: vec![] };
+                plan.order(slot, StepAction::Create, Some(post), why);
+            }
+            Err(why) => {
+                plan.unplaced.insert(slot, why);
+            }
+        };
+    };
+    let Some(trouble) = trouble_of(landscape, blueprint, &slot, post) else {
+        return;
+    };
+    if per_node {
+        return end_on_node(blueprint, slot, post, &trouble, landscape, occupancy, plan);
+    }
+    let mut tried = if post.digest == digest { post.tried.clone() } else { vec![] };
+    if matches!(trouble, Trouble::GivenUp(_)) && post.digest == digest {
+        tried.push(post.node.clone());
+        tried.drain(..tried.len().saturating_sub(limits::ORDER_TRIED_MAX));
+    }
+    // Who is relieved may be one that is itself waited for.
+    let runs = |node: &NodeId| landscape.hosts.get(node).is_some_and(|host| host.state != HostState::Lost);
+    let leaves = matches!(trouble, Trouble::Drained | Trouble::Unfit(_)).then(|| &post.node);
+    let relieves =
+        leaves.filter(|node| runs(node)).or(post.relieves.as_ref().filter(|node| runs(node))).cloned();
+    let mut not_on = tried.clone();
+    not_on.push(post.node.clone());
+    occupancy.leave(&post.node, blueprint.name());
+    match occupancy.choose(landscape, blueprint, &slot, &not_on) {
+        Ok(node) => {
+            let relieves = relieves.filter(|relieved| *relieved != node);
+            let post = Post { node, digest, relieves, tried };
+            plan.order(slot, StepAction::Move, Some(post), trouble.to_string());
+        }
+        Err(why) => {
+            occupancy.come(&post.node, blueprint.name());
+            plan.unplaced.insert(slot, format!("{trouble}; {why}"));
+        }
+    }
+}
+
+/// One of each node ends with its node, and goes nowhere else.
+fn end_on_node(
+    blueprint: &Blueprint,
+    slot: AgentName,
+    post: &Post,
+    trouble: &Trouble,
+    landscape: Landscape<'_>,
+    occupancy: &mut Occupancy,
+    plan: &mut Plan,
+) {
+    let is_lost = landscape.hosts.get(&post.node).is_none_or(|host| host.state == HostState::Lost);
+    match trouble {
+        Trouble::Drained | Trouble::Unfit(_) if !is_lost => {
+            occupancy.leave(&post.node, blueprint.name());
+            plan.order(slot, StepAction::Stop, None, trouble.to_string());
+        }
+        Trouble::Drained | Trouble::Unfit(_) | Trouble::Lost(_) | Trouble::GivenUp(_) => {
+            plan.unplaced.insert(slot, trouble.to_string());
+        }
+    }
+}
+
+/// Why an instance cannot stay where it is.
+#[derive(Debug)]
+enum Trouble {
+    /// Its node is gone.
+    Lost(NodeId),
+    /// Its node is drained.
+    Drained,
+    /// Its node may not have it any more.
+    Unfit(String),
+    /// Its node has given up on it.
+    GivenUp(String),
+}
+
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Lost(node) => write!(f, "{node} is gone"),
+            Self::Drained => f.write_str("its node is drained"),
+            Self::Unfit(why) => write!(f, "its node may not have it: {why}"),
+            Self::GivenUp(why) => write!(f, "its node has given up on it: {why}"),
+        }
+    }
+}
+
+fn trouble_of(
+    landscape: Landscape<'_>,
+    blueprint: &Blueprint,
+    slot: &AgentName,
+    post: &Post,
+) -> Option<Trouble> {
+    let Some(host) = landscape.hosts.get(&post.node) else {
+        return Some(Trouble::Lost(post.node.clone()));
+    };
+    match host.state {
+        HostState::Lost => return Some(Trouble::Lost(post.node.clone())),
+        HostState::Draining => return Some(Trouble::Drained),
+        HostState::Up => {}
+    }
+    if let Err(why) = choose::may_have(blueprint, host) {
+        return Some(Trouble::Unfit(why));
+    }
+    match landscape.observed.get(slot) {
+        Some(Observed::Failed { reason }) => Some(Trouble::GivenUp(reason.clone())),
+        Some(Observed::Unsteady { .. } | Observed::Steady) | None => None,
+    }
+}

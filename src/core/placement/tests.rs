@@ -1,0 +1,1 @@
+//! What a plan orders, case by case.
