@@ -191,6 +191,24 @@ pub enum Event {
         /// Why, where there is something to say.
         reason: Option<String>,
     },
+    /// A slot of a blueprint was given to a node, or is not filled any more.
+    Ordered {
+        /// The slot, as `web#3`.
+        agent: AgentName,
+        /// Who had it before; null: nobody.
+        from: Option<NodeId>,
+        /// Who has it now; null: nobody.
+        to: Option<NodeId>,
+        /// Why.
+        why: String,
+    },
+    /// All that was ordered since the mesh last was at rest runs, or is not wanted any more.
+    Settled {
+        /// How many instances.
+        agents: u32,
+        /// How long it took.
+        took_ms: u64,
+    },
     /// Another roster holds.
     Roster {
         /// Its epoch, as `chain.order`.
@@ -334,6 +352,8 @@ impl From<model::Event> for Event {
             model::Event::Ticket { ticket, key, outcome, reason } => {
                 Self::Ticket { ticket: ticket.to_string(), key, outcome, reason }
             }
+            model::Event::Ordered { agent, from, to, why } => Self::Ordered { agent, from, to, why },
+            model::Event::Settled { agents, took_ms } => Self::Settled { agents, took_ms },
             model::Event::Roster { epoch, voters, members } => Self::Roster { epoch, voters, members },
             model::Event::Refused { peer, reason } => Self::Refused { peer, reason },
         }

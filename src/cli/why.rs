@@ -259,6 +259,8 @@ fn event_line(event: &Event) -> String {
             let why = reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
             format!("queued write {ticket} to {key} {outcome}{why}")
         }
+        Event::Ordered { agent, from, to, why } => ordered_line(agent, from.as_ref(), to.as_ref(), why),
+        Event::Settled { agents, took_ms } => settled_line(*agents, *took_ms),
         Event::Roster { epoch, voters, members } => {
             let voters: Vec<_> = voters.iter().map(|node| node.as_str()).collect();
             format!("roster {epoch}: {members} members, voters {}", voters.join(", "))
@@ -266,6 +268,20 @@ fn event_line(event: &Event) -> String {
         Event::Refused { peer, reason } => format!("{peer} was refused: {reason}"),
         Event::Unknown => "an event that this version does not know".to_owned(),
     }
+}
+
+/// `web#3 -> node-1, from node-2: node-2 is gone`
+pub(super) fn ordered_line(agent: &AgentName, from: Option<&NodeId>, to: Option<&NodeId>, why: &str) -> String {
+    match (from, to) {
+        (Some(from), Some(to)) if from != to => format!("{agent} -> {to}, from {from}: {why}"),
+        (_, Some(to)) => format!("{agent} -> {to}: {why}"),
+        (_, None) => format!("{agent} is to end: {why}"),
+    }
+}
+
+pub(super) fn settled_line(agents: u32, took_ms: u64) -> String {
+    let took = took_ms as f64 / 1e3;
+    format!("done: {agents} ordered, all that is wanted runs ({took:.1} s)")
 }
 
 fn found_line(found: &Found, by: &NodeId) -> String {

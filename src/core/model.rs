@@ -24,6 +24,7 @@ mod hello;
 mod letters;
 mod modes;
 mod offer;
+mod plan;
 mod replica;
 mod roster;
 mod sides;
@@ -48,6 +49,7 @@ pub use modes::{
     Writes,
 };
 pub use offer::{Balance, Offer};
+pub use plan::{Plan, Step, StepAction};
 pub use replica::{Hlc, KeyState, KeyUpdate, Sibling, Slot, Writer, check_key};
 pub use roster::{Electorate, Epoch, Roster, Seat};
 pub use sides::{Cut, Side, Sides, SilentNode};

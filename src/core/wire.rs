@@ -23,6 +23,7 @@ use super::ids::{CaKeyId, Incarnation, NodeId, NodeKey};
 use super::limits;
 use super::model::{Actor, Answer, Clock, DotRange, Epoch, Hello, Message};
 
+mod desired;
 mod facts;
 mod history;
 mod outbox;
@@ -31,6 +32,10 @@ mod shape;
 mod state;
 mod versions;
 
+pub use desired::{
+    BlueprintChange, BlueprintDetail, BlueprintStatus, Changes, DesiredAnswer, DesiredRequest, Planned,
+    SlotStatus,
+};
 pub use facts::{
     AgentStats, ArrivalFacts, CaFacts, CertificateFacts, CheckEntry, DiskFacts, LinkFacts, MemberFacts,
     NodeFacts, QueueFacts,

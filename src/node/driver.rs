@@ -422,6 +422,10 @@ fn log_event(event: &Event) {
         Event::Ticket { ticket, key, outcome, reason } => {
             tracing::debug!(%ticket, key, outcome, reason, "queued write");
         }
+        Event::Ordered { agent, from, to, why } => {
+            tracing::debug!(%agent, ?from, ?to, why, "ordered");
+        }
+        Event::Settled { agents, took_ms } => tracing::info!(agents, took_ms, "all that was ordered runs"),
         Event::Roster { epoch, voters, members } => tracing::info!(epoch, ?voters, members, "roster"),
         Event::Refused { peer, reason } => tracing::warn!(peer, reason, "refused"),
     }

@@ -154,7 +154,11 @@ impl World {
                 self.checkers.shared.on_outcome(machine, ticket, &outcome)
             }
             Event::Mode { from, to, reason } => self.report.modes.push((self.now, machine, from, to, reason)),
-            Event::Joined { .. } | Event::Agent { .. } | Event::Roster { .. } => {}
+            Event::Joined { .. }
+            | Event::Agent { .. }
+            | Event::Roster { .. }
+            | Event::Ordered { .. }
+            | Event::Settled { .. } => {}
         }
     }
 
@@ -208,6 +212,7 @@ impl World {
                 | RequestBody::History { .. }
                 | RequestBody::State(_)
                 | RequestBody::Outbox(_)
+                | RequestBody::Desired(_)
                 | RequestBody::ModulePart { .. } => Duration::ZERO,
             };
             self.now.since(*at) > limits::REQUEST_DEADLINE + more + REPLY_SLACK

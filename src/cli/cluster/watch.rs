@@ -5,7 +5,7 @@ use clap::Args;
 use crate::api::types::{Event, Gap, NumberedEvent};
 use crate::cli::client::Connection;
 use crate::cli::print;
-use crate::cli::{Failure, Output, Shown, client_of};
+use crate::cli::{Failure, Output, Shown, client_of, why};
 
 /// Arguments of `shoal cluster watch`.
 #[derive(Debug, Args)]
@@ -61,6 +61,10 @@ fn event_line(name: &str, data: &str) -> Result<String, Failure> {
         Event::Ticket { ticket, key, outcome, reason } => {
             format!("ticket  {ticket}  {key}  {outcome}  {}", reason.unwrap_or_default())
         }
+        Event::Ordered { agent, from, to, why } => {
+            format!("order  {}", why::ordered_line(&agent, from.as_ref(), to.as_ref(), &why))
+        }
+        Event::Settled { agents, took_ms } => format!("order  {}", why::settled_line(agents, took_ms)),
         Event::Roster { epoch, voters, members } => {
             let voters: Vec<_> = voters.iter().map(|node| node.as_str()).collect();
             format!("roster  {epoch}  {members} members, voters {}", voters.join(", "))

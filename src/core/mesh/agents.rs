@@ -14,7 +14,7 @@ use crate::core::wire::ResponseBody;
 impl Mesh {
     /// Stores a new agent; it is started once it is durable, and whoever asked is told how that went.
     pub(super) fn deploy(&mut self, spec: AgentSpec, requester: Requester) {
-        if let Err(why) = spec.check() {
+        if let Err(why) = spec.check().and_then(|()| self.check_free(&spec.name)) {
             return self.answer(requester, Err(Refusal::BadRequest { why }));
         }
         let agent = spec.name.clone();
@@ -41,8 +41,29 @@ impl Mesh {
         self.run_agent_effects(effects);
     }
 
+    /// Whether a name is not that of a blueprint or of one of its instances.
+    fn check_free(&self, agent: &AgentName) -> Result<(), String> {
+        if agent.slot().is_some() {
+            return Err(format!("{agent} is the name of an instance of a blueprint: leave out the '#'"));
+        }
+        match self.is_of_blueprint(agent) {
+            true => Err(format!(
+                "there is a blueprint {agent}: choose another name, or change it with `shoal apply`"
+            )),
+            false => Ok(()),
+        }
+    }
+
     /// Forgets an agent and lets it end.
     pub(super) fn undeploy(&mut self, agent: AgentName, requester: Requester) {
+        if agent.slot().is_some() {
+            let base = agent.base();
+            let why = format!(
+                "{agent} is an instance of the blueprint {base} and would be started again: `shoal agent scale {base} N`, \
+                or `shoal apply` without it"
+            );
+            return self.answer(requester, Err(Refusal::BadRequest { why }));
+        }
         if self.supervision.spec(&agent).is_none() {
             let node = self.own.clone();
             return self.answer(requester, Err(Refusal::UnknownAgent { agent, node }));
@@ -115,8 +136,10 @@ impl Mesh {
         }
         let own = self.own.clone();
         self.agent_event(&own, agent, record);
-        let delta = self.registry.publish_agent(agent, record);
+        let record = record.map(|record| AgentRecord { order: self.order_of(agent), ..record.clone() });
+        let delta = self.registry.publish_agent(agent, record.as_ref());
         self.spread(delta);
+        self.note_agent(&own, agent);
     }
 
     /// A start that somebody waits for has ended well or badly.
@@ -151,6 +174,7 @@ impl Mesh {
     }
 
     fn on_agent_gone(&mut self, agent: &AgentName) {
+        self.on_slot_gone(agent);
         self.output(Output::ForgetAgent { agent: agent.clone() });
         self.answer_restarts(agent, &Err("it was stopped before it had started".to_owned()));
         let waiting = self.undeploying.remove(agent).unwrap_or_default();
@@ -175,6 +199,7 @@ impl Mesh {
             if before.map(|b| b.state) != now.as_ref().map(|n| n.state.clone()) {
                 self.agent_event(node, &agent, now.as_ref());
             }
+            self.note_agent(node, &agent);
         }
     }
 

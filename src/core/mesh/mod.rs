@@ -9,6 +9,7 @@
 //! - `neighbours`: with whom a node of a large mesh keeps links, and which it lets go
 //! - `records`: what nodes publish about themselves on its way through the mesh
 //! - `agents`: deploy, stop, the runtime's reports, what is published
+//! - `desired`: what should run: what clients want, the orders that follow from it, and what of them this node does
 //! - `regions`: how far the others are, and which of them this node talks to when it may choose
 //! - `requests`: what nodes ask of each other
 //! - `outbox`: messages that this node has promised to deliver
@@ -18,6 +19,7 @@
 //! - `view`: what readers outside see
 
 mod agents;
+mod desired;
 mod gossip;
 mod joining;
 mod lineage;
@@ -40,6 +42,7 @@ use std::time::Duration;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use self::desired::Desired;
 use self::lineage::Lineage;
 use self::lists::Lists;
 use self::neighbours::Neighbours;
@@ -154,6 +157,7 @@ pub struct Mesh {
     /// Members that are known by their key only.
     nameless: BTreeSet<NodeKey>,
     shared: Shared,
+    desired: Desired,
     outbox: Outbox,
     /// When the outbox is looked after next.
     outbox_armed: Option<Instant>,
@@ -240,6 +244,7 @@ impl Mesh {
             restarts_told: BTreeMap::new(),
             nameless: BTreeSet::new(),
             shared,
+            desired: Desired::default(),
             outbox,
             outbox_armed: None,
             requests: BTreeMap::new(),
@@ -260,6 +265,7 @@ impl Mesh {
         if !leftovers.is_empty() {
             mesh.persist(leftovers, Pending::Shared(Durable::Leftovers));
         }
+        mesh.load_desired();
         mesh.store_process();
         mesh.begin(start, &remembered.peers, remembered.agents);
         mesh
@@ -355,6 +361,7 @@ impl Mesh {
                 Timer::Request(id) => self.on_request_timeout(id),
                 Timer::Shared => self.on_shared_timer(),
                 Timer::Outbox => self.on_outbox_timer(),
+                Timer::Desired => self.on_desired_timer(),
                 Timer::AgentRestart(agent, run) => {
                     let effects = self.supervision.handle_restart(&agent, run);
                     self.run_agent_effects(effects);
@@ -396,6 +403,7 @@ impl Mesh {
         }
         self.tell_near();
         self.settle_shared();
+        self.tend_desired();
         self.tend_outbox();
         if std::mem::take(&mut self.view_changed) {
             self.output(Output::ViewChanged);
@@ -411,6 +419,7 @@ impl Mesh {
             self.set_timer(LIVENESS_PAUSE, Timer::Liveness);
         }
         self.tell_liveness();
+        self.note_landscape();
     }
 
     /// The one way out. A control frame that its link's version does not know is not sent.

@@ -66,6 +66,7 @@ impl Mesh {
             | RequestBody::History { .. }
             | RequestBody::State(_)
             | RequestBody::Outbox(_)
+            | RequestBody::Desired(_)
             | RequestBody::ModulePart { .. } => limits::REQUEST_DEADLINE,
         };
         let id = self.next_number();
@@ -105,6 +106,7 @@ impl Mesh {
             }
             RequestBody::State(request) => self.on_state_request(requester, request),
             RequestBody::Outbox(request) => self.on_outbox_request(requester, request),
+            RequestBody::Desired(request) => self.on_desired_request(requester, request),
             RequestBody::Facts => self.ask_node(requester, NodeQuery::Facts),
             RequestBody::History { query } => self.ask_node(requester, NodeQuery::History(query)),
             RequestBody::ModulePart { module, offset } => {

@@ -38,6 +38,8 @@ pub(super) enum Timer {
     Shared,
     /// A message is to be tried, or is over.
     Outbox,
+    /// Something of what should run is to be looked at.
+    Desired,
     /// Start an agent again.
     AgentRestart(AgentName, u64),
     /// Replace some of the links after this one that were made with a former certificate.
@@ -64,6 +66,7 @@ impl Timer {
             | Self::Request(_)
             | Self::Shared
             | Self::Outbox
+            | Self::Desired
             | Self::AgentRestart(..)
             | Self::Renew(_)
             | Self::StopDeadline => 16,
@@ -87,6 +90,7 @@ impl Timer {
             Self::Request(_) => "request",
             Self::Shared => "shared state",
             Self::Outbox => "outbox",
+            Self::Desired => "desired",
             Self::AgentRestart(..) => "agent restart",
             Self::Renew(_) => "renew links",
             Self::StopDeadline => "stop",

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Care, Health, MemberStatus, Offer, WasmSource};
+use super::{Care, Health, MemberStatus, Offer, OrderEpoch, WasmSource};
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
 
@@ -176,6 +176,9 @@ pub struct AgentRecord {
     /// How its last checks found it.
     #[serde(default, skip_serializing_if = "Health::is_unchecked")]
     pub health: Health,
+    /// The order by which it runs; `None`: it was deployed by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<OrderEpoch>,
 }
 
 /// One agent on one node as this node sees it.

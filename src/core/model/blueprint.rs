@@ -240,9 +240,12 @@ pub struct Version {
     pub blueprint: Blueprint,
     /// Why there is this version: `applied`, `scaled to 5`, `rolled back to version 3: ...`.
     pub why: String,
-    /// Whether it came about because the one before it had failed.
+    /// Whether it is a former one that holds again: half of the instances change at once, and its failure takes nothing back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub of_failure: bool,
+    pub goes_back: bool,
+    /// Whether all its instances were steady once: what happens to them later is no failure of the version.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub settled: bool,
 }
 
 /// A blueprint as it is stored, under [`BLUEPRINTS_PREFIX`]: what should run now, and what should have run before.
@@ -272,15 +275,15 @@ impl BlueprintRecord {
     /// The record of a blueprint that is new.
     #[must_use]
     pub fn new(blueprint: Blueprint, why: String) -> Self {
-        let current = Version { number: 1, blueprint, why, of_failure: false };
+        let current = Version { number: 1, blueprint, why, goes_back: false, settled: false };
         Self { current, former: vec![], removed: false, paused: false }
     }
 
     /// The record with a version after the current one. The oldest versions are forgotten where there are too many.
     #[must_use]
-    pub fn followed_by(&self, blueprint: Blueprint, why: String, of_failure: bool) -> Self {
+    pub fn followed_by(&self, blueprint: Blueprint, why: String, goes_back: bool) -> Self {
         let number = self.current.number + 1;
-        let current = Version { number, blueprint, why, of_failure };
+        let current = Version { number, blueprint, why, goes_back, settled: false };
         let former = std::iter::once(&self.current).chain(&self.former).cloned();
         let former = former.take(limits::BLUEPRINT_VERSIONS_MAX).collect();
         let mut next = Self { current, former, removed: false, paused: false };

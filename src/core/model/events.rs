@@ -61,6 +61,24 @@ pub enum Event {
         /// Why, where there is something to say.
         reason: Option<String>,
     },
+    /// A slot of a blueprint was given to a node, or is not filled any more.
+    Ordered {
+        /// The slot.
+        agent: AgentName,
+        /// Who had it before, if somebody had.
+        from: Option<NodeId>,
+        /// Who has it now; `None`: nobody.
+        to: Option<NodeId>,
+        /// Why.
+        why: String,
+    },
+    /// All that was ordered since the mesh last was at rest runs, or is not wanted any more.
+    Settled {
+        /// How many instances.
+        agents: u32,
+        /// How long it took, in milliseconds.
+        took_ms: u64,
+    },
     /// Another roster holds.
     Roster {
         /// Its epoch, as `chain.order`.

@@ -20,14 +20,14 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
-
 pub use self::check::check;
 use self::choose::Occupancy;
 pub use self::rebalance::rebalance;
+pub use self::rollout::settled;
 use super::ids::{AgentName, NodeId};
 use super::limits;
 use super::model::{Blueprint, BlueprintRecord, Instances, NodeCard, Order, Post, SpecDigest};
+pub use super::model::{Plan, Step, StepAction};
 
 /// Everything that a plan depends on.
 #[derive(Debug, Clone, Copy)]
@@ -83,58 +83,6 @@ pub enum Observed {
         /// Why.
         reason: String,
     },
-}
-
-/// What is to be ordered.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Plan {
-    /// The orders, in the order in which they are to be given.
-    pub steps: Vec<Step>,
-    /// Slots that should be filled and cannot be, with the reasons.
-    pub unplaced: BTreeMap<AgentName, String>,
-    /// Blueprints whose current version has failed and that go back to the one before, with the reason.
-    pub roll_back: BTreeMap<AgentName, String>,
-}
-
-/// One order that is to be given.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Step {
-    /// The slot.
-    pub slot: AgentName,
-    /// What is to be done.
-    pub action: StepAction,
-    /// What is to be ordered; `None`: nobody fills the slot.
-    pub post: Option<Post>,
-    /// Why.
-    pub why: String,
-}
-
-/// What a step does, in a word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum StepAction {
-    /// An instance comes to be.
-    Create,
-    /// It goes to another node.
-    Move,
-    /// It is made of something else.
-    Update,
-    /// It ends.
-    Stop,
-}
-
-impl Plan {
-    /// Whether nothing is to be done.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.steps.is_empty() && self.roll_back.is_empty()
-    }
-
-    fn order(&mut self, slot: AgentName, action: StepAction, post: Option<Post>, why: impl Into<String>) {
-        let mut why = why.into();
-        why.truncate(why.floor_char_boundary(limits::ORDER_WHY_BYTES_MAX));
-        self.steps.push(Step { slot, action, post, why });
-    }
 }
 
 /// What is to be ordered now.
@@ -335,6 +283,9 @@ fn trouble_of(
     }
     match landscape.observed.get(slot) {
         Some(Observed::Failed { reason }) => Some(Trouble::GivenUp(reason.clone())),
+        Some(Observed::Unsteady { stumbled: None, overdue: true }) => {
+            Some(Trouble::GivenUp("it has not begun in time".to_owned()))
+        }
         Some(Observed::Unsteady { .. } | Observed::Steady) | None => None,
     }
 }

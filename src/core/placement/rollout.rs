@@ -1,7 +1,7 @@
 //! From one version of a blueprint to the next: some instances at a time, and back again when they fail.
 
 use super::choose::Occupancy;
-use super::{HostState, Landscape, Observed, Plan, StepAction, orders_of};
+use super::{HostState, Landscape, Observed, Plan, StepAction, orders_of, wanted_slots};
 use crate::core::ids::AgentName;
 use crate::core::model::{Blueprint, BlueprintRecord, Instances, Post, SpecDigest};
 
@@ -10,8 +10,8 @@ pub(super) fn failure(landscape: Landscape<'_>, record: &BlueprintRecord) -> Opt
     let blueprint = record.wanted()?;
     let digest = blueprint.digest();
     let differs = |before: &crate::core::model::Version| before.blueprint.digest() != digest;
-    if !blueprint.update.roll_back || record.current.of_failure || !record.former.first().is_some_and(differs)
-    {
+    let is_over = record.current.settled || record.current.goes_back;
+    if !blueprint.update.roll_back || is_over || !record.former.first().is_some_and(differs) {
         return None;
     }
     let is_of_it = |(_, post): &(&AgentName, &Post)| post.digest == digest;
@@ -25,6 +25,25 @@ pub(super) fn failure(landscape: Landscape<'_>, record: &BlueprintRecord) -> Opt
         };
         Some(format!("{slot} on {}: {why}", post.node))
     })
+}
+
+/// The blueprints whose current version has come to all of their slots, all of them steady, for the first time.
+#[must_use]
+pub fn settled(landscape: Landscape<'_>) -> Vec<AgentName> {
+    let is_settled = |record: &BlueprintRecord| {
+        let Some(blueprint) = record.wanted().filter(|_| !record.current.settled) else {
+            return false;
+        };
+        let digest = blueprint.digest();
+        let is_done = |slot: &AgentName| {
+            let post = landscape.orders.get(slot).and_then(|order| order.post.as_ref());
+            let is_steady = landscape.observed.get(slot) == Some(&Observed::Steady);
+            post.is_some_and(|post| post.digest == digest) && is_steady
+        };
+        wanted_slots(landscape, blueprint).iter().all(is_done)
+    };
+    let settled = landscape.blueprints.iter().filter(|(_, record)| is_settled(record));
+    settled.map(|(name, _)| name.clone()).collect()
 }
 
 /// Updates the next instances, if those before them are steady.
@@ -46,7 +65,8 @@ pub(super) fn advance(
     let is_steady = |slot: &AgentName| landscape.observed.get(slot) == Some(&Observed::Steady);
     let outdated: Vec<_> = held().filter(|(_, post)| post.digest != digest).collect();
     let under_way = held().filter(|(slot, post)| post.digest == digest && !is_steady(slot)).count();
-    let at_once = usize::from(blueprint.update.max_parallel).saturating_sub(under_way);
+    let half = if record.current.goes_back { held().count().div_ceil(2) } else { 0 };
+    let at_once = usize::from(blueprint.update.max_parallel).max(half).saturating_sub(under_way);
     let steady = held().filter(|(slot, _)| is_steady(slot)).count();
     let why = format!("version {}: {}", record.current.number, record.current.why);
     for (slot, post) in outdated.into_iter().take(at_once) {

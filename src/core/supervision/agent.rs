@@ -65,7 +65,7 @@ impl Agent {
         self.told = self.health.as_str();
         let kind = self.spec.source.kind().to_owned();
         let (state, offer, health) = (self.state.clone(), self.spec.offer.clone(), self.health.clone());
-        let record = AgentRecord { kind, state, restarts: self.restarts, offer, health };
+        let record = AgentRecord { kind, state, restarts: self.restarts, offer, health, order: None };
         AgentEffect::Publish { agent: self.spec.name.clone(), record: Some(record) }
     }
 

@@ -36,11 +36,13 @@ impl Recorded {
             Self::Event(
                 Event::Member { node, .. } | Event::Agent { node, .. } | Event::DuplicateNode { node, .. },
             ) => Some(node),
+            Self::Event(Event::Ordered { from, to, .. }) => to.as_ref().or(from.as_ref()),
             Self::Event(
                 Event::Joined { .. }
                 | Event::Refused { .. }
                 | Event::Mode { .. }
                 | Event::Ticket { .. }
+                | Event::Settled { .. }
                 | Event::Roster { .. },
             ) => None,
         }
@@ -50,7 +52,7 @@ impl Recorded {
     #[must_use]
     pub fn agent(&self) -> Option<&AgentName> {
         match self {
-            Self::Event(Event::Agent { agent, .. }) => Some(agent),
+            Self::Event(Event::Agent { agent, .. } | Event::Ordered { agent, .. }) => Some(agent),
             Self::Finding(_) | Self::Event(_) => None,
         }
     }
@@ -86,7 +88,8 @@ impl Recorded {
                 cut(key);
                 reason.as_mut()
             }
-            Self::Event(Event::Joined { .. } | Event::Roster { .. }) => None,
+            Self::Event(Event::Ordered { why, .. }) => Some(why),
+            Self::Event(Event::Joined { .. } | Event::Roster { .. } | Event::Settled { .. }) => None,
         };
         if let Some(text) = text {
             cut(text);

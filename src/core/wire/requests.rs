@@ -4,7 +4,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AgentStats, HistoryPage, HistoryQuery, NodeFacts, OutboxAnswer, OutboxRequest, StateAnswer, StateRequest,
+    AgentStats, DesiredAnswer, DesiredRequest, HistoryPage, HistoryQuery, NodeFacts, OutboxAnswer,
+    OutboxRequest, StateAnswer, StateRequest,
 };
 use crate::core::ids::{AgentName, ModuleId};
 use crate::core::limits;
@@ -71,6 +72,8 @@ pub enum RequestBody {
     },
     /// Something about the messages that it has promised to deliver.
     Outbox(OutboxRequest),
+    /// Something about what should run.
+    Desired(DesiredRequest),
 }
 
 /// What a request brings.
@@ -101,6 +104,8 @@ pub enum ResponseBody {
     ModulePart(ModulePart),
     /// About the messages that it has promised to deliver.
     Outbox(OutboxAnswer),
+    /// About what should run.
+    Desired(DesiredAnswer),
 }
 
 /// Some bytes of a WASM module.

@@ -140,7 +140,8 @@ impl RequestBody {
             | Self::History { .. }
             | Self::State(_)
             | Self::ModulePart { .. }
-            | Self::Outbox(_) => 2,
+            | Self::Outbox(_)
+            | Self::Desired(_) => 2,
         }
     }
 }
@@ -152,7 +153,12 @@ impl ResponseBody {
         match self {
             Self::AgentInfo { spec, .. } if matches!(spec.source, AgentSource::Wasm(_)) => 2,
             Self::Done | Self::AgentInfo { .. } | Self::Lines { .. } => 1,
-            Self::Facts(_) | Self::History(_) | Self::State(_) | Self::ModulePart(_) | Self::Outbox(_) => 2,
+            Self::Facts(_)
+            | Self::History(_)
+            | Self::State(_)
+            | Self::ModulePart(_)
+            | Self::Outbox(_)
+            | Self::Desired(_) => 2,
         }
     }
 }

@@ -120,6 +120,7 @@ impl Mesh {
         self.shared.clocks.forget_all_but(roster);
         self.shared.heard.forget_all_but(|node| roster.is_voter(node));
         self.view_changed = true;
+        self.note_landscape();
         if let Some(audit) = &roster.audit {
             tracing::warn!(epoch = ?roster.epoch, audit, "an operator has overruled a lost quorum");
         }
@@ -146,6 +147,7 @@ impl Mesh {
             LeaseView::Nobody => {}
         }
         self.shared.lease = lease;
+        self.note_landscape();
     }
 
     /// Whether this node may give orders now.
@@ -161,7 +163,7 @@ impl Mesh {
     }
 
     /// Who gives orders, as far as was heard of late.
-    pub(super) fn leader(&self) -> Option<&NodeId> {
+    pub(in crate::core::mesh) fn leader(&self) -> Option<&NodeId> {
         let (node, heard) = self.shared.leader.as_ref()?;
         (self.now.since(*heard) <= self.shared.config.detection_timeout).then_some(node)
     }
@@ -283,6 +285,7 @@ impl Mesh {
                 self.shared.register.set_joining(to == Mode::Joining, self.now);
                 self.view_changed = true;
                 self.event(Event::Mode { from, to, reason: reason.to_string() });
+                self.note_landscape();
             }
             PartitionEffect::Synchronise { round } => self.begin_round(round),
             PartitionEffect::AskHandler { question, view } => match &self.shared.config.strategy {

@@ -335,7 +335,7 @@ impl Mesh {
         }
     }
 
-    pub(super) fn is_going(&self, key: &NodeKey) -> bool {
+    pub(in crate::core::mesh) fn is_going(&self, key: &NodeKey) -> bool {
         self.shared.going.get(key).is_some_and(|since| self.now.since(*since) < GOING)
     }
 

@@ -49,15 +49,15 @@ use self::mend::Mending;
 use self::reconcile::Comparing;
 use self::repair::{Asked, Serving};
 pub use self::view::SharedView;
-pub(super) use self::writes::Durable;
 use self::writes::{Awaiting, Confirming};
+pub(super) use self::writes::{By, Durable};
 use super::lineage::is_row_of_lineage;
 use super::starts::is_row_of_starts;
 use super::{Mesh, Requester, Timer};
 use crate::core::contract::{Boot, Table};
 use crate::core::ids::{LinkId, NodeId, NodeKey};
 use crate::core::limits;
-use crate::core::model::{Doubt, DoubtKind, Hlc, Mode, PartitionConfig};
+use crate::core::model::{Doubt, DoubtKind, Hlc, Mode, PartitionConfig, Roster, Writes};
 use crate::core::partition::Partition;
 use crate::core::queue::{Pace, Queue, QueueBounds};
 use crate::core::register::{LeaseView, Register, RegisterError, StoreState};
@@ -259,6 +259,23 @@ impl Shared {
         now: Instant,
     ) {
         self.partition.handle_decision(question, answer, now);
+    }
+
+    pub(super) fn state(&self) -> &State {
+        &self.state
+    }
+
+    pub(super) fn roster(&self) -> Option<&Roster> {
+        self.register.roster()
+    }
+
+    pub(super) fn lease_now(&self, now: Instant) -> LeaseView {
+        self.register.lease(now)
+    }
+
+    /// What becomes of writes at present.
+    pub(super) fn writes(&self) -> Writes {
+        self.partition.permissions().writes
     }
 
     pub(super) fn mode(&self) -> Mode {

@@ -75,10 +75,19 @@ impl Mesh {
         }
     }
 
+    /// Asks these peers for what they have now; answers to what they were asked before do not count.
+    pub(in crate::core::mesh) fn ask_anew(&mut self, keys: &BTreeSet<NodeKey>) {
+        for key in keys {
+            self.shared.asked.remove(key);
+            self.ask_state(*key);
+        }
+    }
+
     /// Asks a peer for what it has and this node lacks, unless it is being asked.
-    pub(super) fn ask_state(&mut self, key: NodeKey) {
+    pub(in crate::core::mesh) fn ask_state(&mut self, key: NodeKey) {
         let wanted = self.shared.round.as_ref().is_some_and(|(_, done)| !done.contains(&key))
-            || self.shared.comparing.as_ref().is_some_and(|comparing| comparing.waits_for(&key));
+            || self.shared.comparing.as_ref().is_some_and(|comparing| comparing.waits_for(&key))
+            || self.leads_once_told_by(&key);
         if self.shared.asked.contains_key(&key) || (!wanted && self.shared.asked.len() >= ASKED_AT_ONCE) {
             return;
         }
@@ -286,6 +295,7 @@ impl Mesh {
             let round = *round;
             self.shared.partition.handle_synchronised(round, from, self.now);
         }
+        self.note_caught_up_with(&key);
         self.note_compared(key, from, Difference { received: asked.received, sent: lacks });
     }
 }

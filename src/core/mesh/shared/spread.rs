@@ -111,6 +111,9 @@ impl Mesh {
         let value = self.shared.state.policy(key).resolve(&reading.values).and_then(|s| s.value.clone());
         let siblings = reading.values.len() as u32;
         self.output(Output::StateChanged(StateChange { key: key.to_owned(), value, siblings }));
+        if key.starts_with("_mesh/") {
+            self.note_desired(key);
+        }
         self.view_changed = true;
     }
 }

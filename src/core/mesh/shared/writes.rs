@@ -13,7 +13,7 @@ use rand::RngExt;
 use super::super::{Mesh, Pending, Requester};
 use crate::core::contract::Change;
 use crate::core::error::Refusal;
-use crate::core::ids::{NodeId, NodeKey};
+use crate::core::ids::{AgentName, NodeId, NodeKey};
 use crate::core::limits;
 use crate::core::model::{
     Actor, Clock, Dot, DotRange, Event, Hlc, Mode, Outcome, Ticket, TicketState, Writer, Writes, check_key,
@@ -69,6 +69,12 @@ pub(in crate::core::mesh) enum By {
     Ticket(Ticket),
     /// An operator who has keys written anew.
     Mending,
+    /// The holder of the lease, who gives this slot to somebody.
+    Order(AgentName),
+    /// The same, of the record of a blueprint.
+    Record(AgentName),
+    /// A client that changes what should run, by its number.
+    Applying(u64),
 }
 
 /// A write whose writer has seen what this node has not seen yet.
@@ -191,12 +197,12 @@ impl Mesh {
         Ok(())
     }
 
-    pub(super) fn next_hlc(&self) -> Hlc {
+    pub(in crate::core::mesh) fn next_hlc(&self) -> Hlc {
         self.shared.state.next_hlc(self.shared.unix_ms(self.now))
     }
 
     /// Makes a write: its dot, the flush that goes with it, and all that is to be stored in one transaction.
-    pub(super) fn write(
+    pub(in crate::core::mesh) fn write(
         &mut self,
         key: &str,
         value: Option<Bytes>,
@@ -414,6 +420,9 @@ impl Mesh {
                 match by {
                     By::Client(requester) => self.refuse_for_store(requester, reason),
                     By::Ticket(ticket) => self.shared.queue.handle_not_resolved(&ticket),
+                    By::Order(slot) => self.on_order_stored(&slot, false),
+                    By::Record(name) => self.on_record_stored(&name, false),
+                    By::Applying(number) => self.on_applying_stored(number, false),
                     By::Mending => {
                         let (node, reason) = (self.own.clone(), reason.to_owned());
                         self.on_written_anew(Err(Refusal::StoreFailed { node, reason }));
@@ -466,6 +475,9 @@ impl Mesh {
             },
             By::Ticket(ticket) => self.on_ticket_done(&ticket),
             By::Mending => self.on_written_anew(Ok(())),
+            By::Order(slot) => self.on_order_stored(&slot, true),
+            By::Record(name) => self.on_record_stored(&name, true),
+            By::Applying(number) => self.on_applying_stored(number, true),
         }
     }
 

@@ -1,0 +1,462 @@
+//! What clients want of desired state, on any node that is among a majority.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+
+use super::super::shared::By;
+use super::super::{Mesh, Requester};
+use super::Applying;
+use crate::core::error::Refusal;
+use crate::core::ids::{AgentName, NodeId};
+use crate::core::limits;
+use crate::core::model::{
+    AgentState, BLUEPRINTS_PREFIX, Blueprint, BlueprintRecord, DRAINED_PREFIX, Instances, Mode, Plan, Post,
+    Writes,
+};
+use crate::core::placement::{self, Landscape};
+use crate::core::wire::{
+    BlueprintChange, BlueprintDetail, BlueprintStatus, Changes, DesiredAnswer, DesiredRequest, Planned,
+    RequestBody, ResponseBody, SlotStatus, encode_value,
+};
+
+type Answer = Result<DesiredAnswer, Refusal>;
+
+/// Blueprints that are to be written, by name.
+type Rewritten = BTreeMap<AgentName, BlueprintRecord>;
+
+impl Mesh {
+    pub(in crate::core::mesh) fn on_desired_request(
+        &mut self,
+        requester: Requester,
+        request: DesiredRequest,
+    ) {
+        if self.passes_on(requester, &request) {
+            return;
+        }
+        let made = match request {
+            DesiredRequest::Blueprints => Ok(self.blueprint_list()),
+            DesiredRequest::Blueprint { name } => self.blueprint_detail(&name),
+            DesiredRequest::Plan(changes) => {
+                self.plan_of(&changes).map(|(planned, _)| planned_answer(planned))
+            }
+            DesiredRequest::Apply { changes, plan_id } => {
+                return self.apply(requester, &changes, plan_id.as_deref());
+            }
+            DesiredRequest::Scale { name, instances } => return self.scale(requester, &name, instances),
+            DesiredRequest::RollBack { name, version } => return self.roll_back(requester, &name, version),
+            DesiredRequest::Pause { name, paused } => return self.pause(requester, &name, paused),
+            DesiredRequest::Drain { node, drained } => return self.drain(requester, &node, drained),
+            DesiredRequest::Rebalance { moves_max, dry_run } => self.rebalance(moves_max, dry_run),
+        };
+        self.answer(requester, made.map(ResponseBody::Desired));
+    }
+
+    /// Only the holder of the lease gives orders, and only it knows for how long what runs has run.
+    fn passes_on(&mut self, requester: Requester, request: &DesiredRequest) -> bool {
+        let is_its_own = matches!(request, DesiredRequest::Rebalance { .. } | DesiredRequest::Plan(_));
+        let is_of_client = matches!(requester, Requester::Local(_) | Requester::Own);
+        let holder = self.leader().filter(|holder| **holder != self.own).cloned();
+        match holder {
+            Some(holder) if is_its_own && is_of_client && self.desired.leading.is_none() => {
+                self.request(requester, holder, RequestBody::Desired(request.clone()));
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    fn may_change(&self) -> Result<(), Refusal> {
+        if self.is_leaving() {
+            return Err(self.leaving());
+        }
+        if self.shared.mode() != Mode::Healthy || self.shared.writes() != Writes::Apply {
+            let why =
+                "this node is not among a majority, and what should run is not queued: try again when it is";
+            return Err(Refusal::Barred { node: self.own.clone(), why: why.to_owned() });
+        }
+        Ok(())
+    }
+
+    /// What would be done, and the records that would be written for it.
+    fn plan_of(&mut self, changes: &Changes) -> Result<(Planned, Rewritten), Refusal> {
+        let rewritten = self.rewritten(changes)?;
+        let change = |(name, record): (&AgentName, &BlueprintRecord)| BlueprintChange {
+            name: name.clone(),
+            from: self.desired.blueprints.get(name).filter(|r| !r.removed).map(|r| r.current.number),
+            to: (!record.removed).then_some(record.current.number),
+        };
+        let blueprints: Vec<_> = rewritten.iter().map(change).collect();
+        let mut after = self.desired.blueprints.clone();
+        for (name, record) in &rewritten {
+            let mut record = record.clone();
+            // All that it will come to, and not only the first instances.
+            record.current.blueprint.update.max_parallel = limits::UPDATE_PARALLEL_MAX;
+            after.insert(name.clone(), record);
+        }
+        let (hosts, observed) = (self.hosts(), self.observe());
+        let landscape = Landscape {
+            blueprints: &after,
+            orders: &self.desired.orders,
+            hosts: &hosts,
+            observed: &observed,
+        };
+        let mut plan = placement::plan(landscape);
+        plan.steps.retain(|step| rewritten.contains_key(&step.slot.base()) || changes.is_empty());
+        plan.unplaced.retain(|slot, _| rewritten.contains_key(&slot.base()) || changes.is_empty());
+        Ok((planned(blueprints, plan), rewritten))
+    }
+
+    /// The records that change; those of blueprints that stay as they are, are not among them.
+    fn rewritten(&self, changes: &Changes) -> Result<Rewritten, Refusal> {
+        let bad = |why: String| Err(Refusal::BadRequest { why });
+        let Changes { blueprints, remove } = changes;
+        if blueprints.len() + remove.len() > limits::BLUEPRINTS_PER_APPLY_MAX {
+            return bad(format!("at most {} blueprints at once", limits::BLUEPRINTS_PER_APPLY_MAX));
+        }
+        let mut rewritten = Rewritten::new();
+        for blueprint in blueprints {
+            let name = blueprint.name();
+            if let Err(why) = blueprint.check().and_then(|()| self.check_name(blueprint)) {
+                return bad(why);
+            }
+            if rewritten.contains_key(name) || remove.contains(name) {
+                return bad(format!("blueprint {name} is named twice"));
+            }
+            let next = match self.desired.blueprints.get(name) {
+                Some(record) if record.wanted() == Some(blueprint) => continue,
+                Some(record) => record.followed_by(blueprint.clone(), "applied".to_owned(), false),
+                None => BlueprintRecord::new(blueprint.clone(), "applied".to_owned()),
+            };
+            rewritten.insert(name.clone(), next);
+        }
+        for name in remove {
+            let record = self.known_blueprint(name)?;
+            rewritten.insert(name.clone(), BlueprintRecord { removed: true, ..record.clone() });
+        }
+        self.check_room(&rewritten)?;
+        Ok(rewritten)
+    }
+
+    fn check_name(&self, blueprint: &Blueprint) -> Result<(), String> {
+        let name = blueprint.name();
+        let by_hand = self.registry.owners().find(|(_, owner)| owner.agents.contains_key(name));
+        match by_hand {
+            Some((node, _)) => Err(format!(
+                "an agent {name} that is of no blueprint is on {node}: stop it first, or choose another name"
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether there is room for what is to be written.
+    fn check_room(&self, rewritten: &Rewritten) -> Result<(), Refusal> {
+        let unchanged = self.desired.blueprints.iter().filter(|(name, _)| !rewritten.contains_key(*name));
+        let all = unchanged.chain(rewritten);
+        let nodes = self.shared.roster().map_or(1, |roster| roster.members.len());
+        let (mut count, mut slots) = (0, 0);
+        for (_, record) in all {
+            count += 1;
+            slots += match record.wanted().map(|blueprint| blueprint.instances) {
+                Some(Instances::Count(count)) => usize::from(count),
+                Some(Instances::PerNode) => nodes,
+                None => 0,
+            };
+        }
+        if count > limits::BLUEPRINTS_MAX {
+            return Err(Refusal::Overloaded {
+                what: format!("the list of {} blueprints", limits::BLUEPRINTS_MAX),
+            });
+        }
+        if slots > limits::SLOTS_MAX {
+            let what = format!(
+                "the mesh's table of {} instances, of which {slots} would be wanted,",
+                limits::SLOTS_MAX
+            );
+            return Err(Refusal::Overloaded { what });
+        }
+        Ok(())
+    }
+
+    fn known_blueprint(&self, name: &AgentName) -> Result<&BlueprintRecord, Refusal> {
+        let known = self.desired.blueprints.get(name).filter(|record| !record.removed);
+        known.ok_or_else(|| Refusal::BadRequest {
+            why: format!("there is no blueprint {name}: see `shoal blueprint list`"),
+        })
+    }
+
+    fn apply(&mut self, requester: Requester, changes: &Changes, plan_id: Option<&str>) {
+        let made = self.may_change().and_then(|()| self.plan_of(changes));
+        let (planned, rewritten) = match made {
+            Ok(made) => made,
+            Err(refusal) => return self.answer(requester, Err(refusal)),
+        };
+        if let Some(expected) = plan_id.filter(|expected| *expected != planned.id) {
+            let why = format!(
+                "the mesh has moved on since plan {expected} was made: applied now, it would be plan {}; look at it again",
+                planned.id
+            );
+            return self.answer(requester, Err(Refusal::BadRequest { why }));
+        }
+        let write = |(name, record)| (format!("{BLUEPRINTS_PREFIX}{name}"), encode_value(&record));
+        self.write_all(requester, planned, rewritten.into_iter().map(write).collect());
+    }
+
+    fn scale(&mut self, requester: Requester, name: &AgentName, instances: Instances) {
+        self.change_one(requester, name, |record| {
+            let blueprint = Blueprint { instances, ..record.current.blueprint.clone() };
+            let why = match instances {
+                Instances::Count(count) => format!("scaled to {count}"),
+                Instances::PerNode => "scaled to one on each node".to_owned(),
+            };
+            if blueprint == record.current.blueprint {
+                return Ok(None);
+            }
+            let next = record.followed_by(blueprint, why, record.current.goes_back);
+            Ok(Some(BlueprintRecord { paused: record.paused, ..next }))
+        });
+    }
+
+    fn roll_back(&mut self, requester: Requester, name: &AgentName, version: Option<u64>) {
+        self.change_one(requester, name, |record| {
+            let former = match version {
+                Some(number) => record.former.iter().find(|former| former.number == number),
+                None => record.former.first(),
+            };
+            let Some(former) = former else {
+                let known: Vec<_> = record.former.iter().map(|former| former.number.to_string()).collect();
+                return Err(match (version, known.is_empty()) {
+                    (_, true) => format!("blueprint {name} has no former version"),
+                    (Some(number), false) => {
+                        format!("version {number} of {name} is not kept: there are {}", known.join(", "))
+                    }
+                    (None, false) => unreachable!("the first of them is there"),
+                });
+            };
+            let why = format!("rolled back to version {}", former.number);
+            Ok(Some(record.followed_by(former.blueprint.clone(), why, true)))
+        });
+    }
+
+    fn pause(&mut self, requester: Requester, name: &AgentName, paused: bool) {
+        self.change_one(requester, name, |record| {
+            Ok((record.paused != paused).then(|| BlueprintRecord { paused, ..record.clone() }))
+        });
+    }
+
+    /// Writes a blueprint anew; `None`: it is already so.
+    fn change_one(
+        &mut self,
+        requester: Requester,
+        name: &AgentName,
+        next: impl FnOnce(&BlueprintRecord) -> Result<Option<BlueprintRecord>, String>,
+    ) {
+        let made = self.may_change().and_then(|()| {
+            let record = self.known_blueprint(name)?;
+            let next = next(record).map_err(|why| Refusal::BadRequest { why })?;
+            if let Some(next) = &next {
+                next.current.blueprint.check().map_err(|why| Refusal::BadRequest { why })?;
+                self.check_room(&BTreeMap::from([(name.clone(), next.clone())]))?;
+            }
+            let to = next.as_ref().unwrap_or(record).current.number;
+            let change =
+                BlueprintChange { name: name.clone(), from: Some(record.current.number), to: Some(to) };
+            Ok((change, next))
+        });
+        match made {
+            Ok((change, next)) => {
+                let key = format!("{BLUEPRINTS_PREFIX}{name}");
+                let writes = next.map(|next| (key, encode_value(&next))).into_iter().collect();
+                self.write_all(requester, planned(vec![change], Plan::default()), writes);
+            }
+            Err(refusal) => self.answer(requester, Err(refusal)),
+        }
+    }
+
+    fn drain(&mut self, requester: Requester, node: &NodeId, drained: bool) {
+        if let Err(refusal) = self.may_change() {
+            return self.answer(requester, Err(refusal));
+        }
+        if drained && self.status_of(&node.key()).is_none() {
+            return self.answer(requester, Err(Refusal::UnknownNode { node: node.clone() }));
+        }
+        let key = format!("{DRAINED_PREFIX}{node}");
+        let is_so = self.desired.drained.contains(node) == drained;
+        let value = drained.then(|| Bytes::from_static(b"drained"));
+        let writes = if is_so { vec![] } else { vec![(key, value)] };
+        self.write_some(requester, planned(vec![], Plan::default()), writes);
+    }
+
+    fn rebalance(&mut self, moves_max: u32, dry_run: bool) -> Answer {
+        self.may_change()?;
+        let busy = self.desired.leading.as_ref().is_none_or(|leading| !leading.is_at_rest());
+        if busy && !dry_run {
+            let why = "orders are being given just now, or nobody holds the lease: try again in a moment";
+            return Err(Refusal::NoAnswer { node: self.own.clone(), reason: why.to_owned() });
+        }
+        let (hosts, observed) = (self.hosts(), self.observe());
+        let landscape = Landscape {
+            blueprints: &self.desired.blueprints,
+            orders: &self.desired.orders,
+            hosts: &hosts,
+            observed: &observed,
+        };
+        let moves_max = usize::try_from(moves_max).unwrap_or(usize::MAX).min(limits::ORDERS_IN_FLIGHT_MAX);
+        let plan = placement::rebalance(landscape, moves_max);
+        if let Err(wrong) = placement::check(landscape, &plan) {
+            tracing::error!(wrong, "moves are not made, because they break a rule");
+            return Err(Refusal::NoAnswer { node: self.own.clone(), reason: wrong });
+        }
+        if !dry_run {
+            plan.steps.iter().cloned().all(|step| self.give_order(step));
+        }
+        Ok(planned_answer(planned(vec![], plan)))
+    }
+
+    fn write_all(&mut self, requester: Requester, answer: Planned, writes: Vec<(String, Bytes)>) {
+        let writes = writes.into_iter().map(|(key, value)| (key, Some(value))).collect();
+        self.write_some(requester, answer, writes);
+    }
+
+    /// Writes these and answers when all of them are stored.
+    fn write_some(&mut self, requester: Requester, answer: Planned, writes: Vec<(String, Option<Bytes>)>) {
+        if writes.is_empty() {
+            return self.answer(requester, Ok(ResponseBody::Desired(planned_answer(answer))));
+        }
+        if self.desired.applying.len() >= limits::REQUESTS_IN_FLIGHT_MAX || !self.takes_rows() {
+            let what = format!("the store's queue of {}", self.own);
+            return self.answer(requester, Err(Refusal::Overloaded { what }));
+        }
+        let number = self.next_number();
+        self.desired.applying.insert(number, Applying { requester, left: writes.len(), answer });
+        for (key, value) in writes {
+            if !self.write_desired(&key, value, By::Applying(number)) {
+                self.on_applying_stored(number, false);
+            }
+        }
+    }
+
+    /// One of the writes of a client is stored, or could not be.
+    pub(in crate::core::mesh) fn on_applying_stored(&mut self, number: u64, is_stored: bool) {
+        let Some(applying) = self.desired.applying.get_mut(&number) else {
+            return;
+        };
+        applying.left -= 1;
+        if is_stored && applying.left > 0 {
+            return;
+        }
+        let Some(Applying { requester, answer, .. }) = self.desired.applying.remove(&number) else {
+            return;
+        };
+        match is_stored {
+            true => self.answer(requester, Ok(ResponseBody::Desired(planned_answer(answer)))),
+            false => self.refuse_for_store(requester, "the disk takes no writes"),
+        }
+    }
+
+    fn blueprint_list(&mut self) -> DesiredAnswer {
+        let plan = self.plan_now();
+        let wanted = self.desired.blueprints.values().filter(|record| !record.removed);
+        DesiredAnswer::Blueprints(wanted.map(|record| self.status_of_blueprint(record, &plan)).collect())
+    }
+
+    fn blueprint_detail(&mut self, name: &AgentName) -> Answer {
+        let plan = self.plan_now();
+        let record = self.known_blueprint(name)?;
+        let status = self.status_of_blueprint(record, &plan);
+        let slots = self.posts_of(name).take(limits::PLAN_STEPS_TOLD_MAX);
+        let slots = slots.map(|(slot, order, post)| SlotStatus {
+            slot: slot.clone(),
+            node: post.node.clone(),
+            version: record.version_of(post.digest).map(|version| version.number),
+            state: self.told_of(slot, post).map(|(state, _)| state.as_str().to_owned()),
+            epoch: order.epoch.to_string(),
+            why: order.why.clone(),
+        });
+        let detail = BlueprintDetail { status, slots: slots.collect(), record: record.clone() };
+        Ok(DesiredAnswer::Blueprint(Box::new(detail)))
+    }
+
+    /// What the holder of the lease would order now, as far as this node sees it.
+    fn plan_now(&mut self) -> Plan {
+        let (hosts, observed) = (self.hosts(), self.observe());
+        placement::plan(Landscape {
+            blueprints: &self.desired.blueprints,
+            orders: &self.desired.orders,
+            hosts: &hosts,
+            observed: &observed,
+        })
+    }
+
+    fn posts_of(
+        &self,
+        name: &AgentName,
+    ) -> impl Iterator<Item = (&AgentName, &crate::core::model::Order, &Post)> {
+        let base = name.clone();
+        let orders = self.desired.orders.range(name.of_slot(0)..);
+        let of_it = orders.take_while(move |(slot, _)| slot.base() == base);
+        of_it.filter_map(|(slot, order)| Some((slot, order, order.post.as_ref()?)))
+    }
+
+    /// What the node of a slot tells of it, and whether that is by the order that holds.
+    fn told_of(&self, slot: &AgentName, post: &Post) -> Option<(&AgentState, bool)> {
+        if !self.status_of(&post.node.key())?.is_reachable() {
+            return None;
+        }
+        let record = self.registry.owner(&post.node)?.agents.get(slot)?;
+        let by_it =
+            record.order.is_some() && record.order == self.desired.orders.get(slot).map(|order| order.epoch);
+        Some((&record.state, by_it))
+    }
+
+    fn status_of_blueprint(&self, record: &BlueprintRecord, plan: &Plan) -> BlueprintStatus {
+        let name = record.current.blueprint.name();
+        let digest = record.current.blueprint.digest();
+        let (mut placed, mut running, mut updated) = (0, 0, 0);
+        for (slot, _, post) in self.posts_of(name) {
+            placed += 1;
+            if let Some((AgentState::Running, by_it)) = self.told_of(slot, post) {
+                running += 1;
+                updated += u32::from(by_it && post.digest == digest);
+            }
+        }
+        let unplaced = plan.unplaced.range(name.of_slot(0)..).take_while(|(slot, _)| slot.base() == *name);
+        BlueprintStatus {
+            name: name.clone(),
+            version: record.current.number,
+            why: record.current.why.clone(),
+            instances: record.current.blueprint.instances,
+            placed,
+            running,
+            updated,
+            paused: record.paused,
+            unplaced: unplaced
+                .take(limits::REASONS_TOLD_MAX)
+                .map(|(slot, why)| (slot.clone(), why.clone()))
+                .collect(),
+        }
+    }
+}
+
+impl Changes {
+    fn is_empty(&self) -> bool {
+        self.blueprints.is_empty() && self.remove.is_empty()
+    }
+}
+
+fn planned(blueprints: Vec<BlueprintChange>, mut plan: Plan) -> Planned {
+    let encoded = encode_value(&(&blueprints, &plan));
+    let digest = Sha256::digest(&encoded);
+    let id = digest[..6].iter().map(|byte| format!("{byte:02x}")).collect();
+    let steps = plan.steps.len() as u32;
+    plan.steps.truncate(limits::PLAN_STEPS_TOLD_MAX);
+    while plan.unplaced.len() > limits::PLAN_STEPS_TOLD_MAX {
+        plan.unplaced.pop_last();
+    }
+    Planned { id, blueprints, plan, steps }
+}
+
+fn planned_answer(planned: Planned) -> DesiredAnswer {
+    DesiredAnswer::Planned(Box::new(planned))
+}

@@ -1,0 +1,125 @@
+//! Doing what is ordered: this node runs the slots that are its own, and no others.
+//!
+//! What it runs is not on its disk: after a start it runs nothing until it has caught up with the others, because its slots
+//! may have gone elsewhere meanwhile.
+
+use std::collections::BTreeMap;
+
+use super::super::{Mesh, Phase};
+use crate::core::ids::AgentName;
+use crate::core::limits;
+use crate::core::model::{AgentSpec, AgentState, Mode, OnCut, OrderEpoch, Post, SpecDigest};
+
+/// What this node runs by order.
+#[derive(Debug)]
+pub(super) struct Followed {
+    epoch: OrderEpoch,
+    digest: SpecDigest,
+}
+
+impl Mesh {
+    /// Starts what this node is to run and does not, and ends what it runs and is not to.
+    pub(super) fn follow(&mut self) {
+        if !matches!(self.phase, Phase::Running) || self.shared.mode() == Mode::Joining {
+            return;
+        }
+        let wanted = self.wanted_here();
+        let followed: Vec<_> = self.desired.followed.keys().cloned().collect();
+        for slot in followed {
+            if !wanted.contains_key(&slot) && !self.goes_on(&slot) {
+                self.end_slot(&slot);
+            }
+        }
+        for (slot, (epoch, digest)) in wanted {
+            match self.desired.followed.get_mut(&slot) {
+                None => self.begin_slot(slot, epoch, digest),
+                Some(followed) if followed.digest != digest => self.end_slot(&slot),
+                Some(followed) if followed.epoch != epoch => {
+                    followed.epoch = epoch;
+                    self.publish_order(&slot);
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// The slots that this node is to run.
+    fn wanted_here(&self) -> BTreeMap<AgentName, (OrderEpoch, SpecDigest)> {
+        let is_cut = matches!(self.shared.mode(), Mode::Degraded);
+        let wanted = |slot: &AgentName| {
+            let order = self.desired.orders.get(slot)?;
+            let post = order.post.as_ref().filter(|post| post.node == self.own)?;
+            let record = self.desired.blueprints.get(&slot.base())?;
+            let version = record.version_of(post.digest)?;
+            let stops = is_cut && version.blueprint.on_cut == OnCut::Stop;
+            (!stops).then(|| (slot.clone(), (order.epoch, post.digest)))
+        };
+        self.desired.mine.iter().filter_map(wanted).collect()
+    }
+
+    /// Whether this node runs a slot on until the one that takes it over has begun.
+    fn goes_on(&self, slot: &AgentName) -> bool {
+        let Some(order) = self.desired.orders.get(slot) else {
+            return false;
+        };
+        let Some(Post { node, relieves: Some(relieves), .. }) = &order.post else {
+            return false;
+        };
+        let told = self.registry.owner(node).and_then(|owner| owner.agents.get(slot));
+        let has_begun = told
+            .is_some_and(|record| record.order == Some(order.epoch) && record.state == AgentState::Running);
+        *relieves == self.own && *node != self.own && !has_begun
+    }
+
+    fn begin_slot(&mut self, slot: AgentName, epoch: OrderEpoch, digest: SpecDigest) {
+        // What ends first leaves the name free and brings this node here again.
+        if self.supervision.spec(&slot).is_some() {
+            return;
+        }
+        if self.supervision.len() + self.deploying.len() >= limits::AGENTS_PER_NODE_MAX {
+            return tracing::error!(%slot, "this node has as many agents as it may: an order is not followed");
+        }
+        let Some(spec) = self.spec_of(&slot, digest) else {
+            return;
+        };
+        tracing::info!(%slot, %epoch, "ordered to run");
+        self.desired.followed.insert(slot, Followed { epoch, digest });
+        let effects = self.supervision.resume(spec);
+        self.run_agent_effects(effects);
+    }
+
+    fn spec_of(&self, slot: &AgentName, digest: SpecDigest) -> Option<AgentSpec> {
+        let version = self.desired.blueprints.get(&slot.base())?.version_of(digest)?;
+        Some(version.blueprint.spec_of(slot.slot()?))
+    }
+
+    fn end_slot(&mut self, slot: &AgentName) {
+        self.desired.followed.remove(slot);
+        tracing::info!(%slot, "not ordered to run any more");
+        let effects = self.supervision.stop(slot);
+        self.run_agent_effects(effects);
+    }
+
+    /// Tells the others by which order an agent runs.
+    fn publish_order(&mut self, slot: &AgentName) {
+        let told = self.registry.owner(&self.own).and_then(|owner| owner.agents.get(slot)).cloned();
+        if let Some(mut record) = told {
+            record.order = self.order_of(slot);
+            let delta = self.registry.publish_agent(slot, Some(&record));
+            self.spread(delta);
+            let own = self.own.clone();
+            self.note_agent(&own, slot);
+        }
+    }
+
+    /// The order by which this node runs an agent.
+    pub(in crate::core::mesh) fn order_of(&self, agent: &AgentName) -> Option<OrderEpoch> {
+        self.desired.followed.get(agent).map(|followed| followed.epoch)
+    }
+
+    /// An agent of this node has ended for good: its slot may be this node's again.
+    pub(in crate::core::mesh) fn on_slot_gone(&mut self, agent: &AgentName) {
+        self.desired.followed.remove(agent);
+        self.desired.follow_due = true;
+    }
+}

@@ -1,0 +1,214 @@
+//! What should run, as this node knows it, and the three who act on it.
+//!
+//! Blueprints, orders and drained nodes are keys of the replicated state, below `_mesh/`: every node has them. This room
+//! keeps them decoded, and
+//!
+//! - `clients` takes in what clients want of them, on any node that is among a majority;
+//! - `orders` gives orders, on the node that holds the lease and on no other: it plans, checks and executes, again and again;
+//! - `follow` does what is ordered, on each node, whoever gave the order.
+//!
+//! # Which order holds
+//!
+//! Of two orders for a slot the one with the higher epoch holds, and no clock is asked. Terms of the lease grow, so whatever
+//! the holder of a lease orders takes the place of what all before it have ordered, also where news of that comes later. A
+//! node follows an order as soon as it reads it. It need not wait until a quorum has stored it: should the order be lost
+//! with its giver, the next holder of the lease gives another with a higher epoch, and the node gives way to that.
+//!
+//! # What is not promised
+//!
+//! While the mesh is cut, an instance on the minority's side may run on beside the one that the majority has started (a
+//! blueprint says whether it does). Its node cannot write to the state, its writes are queued. When the cut heals, the order
+//! with the higher epoch reaches its node and ends it.
+
+mod clients;
+mod follow;
+mod orders;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Mesh, Requester};
+use crate::core::ids::{AgentName, NodeId};
+use crate::core::model::{
+    AgentState, BLUEPRINTS_PREFIX, BlueprintRecord, DRAINED_PREFIX, Event, Mode, ORDERS_PREFIX, Order,
+    OrderEpoch, Sibling, slot_of_key,
+};
+use crate::core::time::Instant;
+use crate::core::wire::{Planned, decode_value};
+
+use self::follow::Followed;
+use self::orders::Leading;
+
+/// What should run, decoded, and what is under way because of it.
+#[derive(Debug, Default)]
+pub(super) struct Desired {
+    blueprints: BTreeMap<AgentName, BlueprintRecord>,
+    /// By slot.
+    orders: BTreeMap<AgentName, Order>,
+    drained: BTreeSet<NodeId>,
+    /// Slots whose orders name this node.
+    mine: BTreeSet<AgentName>,
+    /// What this node runs by order.
+    followed: BTreeMap<AgentName, Followed>,
+    follow_due: bool,
+    /// There while this node holds the lease.
+    leading: Option<Leading>,
+    /// Something that a plan depends on has changed.
+    plan_due: bool,
+    /// There is a timer for then.
+    armed: Option<Instant>,
+    moving: Moving,
+    /// Clients that wait until their changes are stored, by a number.
+    applying: BTreeMap<u64, Applying>,
+}
+
+/// What was ordered and does not run yet.
+#[derive(Debug, Default)]
+struct Moving {
+    slots: BTreeMap<AgentName, OrderEpoch>,
+    ordered: u32,
+    since: Option<Instant>,
+}
+
+/// A client that waits until its changes are stored.
+#[derive(Debug)]
+struct Applying {
+    requester: Requester,
+    /// Writes that are on their way.
+    left: usize,
+    answer: Planned,
+}
+
+impl Mesh {
+    /// Takes in what the disk remembers.
+    pub(super) fn load_desired(&mut self) {
+        for prefix in [BLUEPRINTS_PREFIX, ORDERS_PREFIX, DRAINED_PREFIX] {
+            let keys: Vec<_> =
+                self.shared.state().list(prefix, None).map(|(key, _)| key.to_string()).collect();
+            keys.iter().for_each(|key| self.note_desired(key));
+        }
+    }
+
+    /// A key of Shoal's own has changed.
+    pub(super) fn note_desired(&mut self, key: &str) {
+        if let Some(name) = key.strip_prefix(BLUEPRINTS_PREFIX) {
+            self.note_blueprint(key, name);
+        } else if let Some(slot) = slot_of_key(key) {
+            self.note_order(key, slot);
+        } else if let Some(node) = key.strip_prefix(DRAINED_PREFIX).and_then(|node| NodeId::new(node).ok()) {
+            let is_drained = !self.shared.state().read(key).values.is_empty();
+            let known = &mut self.desired.drained;
+            let _ = if is_drained { known.insert(node) } else { known.remove(&node) };
+        } else {
+            return;
+        }
+        self.desired.plan_due = true;
+        self.desired.follow_due = true;
+    }
+
+    /// Of two that were written at once, the one with the higher version holds, then the later one.
+    fn note_blueprint(&mut self, key: &str, name: &str) {
+        let Ok(name) = AgentName::new(name) else {
+            return;
+        };
+        let rank = |(sibling, record): &(Sibling, BlueprintRecord)| {
+            (record.current.number, sibling.hlc, sibling.dot)
+        };
+        match self.decoded::<BlueprintRecord>(key).into_iter().max_by_key(rank) {
+            Some((_, record)) if *record.current.blueprint.name() == name => {
+                self.desired.blueprints.insert(name, record);
+            }
+            Some(_) | None => {
+                self.desired.blueprints.remove(&name);
+            }
+        }
+    }
+
+    fn note_order(&mut self, key: &str, slot: AgentName) {
+        let orders = self.decoded::<Order>(key).into_iter().map(|(_, order)| order);
+        let Some(order) = orders.max_by_key(|order| order.epoch) else {
+            self.desired.orders.remove(&slot);
+            self.desired.mine.remove(&slot);
+            return;
+        };
+        let concerns = |node: &NodeId| *node == self.own;
+        let post = order.post.as_ref();
+        let is_mine =
+            post.is_some_and(|post| concerns(&post.node) || post.relieves.as_ref().is_some_and(concerns));
+        let _ =
+            if is_mine { self.desired.mine.insert(slot.clone()) } else { self.desired.mine.remove(&slot) };
+        let before = self.desired.orders.insert(slot.clone(), order.clone());
+        if before.as_ref() != Some(&order) && self.shared.mode() == Mode::Healthy {
+            self.tell_order(slot, before, order);
+        }
+    }
+
+    /// The values of a key that can be read.
+    fn decoded<T: serde::de::DeserializeOwned>(&self, key: &str) -> Vec<(Sibling, T)> {
+        let values = self.shared.state().read(key).values;
+        let decode = |sibling: Sibling| {
+            let value = decode_value(sibling.value.as_ref()?);
+            if let Err(error) = &value {
+                tracing::warn!(key, %error, "a record of what should run cannot be read by this version");
+            }
+            Some((sibling, value.ok()?))
+        };
+        values.into_iter().filter_map(decode).collect()
+    }
+
+    fn tell_order(&mut self, slot: AgentName, before: Option<Order>, order: Order) {
+        let now = self.now;
+        let moving = &mut self.desired.moving;
+        match &order.post {
+            Some(_) => {
+                moving.since.get_or_insert(now);
+                moving.ordered += u32::from(moving.slots.insert(slot.clone(), order.epoch).is_none());
+            }
+            None => {
+                moving.slots.remove(&slot);
+            }
+        }
+        let from = before.and_then(|order| order.post).map(|post| post.node);
+        let to = order.post.map(|post| post.node);
+        self.event(Event::Ordered { agent: slot, from, to, why: order.why });
+    }
+
+    /// A node has told something of an agent.
+    pub(super) fn note_agent(&mut self, node: &NodeId, agent: &AgentName) {
+        if agent.slot().is_none() {
+            return;
+        }
+        self.desired.plan_due = true;
+        self.desired.follow_due |= self.desired.mine.contains(agent);
+        let told = self.registry.owner(node).and_then(|owner| owner.agents.get(agent));
+        let runs = told.filter(|record| record.state == AgentState::Running).and_then(|record| record.order);
+        if runs.is_some() && self.desired.moving.slots.get(agent) == runs.as_ref() {
+            self.desired.moving.slots.remove(agent);
+        }
+    }
+
+    /// Whether there is a blueprint of that name.
+    pub(super) fn is_of_blueprint(&self, agent: &AgentName) -> bool {
+        self.desired.blueprints.get(agent).is_some_and(|record| !record.removed)
+    }
+
+    /// Who is there, or who gives orders, has changed.
+    pub(super) fn note_landscape(&mut self) {
+        self.desired.plan_due = true;
+        self.desired.follow_due = true;
+    }
+
+    /// After each change: what is ordered is done, and what is to be ordered is ordered.
+    pub(super) fn tend_desired(&mut self) {
+        if std::mem::take(&mut self.desired.follow_due) {
+            self.follow();
+        }
+        self.lead();
+        if self.desired.moving.slots.is_empty()
+            && let Some(since) = self.desired.moving.since.take()
+        {
+            let agents = std::mem::take(&mut self.desired.moving.ordered);
+            let took_ms = u64::try_from(self.now.since(since).as_millis()).unwrap_or(u64::MAX);
+            self.event(Event::Settled { agents, took_ms });
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! Giving orders: plan, check, execute, while this node holds the lease.
+//!
+//! Who takes the lease first catches up with a quorum of the voters, so that it knows what those before it have ordered.
+//! Then it plans whenever something has changed that a plan depends on, and every now and then without that. What it has
+//! ordered is on its disk before it plans again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::super::shared::{By, Durable};
+use super::super::{Mesh, Pending, Timer};
+use super::Desired;
+use crate::core::ids::{AgentName, NodeId, NodeKey};
+use crate::core::limits;
+use crate::core::model::{
+    AgentRecord, AgentState, BLUEPRINTS_PREFIX, BlueprintRecord, Health, MemberStatus, Mode, Order,
+    OrderEpoch, Roster, Step, Update, Version, Writer, Writes, order_key,
+};
+use crate::core::placement::{self, Host, HostState, Landscape, Observed};
+use crate::core::register::LeaseView;
+use crate::core::time::Instant;
+use crate::core::wire::{Ack, encode_value};
+
+/// A plan is made so often though nothing has changed.
+const PLAN_INTERVAL: Duration = Duration::from_secs(30);
+/// Changes that come one after the other are planned for together.
+const PLAN_PAUSE: Duration = Duration::from_millis(5);
+/// In a mesh with many slots a plan takes longer.
+const PLAN_PAUSE_LARGE: Duration = Duration::from_millis(200);
+/// From so many slots on.
+const LARGE: usize = 1_000;
+/// A node that has not been heard of since this process started is not held for gone before.
+const RETURN_PATIENCE: Duration = Duration::from_secs(10);
+/// Who has not answered is asked again.
+const CATCH_UP_PATIENCE: Duration = Duration::from_millis(250);
+
+/// What the holder of the lease keeps while it holds it.
+#[derive(Debug)]
+pub(super) struct Leading {
+    term: u64,
+    /// Orders given in this term.
+    given: u64,
+    /// Voters that have told what they have since this node took the lease; `None` once they are a quorum.
+    told: Option<BTreeSet<NodeKey>>,
+    /// Slots whose orders are on their way to the disk.
+    storing: BTreeSet<AgentName>,
+    /// Blueprints whose records are.
+    rewriting: BTreeSet<AgentName>,
+    watched: BTreeMap<AgentName, Watched>,
+    planned: Instant,
+    /// When a plan is made although nothing has changed.
+    look_at: Instant,
+}
+
+/// What was seen of an order.
+#[derive(Debug)]
+struct Watched {
+    epoch: OrderEpoch,
+    since: Instant,
+    running_since: Option<Instant>,
+    stumbled: Option<String>,
+}
+
+impl Leading {
+    /// Whether nothing that it has written is on its way to the disk.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.storing.is_empty() && self.rewriting.is_empty()
+    }
+}
+
+impl Mesh {
+    /// Gives orders, if this node may and something is to be ordered.
+    pub(super) fn lead(&mut self) {
+        let LeaseView::Mine { term, .. } = self.shared.lease_now(self.now) else {
+            self.desired.leading = None;
+            return;
+        };
+        if self.desired.leading.as_ref().is_none_or(|leading| leading.term != term) {
+            self.begin_leading(term);
+        }
+        self.learn_orders();
+        let Some(leading) = &self.desired.leading else {
+            return;
+        };
+        let may = self.shared.mode() == Mode::Healthy
+            && self.shared.writes() == Writes::Apply
+            && !self.is_leaving();
+        if leading.told.is_some() || !leading.is_at_rest() || !may {
+            return;
+        }
+        let is_large = self.desired.orders.len() > LARGE;
+        let pause = if is_large { PLAN_PAUSE_LARGE } else { PLAN_PAUSE };
+        let due = match self.desired.plan_due {
+            true => leading.planned + pause,
+            false => leading.look_at,
+        };
+        if due > self.now {
+            return self.look_again(due);
+        }
+        if self.waits_for_members() {
+            return self.look_again(self.now + CATCH_UP_PATIENCE);
+        }
+        self.desired.plan_due = false;
+        self.give_orders();
+    }
+
+    fn look_again(&mut self, at: Instant) {
+        if self.desired.armed.is_none_or(|armed| at < armed || armed <= self.now) {
+            self.desired.armed = Some(at);
+            self.timers.set(at, Timer::Desired);
+        }
+    }
+
+    pub(in crate::core::mesh) fn on_desired_timer(&mut self) {
+        if self.desired.armed.is_some_and(|at| at <= self.now) {
+            self.desired.armed = None;
+        }
+        // `settle` comes next and does what is due.
+    }
+
+    fn begin_leading(&mut self, term: u64) {
+        self.desired.leading = Some(Leading {
+            term,
+            given: 0,
+            told: Some(BTreeSet::new()),
+            storing: BTreeSet::new(),
+            rewriting: BTreeSet::new(),
+            watched: BTreeMap::new(),
+            planned: Instant::ZERO,
+            look_at: self.now,
+        });
+        self.desired.plan_due = true;
+        let voters = self.voters_linked();
+        self.ask_anew(&voters);
+    }
+
+    fn voters_linked(&self) -> BTreeSet<NodeKey> {
+        let voters = self.shared.roster().into_iter().flat_map(|roster| roster.voters());
+        voters.map(NodeId::key).filter(|key| *key != self.key && self.links.proven(key).is_some()).collect()
+    }
+
+    /// Whether the holder of the lease waits for what this voter has.
+    pub(in crate::core::mesh) fn leads_once_told_by(&self, key: &NodeKey) -> bool {
+        let told = self.desired.leading.as_ref().and_then(|leading| leading.told.as_ref());
+        let is_voter = |roster: &Roster| roster.voters().any(|voter| voter.key() == *key);
+        told.is_some_and(|told| !told.contains(key)) && self.shared.roster().is_some_and(is_voter)
+    }
+
+    /// A peer has told everything that it has.
+    pub(in crate::core::mesh) fn note_caught_up_with(&mut self, key: &NodeKey) {
+        let leading = self.desired.leading.as_mut();
+        if let Some(told) = leading.and_then(|leading| leading.told.as_mut()) {
+            told.insert(*key);
+        }
+    }
+
+    /// Goes on once a quorum of the voters, this node among them, has told what it has.
+    fn learn_orders(&mut self) {
+        let Some((leading, roster)) = self.desired.leading.as_mut().zip(self.shared.roster()) else {
+            return;
+        };
+        let Some(told) = &leading.told else {
+            return;
+        };
+        let has_told = |node: &&NodeId| **node == self.own || told.contains(&node.key());
+        let those: BTreeSet<NodeId> = roster.voters().filter(has_told).cloned().collect();
+        if roster.is_quorum(&those) {
+            leading.told = None;
+            return;
+        }
+        // Links come and go: who has not told is asked, unless it is being asked.
+        let told = told.clone();
+        for key in self.voters_linked().difference(&told) {
+            self.ask_state(*key);
+        }
+        self.look_again(self.now + CATCH_UP_PATIENCE);
+    }
+
+    /// Just after its start a node has not heard of everybody who is there.
+    fn waits_for_members(&self) -> bool {
+        let members = self.shared.roster().into_iter().flat_map(|roster| roster.members.keys());
+        let is_unheard = |node: &NodeId| *node != self.own && self.membership.known(&node.key()).is_none();
+        self.now.since(self.born) < RETURN_PATIENCE && members.into_iter().any(is_unheard)
+    }
+
+    fn give_orders(&mut self) {
+        let (hosts, observed) = (self.hosts(), self.observe());
+        let landscape = Landscape {
+            blueprints: &self.desired.blueprints,
+            orders: &self.desired.orders,
+            hosts: &hosts,
+            observed: &observed,
+        };
+        let plan = placement::plan(landscape);
+        if let Err(wrong) = placement::check(landscape, &plan) {
+            return tracing::error!(wrong, "a plan is not carried out, because it breaks a rule");
+        }
+        let settled = placement::settled(landscape);
+        if let Some(leading) = &mut self.desired.leading {
+            leading.planned = self.now;
+        }
+        for (name, why) in plan.roll_back {
+            self.take_back(&name, &why);
+        }
+        settled.iter().for_each(|name| self.settle_version(name));
+        let more = plan.steps.len() > limits::ORDERS_IN_FLIGHT_MAX;
+        for step in plan.steps.into_iter().take(limits::ORDERS_IN_FLIGHT_MAX) {
+            if !self.give_order(step) {
+                break;
+            }
+        }
+        self.desired.plan_due |= more;
+        self.watch_on();
+    }
+
+    /// Writes an order. `false`: the disk takes none now.
+    pub(super) fn give_order(&mut self, step: Step) -> bool {
+        let Some((leading, epoch)) =
+            self.desired.leading.as_mut().zip(self.shared.roster().map(|roster| roster.epoch))
+        else {
+            return false;
+        };
+        let Some(key) = order_key(&step.slot) else {
+            return true;
+        };
+        leading.given += 1;
+        let (term, order) = (leading.term, leading.given);
+        let epoch = OrderEpoch { chain: epoch.chain, chain_id: epoch.chain_id, term, order };
+        if self.desired.orders.get(&step.slot).is_some_and(|known| known.epoch >= epoch) {
+            tracing::error!(slot = %step.slot, %epoch, "an order would not take the place of the one that holds");
+            return true;
+        }
+        let Step { slot, post, why, action: _ } = step;
+        let value = encode_value(&Order { epoch, post, why });
+        let is_written = self.write_desired(&key, Some(value), By::Order(slot.clone()));
+        if let (true, Some(leading)) = (is_written, &mut self.desired.leading) {
+            leading.storing.insert(slot);
+        }
+        is_written
+    }
+
+    /// Writes a key of Shoal's own. `false`: the disk takes nothing now, and it is tried again later.
+    pub(super) fn write_desired(&mut self, key: &str, value: Option<Bytes>, by: By) -> bool {
+        let (hlc, writer) = (self.next_hlc(), Arc::new(Writer { node: self.own.clone(), slot: None }));
+        match self.write(key, value, None, hlc, &writer, vec![]) {
+            Ok((dot, flush, changes)) => {
+                let durable = Durable::Write { dot, flush, ack: Ack::Local, marked: false, by };
+                self.persist(changes, Pending::Shared(durable));
+                true
+            }
+            Err(error) => {
+                tracing::warn!(key, %error, "what should run cannot be written now");
+                self.desired.plan_due = true;
+                false
+            }
+        }
+    }
+
+    /// An order is stored, or could not be.
+    pub(in crate::core::mesh) fn on_order_stored(&mut self, slot: &AgentName, is_stored: bool) {
+        if let Some(leading) = &mut self.desired.leading {
+            leading.storing.remove(slot);
+        }
+        self.desired.plan_due |= !is_stored;
+    }
+
+    /// The record of a blueprint that the holder of the lease has changed is stored, or could not be.
+    pub(in crate::core::mesh) fn on_record_stored(&mut self, name: &AgentName, is_stored: bool) {
+        if let Some(leading) = &mut self.desired.leading {
+            leading.rewriting.remove(name);
+        }
+        self.desired.plan_due |= !is_stored;
+    }
+
+    /// The version before the current one holds again.
+    fn take_back(&mut self, name: &AgentName, why: &str) {
+        let Some(record) = self.desired.blueprints.get(name) else {
+            return;
+        };
+        let Some(Version { number, blueprint, .. }) = record.former.first().cloned() else {
+            return;
+        };
+        let failed = record.current.number;
+        tracing::warn!(%name, failed, back_to = number, why, "a version has failed and is taken back");
+        let told = format!("back to version {number}: version {failed} failed, {why}");
+        let next = record.followed_by(blueprint, cut(told), true);
+        self.rewrite(name, &next);
+    }
+
+    /// All instances of the current version were steady.
+    fn settle_version(&mut self, name: &AgentName) {
+        let Some(record) = self.desired.blueprints.get(name) else {
+            return;
+        };
+        let mut next = record.clone();
+        next.current.settled = true;
+        self.rewrite(name, &next);
+    }
+
+    fn rewrite(&mut self, name: &AgentName, record: &BlueprintRecord) {
+        let key = format!("{BLUEPRINTS_PREFIX}{name}");
+        let is_written = self.write_desired(&key, Some(encode_value(record)), By::Record(name.clone()));
+        if let (true, Some(leading)) = (is_written, &mut self.desired.leading) {
+            leading.rewriting.insert(name.clone());
+        }
+    }
+
+    /// The nodes that belong to the mesh, as a plan sees them.
+    pub(super) fn hosts(&self) -> BTreeMap<NodeId, Host> {
+        let members = self.shared.roster().into_iter().flat_map(|roster| roster.members.keys());
+        members.filter_map(|node| Some((node.clone(), self.host(node)?))).collect()
+    }
+
+    fn host(&self, node: &NodeId) -> Option<Host> {
+        let key = node.key();
+        let card = if *node == self.own { &self.card } else { self.links.card(&key)? };
+        let is_there = self.status_of(&key).is_some_and(MemberStatus::is_reachable);
+        let goes = self.desired.drained.contains(node) || self.is_going(&key);
+        let state = match (is_there, goes) {
+            (false, _) => HostState::Lost,
+            (true, true) => HostState::Draining,
+            (true, false) => HostState::Up,
+        };
+        let owner = self.registry.owner(node);
+        let by_hand =
+            |agents: &BTreeMap<AgentName, AgentRecord>| agents.keys().filter(|a| a.slot().is_none()).count();
+        Some(Host {
+            card: card.clone(),
+            state,
+            other_agents: owner.map_or(0, |owner| by_hand(&owner.agents)),
+            cpu_tenths: owner.and_then(|owner| owner.load).map_or(0, |load| load.cpu_permille / 100),
+        })
+    }
+
+    /// How what was ordered is, as the nodes tell; and what is remembered of that while this node holds the lease.
+    pub(super) fn observe(&mut self) -> BTreeMap<AgentName, Observed> {
+        let now = self.now;
+        let Desired { orders, leading, blueprints, .. } = &mut self.desired;
+        let mut fresh = BTreeMap::new();
+        let watched = leading.as_mut().map_or(&mut fresh, |leading| &mut leading.watched);
+        watched.retain(|slot, _| orders.get(slot).is_some_and(|order| order.post.is_some()));
+        let mut observed = BTreeMap::new();
+        for (slot, order) in orders.iter() {
+            let (Some(post), Some(record)) = (&order.post, blueprints.get(&slot.base())) else {
+                continue;
+            };
+            let told = self.registry.owner(&post.node).and_then(|owner| owner.agents.get(slot));
+            let told = told.filter(|told| told.order == Some(order.epoch));
+            let entry = watched.entry(slot.clone()).or_insert_with(|| Watched::new(order.epoch, now));
+            if entry.epoch != order.epoch {
+                *entry = Watched::new(order.epoch, now);
+            }
+            observed.insert(slot.clone(), entry.look(told, &record.current.blueprint.update, now));
+        }
+        observed
+    }
+
+    /// When something that runs will have run for long enough, or something that does not will be overdue.
+    fn watch_on(&mut self) {
+        let Desired { leading: Some(leading), blueprints, .. } = &mut self.desired else {
+            return;
+        };
+        let next = leading.watched.iter().filter_map(|(slot, watched)| {
+            let update = &blueprints.get(&slot.base())?.current.blueprint.update;
+            watched.due(update, self.now)
+        });
+        leading.look_at = next.min().unwrap_or(self.now + PLAN_INTERVAL).min(self.now + PLAN_INTERVAL);
+        let at = leading.look_at;
+        self.look_again(at);
+    }
+}
+
+impl Watched {
+    fn new(epoch: OrderEpoch, now: Instant) -> Self {
+        Self { epoch, since: now, running_since: None, stumbled: None }
+    }
+
+    /// Takes in what the node tells of it; `None`: nothing that is about this order.
+    fn look(&mut self, told: Option<&AgentRecord>, update: &Update, now: Instant) -> Observed {
+        let illness = told.and_then(|told| match &told.health {
+            Health::Unhealthy { why } => Some(why.clone()),
+            Health::Unchecked | Health::Healthy | Health::Degraded { .. } => None,
+        });
+        match told.map(|told| &told.state) {
+            Some(AgentState::Failed { reason, .. }) => return Observed::Failed { reason: reason.clone() },
+            Some(AgentState::Running) if illness.is_none() => {
+                let since = *self.running_since.get_or_insert(now);
+                if now.since(since) >= update.min_healthy {
+                    self.stumbled = None;
+                    return Observed::Steady;
+                }
+            }
+            Some(AgentState::Restarting { reason }) => {
+                self.running_since = None;
+                self.stumbled = Some(reason.clone());
+            }
+            Some(AgentState::Running | AgentState::Starting | AgentState::Draining) | None => {
+                self.running_since = None;
+                self.stumbled = illness.or(self.stumbled.take());
+            }
+        }
+        let overdue = now.since(self.since) > update.deadline;
+        Observed::Unsteady { stumbled: self.stumbled.clone(), overdue }
+    }
+
+    /// When it is to be looked at again though nobody has told anything.
+    fn due(&self, update: &Update, now: Instant) -> Option<Instant> {
+        let steady = self.running_since.map(|since| since + update.min_healthy);
+        let overdue = self.since + update.deadline + Duration::from_millis(1);
+        [steady, Some(overdue)].into_iter().flatten().filter(|at| *at > now).min()
+    }
+}
+
+/// Of a text what an order's reason may hold.
+fn cut(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(limits::ORDER_WHY_BYTES_MAX));
+    text
+}
