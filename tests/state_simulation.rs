@@ -8,6 +8,8 @@ mod absences;
 mod clocks;
 #[path = "state_simulation/crashes.rs"]
 mod crashes;
+#[path = "state_simulation/desired.rs"]
+mod desired;
 #[path = "state_simulation/disks.rs"]
 mod disks;
 #[path = "state_simulation/large.rs"]

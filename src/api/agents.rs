@@ -60,16 +60,8 @@ pub(super) async fn deploy(
     State(api): State<Arc<Api>>,
     Json(deploy): Json<Deploy>,
 ) -> Result<Response, Problem> {
-    let offer = deploy.offer();
-    let Deploy { name, node, source, health, restart, .. } = deploy;
-    let health = health.map(HealthCheck::into_model).transpose().map_err(Problem::bad_request)?;
-    let care = Care { health, restart: restart.map(Into::into).unwrap_or_default() };
-    let mut spec = AgentSpec { offer, care, ..AgentSpec::new(name.clone(), source.into()) };
-    if let AgentSource::Wasm(source) = &mut spec.source {
-        // Where the module was uploaded, most likely.
-        source.origin = Some(api.node.own().clone());
-    }
-    spec.check().map_err(Problem::bad_request)?;
+    let (name, node) = (deploy.name.clone(), deploy.node.clone());
+    let spec = spec_of(deploy, api.node.own()).map_err(Problem::bad_request)?;
     let node = node.unwrap_or_else(|| api.node.own().clone());
     let started = api.node.request(node.clone(), RequestBody::Deploy { spec }).await;
     let is_it = |a: &AgentView| a.name == name && a.node == node;
@@ -87,6 +79,21 @@ pub(super) async fn deploy(
     }
     let location = [("location", format!("/v1/agents/{name}?node={node}"))];
     Ok((StatusCode::CREATED, location, Body(AgentRef { name, node })).into_response())
+}
+
+/// What a client describes, who asks the node `own`.
+pub(super) fn spec_of(deploy: Deploy, own: &NodeId) -> Result<AgentSpec, String> {
+    let offer = deploy.offer();
+    let Deploy { name, source, health, restart, .. } = deploy;
+    let health = health.map(HealthCheck::into_model).transpose()?;
+    let care = Care { health, restart: restart.map(Into::into).unwrap_or_default() };
+    let mut spec = AgentSpec { offer, care, ..AgentSpec::new(name, source.into()) };
+    if let AgentSource::Wasm(source) = &mut spec.source {
+        // Where the module was uploaded, most likely.
+        source.origin = Some(own.clone());
+    }
+    spec.check()?;
+    Ok(spec)
 }
 
 pub(super) async fn info(

@@ -128,6 +128,7 @@ pub(super) async fn ask(
         | ResponseBody::Facts(_)
         | ResponseBody::History(_)
         | ResponseBody::State(_)
+        | ResponseBody::Desired(_)
         | ResponseBody::ModulePart(_) => Err(Problem::bad_answer(&node)),
     }
 }

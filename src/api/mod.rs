@@ -5,6 +5,7 @@
 //! `shutdown` future, when the answers under way have been given.
 
 mod agents;
+mod blueprints;
 mod certificates;
 mod cluster;
 mod context;
@@ -171,6 +172,13 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/agents/{name}", delete(agents::stop))
         .route("/v1/agents/{name}/restart", post(agents::restart))
         .route("/v1/modules", post(modules::put))
+        .route("/v1/blueprints", post(blueprints::apply))
+        .route("/v1/blueprints/{name}", delete(blueprints::remove))
+        .route("/v1/blueprints/{name}/scale", post(blueprints::scale))
+        .route("/v1/blueprints/{name}/rollback", post(blueprints::roll_back))
+        .route("/v1/blueprints/{name}/pause", post(blueprints::pause))
+        .route("/v1/cluster/drain", post(blueprints::drain))
+        .route("/v1/cluster/rebalance", post(blueprints::rebalance))
         .route("/v1/policies/{*prefix}", put(state::set_policy).delete(state::drop_policy))
         .route("/v1/cluster/roster", post(roster::set))
         .route("/v1/cluster/remove", post(roster::remove))
@@ -191,6 +199,9 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/agents/{name}", get(agents::info))
         .route("/v1/agents/{name}/logs", get(agents::logs))
         .route("/v1/modules", get(modules::list))
+        .route("/v1/plan", post(blueprints::plan))
+        .route("/v1/blueprints", get(blueprints::list))
+        .route("/v1/blueprints/{name}", get(blueprints::info))
         .route("/v1/messages", post(messages::send))
         .route("/v1/messages/{id}", get(letters::trace))
         .route("/v1/dead-letters", get(letters::dead))

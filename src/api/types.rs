@@ -3,6 +3,7 @@
 //! ignored otherwise.
 
 mod agents;
+mod blueprints;
 mod care;
 mod certificates;
 mod facts;
@@ -23,6 +24,10 @@ use crate::core::model;
 use crate::node::events::Numbered;
 
 pub use self::agents::{Agent, AgentInfo, AgentRef, Deploy, Logs, Protocol, Source};
+pub use self::blueprints::{
+    Blueprint, BlueprintChange, BlueprintDetail, BlueprintStatus, BlueprintVersion, Changes, Drain,
+    Instances, Pause, PerNode, Placement, Planned, Rebalance, RollBack, Scale, SlotStatus, Step, Update,
+};
 pub use self::care::{Check, CheckKind, HealthCheck, Restart, RestartAgent};
 pub use self::certificates::{
     Certificate, Certificates, OfferedLists, PeerCertificate, RevocationList, TakenList, TakenLists,

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 
 use super::client::Connection;
 use super::print::{self, Table};
-use super::{Failure, Shown, client_of, why};
+use super::{Failure, Shown, blueprint, client_of, why};
 use crate::api::types::{
     Agent, AgentInfo, AgentRef, Check, History, InstanceLife, Logs, Protocol, RestartAgent, Source,
     WasmSource,
@@ -40,6 +40,19 @@ pub(crate) enum AgentCommand {
     /// Start an agent that is in quarantine, because it came to its end too often
     #[command(after_help = "Example: shoal agent release upper")]
     Release(OneArgs),
+    /// Have so many instances of a blueprint
+    #[command(after_help = "Examples:
+  shoal agent scale web 5
+  shoal agent scale log per-node")]
+    Scale(blueprint::ScaleArgs),
+    /// Go back to a former version of a blueprint, at once
+    #[command(after_help = "Examples:
+  shoal agent rollback web
+  shoal agent rollback web --to-version 3")]
+    Rollback(blueprint::RollBackArgs),
+    /// Show how far an update has come, pause it, go on with it
+    #[command(subcommand)]
+    Rollout(blueprint::RolloutCommand),
     /// Stop an agent for good: it finishes what it has and is forgotten
     #[command(after_help = "Example: shoal agent stop upper --node node-2")]
     Stop(OneArgs),
@@ -100,15 +113,19 @@ pub(super) async fn run(command: AgentCommand) -> Result<(), Failure> {
         AgentCommand::History(args) => history(&args).await,
         AgentCommand::Restart(args) => restart(&args, false).await,
         AgentCommand::Release(args) => restart(&args, true).await,
+        AgentCommand::Scale(args) => blueprint::scale(&args).await,
+        AgentCommand::Rollback(args) => blueprint::roll_back(&args).await,
+        AgentCommand::Rollout(command) => blueprint::rollout(command).await,
         AgentCommand::Stop(args) => stop(&args).await,
     }
 }
 
-/// Both names consist of characters that need no escape in a URL.
+/// Of the characters of both names only the '#' before the number of a slot needs an escape in a URL.
 fn path_of(name: &AgentName, below: &str, node: Option<&NodeId>, query: &[String]) -> String {
     let node = node.map(|node| format!("node={node}"));
     let query: Vec<_> = node.into_iter().chain(query.iter().cloned()).collect();
     let mark = if query.is_empty() { "" } else { "?" };
+    let name = name.as_str().replace('#', "%23");
     format!("/v1/agents/{name}{below}{mark}{}", query.join("&"))
 }
 
@@ -276,7 +293,8 @@ async fn history(args: &HistoryArgs) -> Result<(), Failure> {
         }
     };
     let by = node.map(|node| format!("&seen_by={node}")).unwrap_or_default();
-    let path = format!("/v1/history?agent={name}&limit={}{by}", args.limit);
+    let agent = name.as_str().replace('#', "%23");
+    let path = format!("/v1/history?agent={agent}&limit={}{by}", args.limit);
     let history: History = client.get(&path).await?;
     if history.entries.is_empty() {
         let why =

@@ -8,11 +8,13 @@ use clap::{Args, ValueEnum};
 
 use self::wasm::WasmArgs;
 use super::client::{ANSWER_DEADLINE, Client, Connection};
-use super::{Failure, Shown, client_of, print};
-use crate::api::types::{AgentRef, Deploy, Grants, HealthCheck, Protocol, Source, WasmSource};
+use super::{Failure, Shown, blueprint, client_of, print};
+use crate::api::types::{
+    AgentRef, Blueprint, Deploy, Grants, HealthCheck, Instances, Placement, Protocol, Source, WasmSource,
+};
 use crate::core::ids::{AgentName, NodeId, Tag};
-use crate::core::model::{Balance, Offer};
-use crate::node::config::{Manifest, ManifestSource};
+use crate::core::model::{Balance, Offer, PlacementStrategy};
+use crate::node::config::{Manifest, ManifestSource, STRATEGIES, instances_of};
 
 /// Arguments of `shoal deploy`.
 #[derive(Debug, Args)]
@@ -22,6 +24,7 @@ use crate::node::config::{Manifest, ManifestSource};
   shoal deploy python3 --name web --kind http -- serve.py --verbose
   shoal deploy ./resize.py --name resize --capability resize --topic photos.added
   shoal deploy --file agent.yaml --target-node node-2
+  shoal deploy ./web.py --name web --instances 3 --placement-strategy spread
   shoal deploy notes.wasm --name notes --kind wasm --grant-state notes/ --target-node node-3")]
 pub(crate) struct DeployArgs {
     /// `echo` or `native:echo` for the built-in agent; with `--kind wasm` a WebAssembly component on this
@@ -58,9 +61,36 @@ pub(crate) struct DeployArgs {
     #[command(flatten)]
     wasm: WasmArgs,
     #[command(flatten)]
+    placed: PlacedArgs,
+    #[command(flatten)]
     shown: Shown,
     #[command(flatten)]
     connection: Connection,
+}
+
+/// What makes it a blueprint, whose instances the mesh places and keeps.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Instances that the mesh places and keeps")]
+struct PlacedArgs {
+    /// So many instances, or per-node: the mesh decides where they run, and moves them when a node is lost
+    #[arg(long, value_name = "N", conflicts_with = "target_node", value_parser = instances)]
+    instances: Option<Instances>,
+    /// What decides between nodes [default: least-loaded]
+    #[arg(long, value_name = "STRATEGY", requires = "instances", value_parser = strategy)]
+    placement_strategy: Option<PlacementStrategy>,
+    /// Rather on these nodes, the first one first
+    #[arg(long, value_name = "NODES", requires = "instances", value_delimiter = ',')]
+    prefer_nodes: Vec<NodeId>,
+}
+
+fn instances(word: &str) -> Result<Instances, String> {
+    instances_of(word).map(Into::into)
+}
+
+fn strategy(word: &str) -> Result<PlacementStrategy, String> {
+    let found = STRATEGIES.iter().find(|(known, _)| *known == word).map(|(_, strategy)| *strategy);
+    let words = || STRATEGIES.map(|(word, _)| word).join(", ");
+    found.ok_or_else(|| format!("it is one of {}", words()))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -100,15 +130,32 @@ pub(super) async fn run(args: DeployArgs) -> Result<(), Failure> {
         Some(file) => described(&client, file, args.target_node).await?,
         None => flagged(&client, &args).await?,
     };
+    if let Some(instances) = args.placed.instances {
+        let PlacedArgs { placement_strategy, prefer_nodes, .. } = args.placed;
+        let strategy = placement_strategy.unwrap_or_default();
+        let placement = Placement { strategy, prefer: prefer_nodes, ..Placement::default() };
+        let (update, on_cut) = (Default::default(), Default::default());
+        let described = Blueprint { agent: deploy, instances, placement, update, on_cut };
+        return blueprint::apply_one(&client, args.shown, described).await;
+    }
     let deployed: AgentRef = client.post("/v1/agents", &deploy, ANSWER_DEADLINE).await?;
     print::show(args.shown.output, &deployed, |deployed| {
         format!("agent {} runs on {}\n", deployed.name, deployed.node)
     })
 }
 
-/// The agent of a manifest.
+/// The agent of a manifest's file.
 async fn described(client: &Client, file: &Path, node: Option<NodeId>) -> Result<Deploy, Failure> {
     let manifest = Manifest::read(file).map_err(|errors| Failure::Usage(errors.to_string()))?;
+    agent_of(client, manifest, node).await
+}
+
+/// The agent of a manifest; a component of it is uploaded.
+pub(super) async fn agent_of(
+    client: &Client,
+    manifest: Manifest,
+    node: Option<NodeId>,
+) -> Result<Deploy, Failure> {
     let source = match manifest.source {
         ManifestSource::Native { builtin } => Source::Native { builtin },
         ManifestSource::Process { protocol, command, args } => {

@@ -331,7 +331,8 @@ async fn deploy(client: &Client, name: &str, node: &NodeId, source: Source) -> R
             failure @ (Failure::Usage(_)
             | Failure::Unreachable(_)
             | Failure::TimedOut(_)
-            | Failure::Queued(_)),
+            | Failure::Queued(_)
+            | Failure::Changes),
         ) => Err(failure),
         Ok(_) | Err(Failure::Refused(_) | Failure::ReaderGone) => Ok(()),
     }

@@ -2,6 +2,7 @@
 //! the library or the API of a node, and prints what came of it; it never ends the process.
 
 mod agent;
+mod blueprint;
 pub mod cert;
 pub mod client;
 mod cluster;
@@ -48,7 +49,7 @@ pub(crate) struct Shown {
 #[command(
     name = "shoal",
     version,
-    after_help = "Exit codes: 0 done, 1 refused or failed, 2 bad usage, 3 the API cannot be reached, 4 timed out, 5 queued."
+    after_help = "Exit codes: 0 done, 1 refused or failed, 2 bad usage, 3 the API cannot be reached, 4 timed out, 5 queued, 6 there is something to do (`plan`)."
 )]
 pub struct Shoal {
     #[command(subcommand)]
@@ -69,7 +70,14 @@ enum Command {
     Why(why::WhyArgs),
     /// Start an agent on a node and keep it there
     Deploy(deploy::DeployArgs),
-    /// Look at agents, stop them
+    /// Show what would be done if blueprints were applied
+    Plan(blueprint::PlanArgs),
+    /// Make blueprints what should run: the mesh places their instances and keeps them
+    Apply(blueprint::ApplyArgs),
+    /// Look at blueprints, remove them
+    #[command(subcommand)]
+    Blueprint(blueprint::BlueprintCommand),
+    /// Look at agents, scale them, go back to a former version, stop them
     #[command(subcommand)]
     Agent(agent::AgentCommand),
     /// Ask an agent, or send it something
@@ -118,6 +126,9 @@ pub enum Failure {
     /// A write waits for a majority; its ticket is on stdout.
     #[error("{0}")]
     Queued(String),
+    /// A plan has something to do, and it was asked to say so.
+    #[error("there is something to do")]
+    Changes,
     /// Whoever read the output has gone; nobody is there to be told.
     #[error("the reader of the output has gone")]
     ReaderGone,
@@ -134,13 +145,14 @@ impl Failure {
             Self::Unreachable(_) => 3,
             Self::TimedOut(_) => 4,
             Self::Queued(_) => 5,
+            Self::Changes => 6,
         }
     }
 
     /// Tells it on stderr and gives the exit code.
     #[must_use]
     pub fn report(&self) -> ExitCode {
-        if !matches!(self, Self::ReaderGone) {
+        if !matches!(self, Self::ReaderGone | Self::Changes) {
             let lines: Vec<_> = self.to_string().lines().map(print::visible).collect();
             // With stderr gone there is nowhere left to say it.
             let _ = writeln!(std::io::stderr(), "shoal: {}", lines.join("\n"));
@@ -161,6 +173,9 @@ impl Shoal {
             Command::Cluster(command) => wait_for(cluster::run(command)),
             Command::Why(args) => wait_for(why::run(&args)),
             Command::Deploy(args) => wait_for(deploy::run(args)),
+            Command::Plan(args) => wait_for(blueprint::plan(args)),
+            Command::Apply(args) => wait_for(blueprint::apply(args)),
+            Command::Blueprint(command) => wait_for(blueprint::run(command)),
             Command::Agent(command) => wait_for(agent::run(command)),
             Command::Message(command) => wait_for(message::run(command)),
             Command::DeadLetters(command) => wait_for(letters::run(command)),

@@ -271,7 +271,12 @@ fn event_line(event: &Event) -> String {
 }
 
 /// `web#3 -> node-1, from node-2: node-2 is gone`
-pub(super) fn ordered_line(agent: &AgentName, from: Option<&NodeId>, to: Option<&NodeId>, why: &str) -> String {
+pub(super) fn ordered_line(
+    agent: &AgentName,
+    from: Option<&NodeId>,
+    to: Option<&NodeId>,
+    why: &str,
+) -> String {
     match (from, to) {
         (Some(from), Some(to)) if from != to => format!("{agent} -> {to}, from {from}: {why}"),
         (_, Some(to)) => format!("{agent} -> {to}: {why}"),

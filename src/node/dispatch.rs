@@ -24,7 +24,7 @@ use super::runtime::{Delivery, Finish, Runtime};
 use super::transport::{Awaited, DataHandler, Peer, SendFailure};
 use crate::core::contract::Input;
 use crate::core::error::SendError;
-use crate::core::ids::{LinkId, NodeId};
+use crate::core::ids::{AgentName, LinkId, NodeId};
 use crate::core::limits;
 use crate::core::model::{Address, Answer, Message};
 use crate::core::wire::{Data, Want};
@@ -40,6 +40,8 @@ pub use self::routes::{Instance, Open, Routes, Way};
 
 /// How long an answer may take when the sender does not say.
 pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(5);
+/// How long the news of where an instance is now is waited for.
+const REROUTE_PAUSE: Duration = Duration::from_millis(20);
 /// Tables of waiting senders, so that they do not wait for each other.
 const SHARDS: usize = 16;
 
@@ -222,8 +224,29 @@ impl Inner {
             .map_err(|why| SendError::BadAddress { address: message.to.to_string(), why })
     }
 
+    /// Delivers a message, and where its instance has gone elsewhere meanwhile and has not taken it in, to the one that
+    /// has taken its place.
     async fn exchange(&self, message: Message, want: Want) -> Outcome {
-        let Picked { node, way, counted: _counted } = self.way_to(&message).await?;
+        for _ in 0..limits::REROUTES_MAX {
+            let changed = self.routes_changed.notified();
+            let picked = self.way_to(&message).await?;
+            if picked.agent.slot().is_none() {
+                return self.deliver(picked, message, want).await;
+            }
+            match self.deliver(picked, message.clone(), want).await {
+                Err(SendError::NotRunning { .. } | SendError::UnknownAgent { .. }) => {}
+                outcome => return outcome,
+            }
+            // The news of where it is now is on its way; the next in turn may be one that is there.
+            let _ = timeout(REROUTE_PAUSE, changed).await;
+        }
+        let picked = self.way_to(&message).await?;
+        self.deliver(picked, message, want).await
+    }
+
+    async fn deliver(&self, picked: Picked, mut message: Message, want: Want) -> Outcome {
+        let Picked { agent, node, way, counted: _counted } = picked;
+        message.to.agent = agent;
         match way {
             Way::Here => self.deliver_here(message, want).await,
             Way::Link(peer) => self.deliver_over(&peer, message, want).await,
@@ -262,8 +285,9 @@ impl Inner {
         finished.await.unwrap_or_else(|_| Err(SendError::LinkLost { node: peer.node().clone() }))
     }
 
-    fn tell(&self, message: Message) -> Result<(), SendError> {
-        let Picked { node, way, .. } = self.route(&message)?;
+    fn tell(&self, mut message: Message) -> Result<(), SendError> {
+        let Picked { agent, node, way, .. } = self.route(&message)?;
+        message.to.agent = agent;
         match way {
             Way::Here => {
                 let agent = message.to.agent.clone();
@@ -314,6 +338,7 @@ impl Inner {
         };
         match picked {
             Some(instance) => Ok(Picked {
+                agent: instance.agent.clone(),
                 node: instance.node.clone(),
                 way: instance.way.clone(),
                 counted: instance.open.clone().map(Open::count),
@@ -350,6 +375,8 @@ impl Inner {
 
 /// Where a message goes, and the note that its outcome is awaited.
 struct Picked {
+    /// Its own name, which is not that of the message's address where it fills a slot of a blueprint.
+    agent: AgentName,
     node: NodeId,
     way: Way,
     counted: Option<Counted>,
@@ -471,7 +498,6 @@ fn send_outcome(peer: &Peer, order: u64, tag: u64, result: Outcome) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::ids::AgentName;
     use crate::core::model::{CrossRegion, Guarantee, Offer, Performative};
     use crate::node::runtime::{Draft, RuntimeConfig};
 

@@ -73,7 +73,12 @@ impl Ledger {
             }
         }
         of_key.push(dot);
-        let twice = value.as_ref().and_then(|value| self.values.insert((key.to_owned(), value.clone()), dot));
+        // Shoal's own records say the same again when somebody takes a change back.
+        let is_of_user = !key.starts_with("_mesh/");
+        let twice = value
+            .as_ref()
+            .filter(|_| is_of_user)
+            .and_then(|value| self.values.insert((key.to_owned(), value.clone()), dot));
         let record = Record { key: key.to_owned(), value, machine, at, surely_by: vec![], maybe_by: vec![] };
         self.records.insert(dot, record);
         twice.map(|first| format!("{dot:?} at {key} writes again what {first:?} wrote"))

@@ -197,7 +197,7 @@ impl Publish {
             Err(Failure::Unreachable(why)) => Err(Failure::Unreachable(told(why))),
             Err(Failure::TimedOut(why)) => Err(Failure::TimedOut(told(why))),
             Err(Failure::Queued(why)) => Err(Failure::Queued(told(why))),
-            Err(Failure::ReaderGone) => Err(Failure::ReaderGone),
+            Err(gone @ (Failure::ReaderGone | Failure::Changes)) => Err(gone),
         }
     }
 }

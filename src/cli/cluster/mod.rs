@@ -26,7 +26,7 @@ use clap::{Args, Subcommand};
 
 use super::client::{ANSWER_DEADLINE, Connection};
 use super::print;
-use super::{Failure, Shown, client_of};
+use super::{Failure, Shown, blueprint, client_of};
 use crate::api::types::{Leave, NodeLeft, Status};
 use crate::core::ids::NodeId;
 use crate::core::limits;
@@ -99,6 +99,17 @@ pub(crate) enum ClusterCommand {
   shoal cluster reconcile
   shoal cluster reconcile --force")]
     Reconcile(roster::ReconcileArgs),
+    /// Move what a node has by blueprints to others, and give it nothing more; agents deployed by hand stay
+    #[command(after_help = "Example: shoal cluster drain node-3")]
+    Drain(blueprint::DrainArgs),
+    /// Let a node that was drained have instances again
+    #[command(after_help = "Example: shoal cluster undrain node-3")]
+    Undrain(blueprint::DrainArgs),
+    /// Move instances from full nodes to empty ones
+    #[command(after_help = "Examples:
+  shoal cluster rebalance --dry-run
+  shoal cluster rebalance --max-moves 5")]
+    Rebalance(blueprint::RebalanceArgs),
     /// Let a node leave the mesh for good: its agents end, it forgets the mesh and stops
     #[command(after_help = "Examples:
   shoal cluster leave                          (the node that is asked)
@@ -146,6 +157,9 @@ pub(super) async fn run(command: ClusterCommand) -> Result<(), Failure> {
         ClusterCommand::Analyze(args) => analyze::run(&args).await,
         ClusterCommand::VerifyAuth(args) => auth::run(&args).await,
         ClusterCommand::DetectPartition(args) => partition::run(&args).await,
+        ClusterCommand::Drain(args) => blueprint::drain(&args, true).await,
+        ClusterCommand::Undrain(args) => blueprint::drain(&args, false).await,
+        ClusterCommand::Rebalance(args) => blueprint::rebalance(&args).await,
         ClusterCommand::Roster(args) => roster::show(&args).await,
         ClusterCommand::Set(args) => roster::set(args).await,
         ClusterCommand::Remove(args) => roster::remove(args).await,

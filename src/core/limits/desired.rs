@@ -32,3 +32,5 @@ pub const UPDATE_DEADLINE_MAX: Duration = Duration::from_secs(24 * 3600);
 pub const PLAN_STEPS_TOLD_MAX: usize = 2_000;
 /// Nodes of which it is told why an agent is not there. More: counted only.
 pub const REASONS_TOLD_MAX: usize = 8;
+/// How often a message is given to another instance when the one that was chosen is not there any more. More: an error.
+pub const REROUTES_MAX: u32 = 5;

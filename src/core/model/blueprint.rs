@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::{AgentSpec, NodeCard};
+use super::{AgentSource, AgentSpec, NodeCard};
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
 
@@ -167,10 +167,24 @@ impl Blueprint {
     /// Names what its instances are made of.
     #[must_use]
     pub fn digest(&self) -> SpecDigest {
-        let encoded = crate::core::wire::encode_value(&self.spec);
+        let encoded = crate::core::wire::encode_value(&self.without_origin().spec);
         let mut digest = [0; 8];
         digest.copy_from_slice(&Sha256::digest(&encoded)[..8]);
         SpecDigest(digest)
+    }
+
+    /// Whether it says the same, wherever its module was uploaded.
+    #[must_use]
+    pub fn says_the_same_as(&self, other: &Self) -> bool {
+        self.without_origin() == other.without_origin()
+    }
+
+    fn without_origin(&self) -> Self {
+        let mut plain = self.clone();
+        if let AgentSource::Wasm(source) = &mut plain.spec.source {
+            source.origin = None;
+        }
+        plain
     }
 
     /// What whoever fills this slot is.

@@ -133,10 +133,8 @@ impl Manifest {
             }
             None => return Err(problems.into_errors()),
         };
-        let mut reader = Reader { entries, shown, problems };
-        reader.refuse_unknown();
-        let manifest = reader.manifest(directory);
-        match (reader.problems.into_result(), manifest) {
+        let manifest = Self::of_entries(entries, &[], shown, directory, &mut problems);
+        match (problems.into_result(), manifest) {
             (Ok(()), Some(manifest)) => Ok(manifest),
             (Err(errors), _) => Err(errors),
             (Ok(()), None) => {
@@ -150,12 +148,25 @@ impl Manifest {
             }
         }
     }
+
+    /// Reads the keys of a manifest out of those of a file that may have `others` as well. What is wrong is noted.
+    pub(super) fn of_entries(
+        entries: BTreeMap<String, Node>,
+        others: &[&str],
+        shown: &Arc<str>,
+        directory: &Path,
+        problems: &mut Problems,
+    ) -> Option<Self> {
+        let mut reader = Reader { entries, shown, problems };
+        reader.refuse_unknown(others);
+        reader.manifest(directory)
+    }
 }
 
 struct Reader<'a> {
     entries: BTreeMap<String, Node>,
     shown: &'a Arc<str>,
-    problems: Problems,
+    problems: &'a mut Problems,
 }
 
 impl Reader<'_> {
@@ -164,12 +175,14 @@ impl Reader<'_> {
         self.problems.add(origin, key, message);
     }
 
-    fn refuse_unknown(&mut self) {
+    /// `others` are keys that the file may have beside those of a manifest.
+    fn refuse_unknown(&mut self, others: &[&str]) {
+        let keys: Vec<&str> = KEYS.iter().chain(others).copied().collect();
         let unknown = self.entries.iter().filter(|(key, _)| !KEYS.contains(&key.as_str()));
         let unknown: Vec<_> = unknown.map(|(key, node)| (key.clone(), node.line)).collect();
         for (key, line) in unknown {
-            let near = nearest(&key, KEYS.into_iter()).map(|near| format!("did you mean {near}?"));
-            let message = near.unwrap_or_else(|| format!("the keys are {}", KEYS.join(", ")));
+            let near = nearest(&key, keys.iter().copied()).map(|near| format!("did you mean {near}?"));
+            let message = near.unwrap_or_else(|| format!("the keys are {}", keys.join(", ")));
             self.report(Some(line), &yaml::joined("", &key), format!("there is no such key: {message}"));
         }
     }
@@ -282,7 +295,7 @@ pub(super) fn text(node: &Node) -> Result<&str, String> {
     }
 }
 
-fn parsed<T: FromStr<Err: std::fmt::Display>>(node: &Node) -> Result<T, String> {
+pub(super) fn parsed<T: FromStr<Err: std::fmt::Display>>(node: &Node) -> Result<T, String> {
     text(node)?.parse().map_err(|error: T::Err| error.to_string())
 }
 

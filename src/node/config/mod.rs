@@ -21,6 +21,7 @@ use crate::core::ids::NodeId;
 pub use crate::core::model::{CrossRegion, PartitionConfig, Profile};
 
 mod address;
+mod blueprint;
 mod care;
 mod enrolment;
 mod error;
@@ -38,6 +39,7 @@ mod values;
 mod yaml;
 
 pub use address::{AddressError, Host, HostPort, parse_listen};
+pub use blueprint::{BlueprintManifest, STRATEGIES, instances_of};
 pub use enrolment::{EnrolmentConfig, Secret, TokenSource};
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use flags::Flags;

@@ -13,7 +13,7 @@ use crate::node::transport::Peer;
 /// Who runs which agent, as messages need it.
 #[derive(Debug, Default)]
 pub struct Routes {
-    /// By name.
+    /// By name; those that fill a slot of a blueprint also by the blueprint's.
     pub(super) agents: HashMap<AgentName, Group>,
     /// By what they can do.
     pub(super) capabilities: HashMap<Tag, Group>,
@@ -135,6 +135,9 @@ impl Routes {
                 for topic in &instance.offer.topics {
                     topics.entry(topic.clone()).or_default().push(instance.address());
                 }
+            }
+            if instance.agent.slot().is_some() {
+                agents.entry(instance.agent.base()).or_default().push(Arc::clone(&instance));
             }
             agents.entry(instance.agent.clone()).or_default().push(instance);
         }

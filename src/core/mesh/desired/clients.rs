@@ -125,7 +125,9 @@ impl Mesh {
                 return bad(format!("blueprint {name} is named twice"));
             }
             let next = match self.desired.blueprints.get(name) {
-                Some(record) if record.wanted() == Some(blueprint) => continue,
+                Some(record) if record.wanted().is_some_and(|wanted| wanted.says_the_same_as(blueprint)) => {
+                    continue;
+                }
                 Some(record) => record.followed_by(blueprint.clone(), "applied".to_owned(), false),
                 None => BlueprintRecord::new(blueprint.clone(), "applied".to_owned()),
             };

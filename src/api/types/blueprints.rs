@@ -1,0 +1,384 @@
+//! The JSON of desired state: blueprints, plans, and how they stand.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::Deploy;
+use crate::core::ids::{AgentName, NodeId};
+use crate::core::model::{self, Domain, OnCut, PlacementStrategy};
+use crate::core::wire;
+
+/// How many instances: a number, or `"per-node"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Instances {
+    /// So many.
+    Count(u16),
+    /// One on each node that may have one.
+    Each(PerNode),
+}
+
+/// The word for one on each node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PerNode {
+    /// `per-node`.
+    #[serde(rename = "per-node")]
+    PerNode,
+}
+
+impl std::fmt::Display for Instances {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Count(count) => f.pad(&count.to_string()),
+            Self::Each(PerNode::PerNode) => f.pad("per-node"),
+        }
+    }
+}
+
+/// What should run, how often, and where: an element of `blueprints` in `POST /v1/plan` and `POST /v1/blueprints`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Blueprint {
+    /// What each instance is, as for `POST /v1/agents`; `node` is null.
+    pub agent: Deploy,
+    /// How many there are.
+    pub instances: Instances,
+    /// Where they are.
+    #[serde(default)]
+    pub placement: Placement,
+    /// How another version takes their place.
+    #[serde(default)]
+    pub update: Update,
+    /// What they do while their node is among a minority: `continue` or `stop`.
+    #[serde(default)]
+    pub on_cut: OnCut,
+}
+
+/// Where instances are.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Placement {
+    /// `least-loaded`, `spread`, `binpack` or `round-robin`.
+    pub strategy: PlacementStrategy,
+    /// Rather on these nodes, the first one first.
+    pub prefer: Vec<NodeId>,
+    /// Only on nodes with these labels; `region`, `zone` and `node` count as labels.
+    pub require: BTreeMap<String, String>,
+    /// Rather on nodes that have an instance of these blueprints.
+    pub near: BTreeSet<AgentName>,
+    /// Not on nodes that have an instance of these blueprints.
+    pub apart_from: BTreeSet<AgentName>,
+    /// `zone` or `region`: as evenly as can be over these.
+    pub spread_over: Option<Domain>,
+}
+
+/// How another version takes the place of one that runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Update {
+    /// Instances at once.
+    pub max_parallel: u16,
+    /// An instance that has run for so long is steady.
+    pub min_healthy_ms: u64,
+    /// One that is not steady after so long has failed.
+    pub deadline_ms: u64,
+    /// Whether the version before comes back when an instance fails.
+    pub roll_back: bool,
+}
+
+impl Default for Update {
+    fn default() -> Self {
+        model::Update::default().into()
+    }
+}
+
+impl From<model::Update> for Update {
+    fn from(update: model::Update) -> Self {
+        let ms = |span: std::time::Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            max_parallel: update.max_parallel,
+            min_healthy_ms: ms(update.min_healthy),
+            deadline_ms: ms(update.deadline),
+            roll_back: update.roll_back,
+        }
+    }
+}
+
+impl From<Update> for model::Update {
+    fn from(update: Update) -> Self {
+        let span = std::time::Duration::from_millis;
+        Self {
+            max_parallel: update.max_parallel,
+            min_healthy: span(update.min_healthy_ms),
+            deadline: span(update.deadline_ms),
+            roll_back: update.roll_back,
+        }
+    }
+}
+
+impl From<Instances> for model::Instances {
+    fn from(instances: Instances) -> Self {
+        match instances {
+            Instances::Count(count) => Self::Count(count),
+            Instances::Each(PerNode::PerNode) => Self::PerNode,
+        }
+    }
+}
+
+impl From<model::Instances> for Instances {
+    fn from(instances: model::Instances) -> Self {
+        match instances {
+            model::Instances::Count(count) => Self::Count(count),
+            model::Instances::PerNode => Self::Each(PerNode::PerNode),
+        }
+    }
+}
+
+impl From<Placement> for model::Placement {
+    fn from(placement: Placement) -> Self {
+        let Placement { strategy, prefer, require, near, apart_from, spread_over } = placement;
+        Self { strategy, prefer, require, near, apart_from, spread_over }
+    }
+}
+
+impl From<model::Placement> for Placement {
+    fn from(placement: model::Placement) -> Self {
+        let model::Placement { strategy, prefer, require, near, apart_from, spread_over } = placement;
+        Self { strategy, prefer, require, near, apart_from, spread_over }
+    }
+}
+
+/// `POST /v1/plan` and `POST /v1/blueprints`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Changes {
+    /// Blueprints that come, or take the place of those of their names.
+    pub blueprints: Vec<Blueprint>,
+    /// Names of blueprints that go.
+    pub remove: Vec<AgentName>,
+    /// Of `POST /v1/blueprints`: only if what would be done is what was planned under this id.
+    pub plan_id: Option<String>,
+}
+
+/// What would be done, or is: the answer to a plan and to every change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Planned {
+    /// Names exactly this.
+    pub plan_id: String,
+    /// Blueprints that change.
+    pub blueprints: Vec<BlueprintChange>,
+    /// The orders, at most 2,000 of them.
+    pub steps: Vec<Step>,
+    /// How many there are.
+    pub steps_total: u32,
+    /// Slots that cannot be filled, with the reasons.
+    pub unplaced: BTreeMap<AgentName, String>,
+}
+
+/// What becomes of a blueprint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlueprintChange {
+    /// Which.
+    pub name: AgentName,
+    /// Its version now; null: there is none.
+    pub from_version: Option<u64>,
+    /// Its version then; null: it is removed.
+    pub to_version: Option<u64>,
+}
+
+/// One order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// The slot, as `web#3`.
+    pub slot: AgentName,
+    /// `create`, `move`, `update` or `stop`.
+    pub action: String,
+    /// The node that is to have it; null: none.
+    pub node: Option<NodeId>,
+    /// Why.
+    pub why: String,
+}
+
+impl From<wire::Planned> for Planned {
+    fn from(planned: wire::Planned) -> Self {
+        let step = |step: model::Step| Step {
+            slot: step.slot,
+            action: step.action.as_str().to_owned(),
+            node: step.post.map(|post| post.node),
+            why: step.why,
+        };
+        let change = |change: wire::BlueprintChange| BlueprintChange {
+            name: change.name,
+            from_version: change.from,
+            to_version: change.to,
+        };
+        Self {
+            plan_id: planned.id,
+            blueprints: planned.blueprints.into_iter().map(change).collect(),
+            steps: planned.plan.steps.into_iter().map(step).collect(),
+            steps_total: planned.steps,
+            unplaced: planned.plan.unplaced,
+        }
+    }
+}
+
+/// How a blueprint stands: an element of `GET /v1/blueprints`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlueprintStatus {
+    /// Its name.
+    pub name: AgentName,
+    /// Its version.
+    pub version: u64,
+    /// Why there is this version.
+    pub why: String,
+    /// How many instances it wants.
+    pub instances: Instances,
+    /// Slots that are given to a node.
+    pub placed: u32,
+    /// Instances that take messages.
+    pub running: u32,
+    /// Instances of the current version that take messages.
+    pub updated: u32,
+    /// Whether no further instance is updated.
+    pub paused: bool,
+    /// Slots that cannot be filled, with the reasons: the first of them.
+    pub unplaced: BTreeMap<AgentName, String>,
+}
+
+impl From<wire::BlueprintStatus> for BlueprintStatus {
+    fn from(status: wire::BlueprintStatus) -> Self {
+        Self {
+            name: status.name,
+            version: status.version,
+            why: status.why,
+            instances: status.instances.into(),
+            placed: status.placed,
+            running: status.running,
+            updated: status.updated,
+            paused: status.paused,
+            unplaced: status.unplaced,
+        }
+    }
+}
+
+/// `GET /v1/blueprints/{name}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlueprintDetail {
+    /// How it stands.
+    pub status: BlueprintStatus,
+    /// How it is placed.
+    pub placement: Placement,
+    /// How it is updated.
+    pub update: Update,
+    /// What its instances do while their node is among a minority.
+    pub on_cut: OnCut,
+    /// Its versions, the current one first.
+    pub versions: Vec<BlueprintVersion>,
+    /// Its slots, at most 2,000 of them.
+    pub slots: Vec<SlotStatus>,
+}
+
+/// A version of a blueprint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlueprintVersion {
+    /// Counted from 1.
+    pub version: u64,
+    /// Why there is, or was, this version.
+    pub why: String,
+    /// How many instances it wants.
+    pub instances: Instances,
+    /// What an instance is made of.
+    pub source: super::Source,
+}
+
+/// How a slot stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotStatus {
+    /// The slot, as `web#3`.
+    pub slot: AgentName,
+    /// The node that has it.
+    pub node: NodeId,
+    /// The version that was ordered; null: it is not kept any more.
+    pub version: Option<u64>,
+    /// As of an agent; null: its node has told nothing of it, or is not there.
+    pub state: Option<String>,
+    /// Which order it is: the greater one holds.
+    pub epoch: String,
+    /// Why it was ordered.
+    pub why: String,
+}
+
+impl From<wire::BlueprintDetail> for BlueprintDetail {
+    fn from(detail: wire::BlueprintDetail) -> Self {
+        let wire::BlueprintDetail { status, record, slots } = detail;
+        let version = |version: &model::Version| BlueprintVersion {
+            version: version.number,
+            why: version.why.clone(),
+            instances: version.blueprint.instances.into(),
+            source: version.blueprint.spec.source.clone().into(),
+        };
+        let slot = |slot: wire::SlotStatus| SlotStatus {
+            slot: slot.slot,
+            node: slot.node,
+            version: slot.version,
+            state: slot.state,
+            epoch: slot.epoch,
+            why: slot.why,
+        };
+        let current = &record.current.blueprint;
+        Self {
+            status: status.into(),
+            placement: current.placement.clone().into(),
+            update: current.update.into(),
+            on_cut: current.on_cut,
+            versions: std::iter::once(&record.current).chain(&record.former).map(version).collect(),
+            slots: slots.into_iter().map(slot).collect(),
+        }
+    }
+}
+
+/// `POST /v1/blueprints/{name}/scale`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scale {
+    /// How many instances.
+    pub instances: Instances,
+}
+
+/// `POST /v1/blueprints/{name}/rollback`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RollBack {
+    /// To which version; the one before when null.
+    pub version: Option<u64>,
+}
+
+/// `POST /v1/blueprints/{name}/pause`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pause {
+    /// Whether to pause.
+    pub paused: bool,
+}
+
+/// `POST /v1/cluster/drain`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Drain {
+    /// The node.
+    pub node: NodeId,
+    /// Whether to drain it, or to take that back.
+    pub drained: bool,
+}
+
+/// `POST /v1/cluster/rebalance`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rebalance {
+    /// At most so many moves.
+    pub max_moves: u32,
+    /// Only say which.
+    #[serde(default)]
+    pub dry_run: bool,
+}
