@@ -330,7 +330,7 @@ async fn explain_agent(
         [only] if only.reachable => format!("&seen_by={}", only.node),
         _ => String::new(),
     };
-    let path = format!("/v1/history?agent={agent}&limit={CHAIN_MAX}");
+    let path = format!("/v1/history?agent={}&limit={CHAIN_MAX}", agent.as_str().replace('#', "%23"));
     let history: History = match client.get(&format!("{path}{host}")).await {
         Ok(history) => history,
         Err(_) => client.get(&path).await?,
