@@ -1,16 +1,7 @@
-//! Plans for as many agents as a mesh may have.
+//! Plans for as many agents as a mesh may have. How long they take is what the runner says of each test.
 
 use super::*;
 use crate::core::model::{Domain, PlacementStrategy};
-
-/// Does something, and says how long it took: how long it may take depends on the machine.
-#[expect(clippy::disallowed_methods, reason = "what is measured decides nothing")]
-fn timed<T>(what: &str, act: impl FnOnce() -> T) -> T {
-    let began = std::time::Instant::now();
-    let outcome = act();
-    println!("{what}: {:?}", began.elapsed());
-    outcome
-}
 
 fn hundred_nodes() -> World {
     let nodes: Vec<_> = (0..100).map(|number| format!("n{number:02}@eu/{}", number % 5)).collect();
@@ -31,17 +22,17 @@ fn given_evenly(world: &mut World, plan: &Plan, each: usize) {
 #[test]
 fn ten_thousand_instances_of_one_blueprint_are_planned_for_a_hundred_nodes() {
     let mut world = hundred_nodes().with(count("web", 10_000));
-    let plan = timed("plan", || plan(world.landscape()));
+    let plan = plan(world.landscape());
     assert_eq!((plan.steps.len(), plan.unplaced.len()), (10_000, 0));
-    timed("check", || check(world.landscape(), &plan)).expect("nothing is wrong");
+    check(world.landscape(), &plan).expect("nothing is wrong");
     given_evenly(&mut world, &plan, 100);
-    assert_eq!(timed("plan at rest", || world.plan()), Plan::default());
+    assert_eq!(world.plan(), Plan::default());
 
     world.is("n00", HostState::Lost);
-    assert_eq!(timed("plan for a lost node", || world.plan()).steps.len(), 100);
+    assert_eq!(world.plan().steps.len(), 100);
     world.is("n00", HostState::Up);
     world.apply(count("web", 10_000).made_of("two").updated(|update| update.max_parallel = 1_000));
-    assert_eq!(timed("plan of an update", || world.plan()).steps.len(), 1_000);
+    assert_eq!(world.plan().steps.len(), 1_000);
 }
 
 #[test]
@@ -57,11 +48,11 @@ fn ten_thousand_instances_of_a_hundred_blueprints_with_rules_are_planned_for_a_h
             placement.strategy = PlacementStrategy::Spread;
         }));
     }
-    let plan = timed("plan", || plan(world.landscape()));
+    let plan = plan(world.landscape());
     assert_eq!((plan.steps.len(), plan.unplaced.len()), (10_000, 0));
-    timed("check", || check(world.landscape(), &plan)).expect("nothing is wrong");
+    check(world.landscape(), &plan).expect("nothing is wrong");
     given_evenly(&mut world, &plan, 100);
-    assert_eq!(timed("plan at rest", || world.plan()), Plan::default());
+    assert_eq!(world.plan(), Plan::default());
 
     for number in 0..100 {
         let record = world.record(&name(number));
@@ -69,14 +60,14 @@ fn ten_thousand_instances_of_a_hundred_blueprints_with_rules_are_planned_for_a_h
             record.current.blueprint.clone().made_of("two").updated(|update| update.max_parallel = 100);
         *record = record.followed_by(next, "applied".to_owned(), false);
     }
-    assert_eq!(timed("plan of a hundred updates", || world.plan()).steps.len(), 10_000);
+    assert_eq!(world.plan().steps.len(), 10_000);
 }
 
 #[test]
 fn ten_thousand_slots_that_no_node_can_have_are_told() {
     let require = BTreeMap::from([("zone".to_owned(), "none".to_owned())]);
     let world = hundred_nodes().with(count("web", 10_000).placed(|placement| placement.require = require));
-    let plan = timed("plan of nothing", || world.plan());
+    let plan = world.plan();
     assert_eq!((plan.steps.len(), plan.unplaced.len()), (0, 10_000));
 }
 
@@ -86,9 +77,9 @@ fn moves_among_ten_thousand_instances_are_found() {
     for number in 0..10_000 {
         world.gave(&format!("web#{number}"), &format!("n{:02}", number % 50));
     }
-    assert_eq!(timed("100 moves", || world.rebalanced(100)).steps.len(), 100);
+    assert_eq!(world.rebalanced(100).steps.len(), 100);
     for number in 0..10_000 {
         world.is_unsteady(&format!("web#{number}"));
     }
-    assert_eq!(timed("no move that could be made", || world.rebalanced(100)), Plan::default());
+    assert_eq!(world.rebalanced(100), Plan::default());
 }
