@@ -102,7 +102,8 @@ pub struct Update {
     pub min_healthy: Duration,
     /// An instance that is not steady so long after its order has failed.
     pub deadline: Duration,
-    /// Whether the version before takes its place again when an instance of the new one fails.
+    /// Whether the version before takes its place again when an instance of the new one fails. Once all are of the new
+    /// one, and one of them is steady, an instance that fails goes to another node instead.
     pub roll_back: bool,
 }
 
@@ -301,7 +302,9 @@ impl BlueprintRecord {
         let former = std::iter::once(&self.current).chain(&self.former).cloned();
         let former = former.take(limits::BLUEPRINT_VERSIONS_MAX).collect();
         let mut next = Self { current, former, removed: false, paused: false };
-        while crate::core::wire::encode_value(&next).len() > limits::BLUEPRINT_RECORD_BYTES_MAX {
+        while !next.former.is_empty()
+            && crate::core::wire::encode_value(&next).len() > limits::BLUEPRINT_RECORD_BYTES_MAX
+        {
             next.former.pop();
         }
         next
@@ -311,6 +314,13 @@ impl BlueprintRecord {
     #[must_use]
     pub fn wanted(&self) -> Option<&Blueprint> {
         (!self.removed).then_some(&self.current.blueprint)
+    }
+
+    /// The last version before whose instances are made of something else than the current one's.
+    #[must_use]
+    pub fn before(&self) -> Option<&Version> {
+        let digest = self.current.blueprint.digest();
+        self.former.iter().find(|former| former.blueprint.digest() != digest)
     }
 
     /// The version whose instances are made of that.

@@ -23,9 +23,9 @@ pub fn check(landscape: Landscape<'_>, plan: &Plan) -> Result<(), String> {
         };
         let held = landscape.orders.get(slot).and_then(|order| order.post.as_ref());
         match (step.action, &step.post, held) {
-            (StepAction::Stop, None, Some(_))
-            | (StepAction::Create, Some(_), None)
-            | (StepAction::Move | StepAction::Update, Some(_), Some(_)) => {}
+            (StepAction::Stop, None, Some(_)) | (StepAction::Create, Some(_), None) => {}
+            (StepAction::Move, Some(post), Some(held)) if post.node != held.node => {}
+            (StepAction::Update, Some(post), Some(held)) if post.digest != held.digest => {}
             _ => return wrong("what is done does not fit what there is"),
         }
         let (Some(post), Some(blueprint)) = (&step.post, record.wanted()) else {
@@ -35,6 +35,9 @@ pub fn check(landscape: Landscape<'_>, plan: &Plan) -> Result<(), String> {
             continue;
         };
         check_post(landscape, post).map_err(|what| format!("{slot}: {what}"))?;
+        if record.version_of(post.digest).is_none() {
+            return wrong("no version of its blueprint is made of that");
+        }
         let host = &landscape.hosts[&post.node];
         choose::may_have(blueprint, host)
             .map_err(|why| format!("{slot}: {} may not have it: {why}", post.node))?;
@@ -70,8 +73,10 @@ fn check_crowding(landscape: Landscape<'_>, plan: &Plan) -> Result<(), String> {
     for step in &plan.steps {
         match &step.post {
             Some(post) => {
-                came.insert(step.slot.clone());
-                after.insert(step.slot.clone(), post.node.clone());
+                // What stays where it is does not come there.
+                if after.insert(step.slot.clone(), post.node.clone()).as_ref() != Some(&post.node) {
+                    came.insert(step.slot.clone());
+                }
             }
             None => {
                 after.remove(&step.slot);
@@ -82,13 +87,14 @@ fn check_crowding(landscape: Landscape<'_>, plan: &Plan) -> Result<(), String> {
     for (slot, node) in &after {
         *on.entry(node).or_default().entry(slot.base()).or_default() += 1;
     }
+    let kept_off_by = choose::kept_off_by(landscape);
     for slot in &came {
         let (node, name) = (&after[slot], slot.base());
         let Some(blueprint) = landscape.blueprints.get(&name).and_then(|record| record.wanted()) else {
             continue;
         };
         let others = &on[node];
-        let agents = others.values().sum::<usize>() + landscape.hosts[node].other_agents;
+        let agents = others.values().sum::<usize>().saturating_add(landscape.hosts[node].other_agents);
         if agents > limits::AGENTS_PER_NODE_MAX {
             return Err(format!("{slot}: {node} would have {agents} agents"));
         }
@@ -97,6 +103,9 @@ fn check_crowding(landscape: Landscape<'_>, plan: &Plan) -> Result<(), String> {
         let crowded = crowded.filter(|other| others.get(*other).copied().unwrap_or(0) > most(other));
         if let Some(other) = crowded.into_iter().next() {
             return Err(format!("{slot}: it would be with {other} on {node}"));
+        }
+        if let Some(other) = kept_off_by.get(&name).into_iter().flatten().find(|o| others.contains_key(*o)) {
+            return Err(format!("{slot}: it would be with {other} on {node}, which is to be apart from it"));
         }
         if blueprint.instances == Instances::PerNode && others[&name] > 1 {
             return Err(format!("{slot}: {node} would have two"));

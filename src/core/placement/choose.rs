@@ -1,16 +1,18 @@
 //! Which node a slot is given to: first who may have it, then who should.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Host, HostState, Landscape};
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
-use crate::core::model::{Blueprint, BlueprintRecord, Domain, Instances, PlacementStrategy};
+use crate::core::model::{Blueprint, Domain, Instances, Placement, PlacementStrategy};
 
 /// Who has how many of what, with what the plan has ordered so far.
 #[derive(Debug)]
 pub(super) struct Occupancy {
     nodes: BTreeMap<NodeId, Room>,
+    /// By blueprint: who else is to be apart from it.
+    kept_off_by: BTreeMap<AgentName, BTreeSet<AgentName>>,
 }
 
 /// What a node has.
@@ -39,7 +41,7 @@ impl Occupancy {
     pub(super) fn of(landscape: Landscape<'_>) -> Self {
         let room = |host: &Host| Room { agents: host.other_agents, of: BTreeMap::new() };
         let nodes = landscape.hosts.iter().map(|(node, host)| (node.clone(), room(host))).collect();
-        let mut occupancy = Self { nodes };
+        let mut occupancy = Self { nodes, kept_off_by: kept_off_by(landscape) };
         for (slot, order) in landscape.orders {
             if let Some(post) = &order.post {
                 occupancy.come(&post.node, &slot.base());
@@ -50,7 +52,7 @@ impl Occupancy {
 
     pub(super) fn come(&mut self, node: &NodeId, name: &AgentName) {
         if let Some(room) = self.nodes.get_mut(node) {
-            room.agents += 1;
+            room.agents = room.agents.saturating_add(1);
             *room.of.entry(name.clone()).or_default() += 1;
         }
     }
@@ -79,8 +81,7 @@ impl Occupancy {
         slot: &AgentName,
         not_on: &[NodeId],
     ) -> Result<NodeId, String> {
-        let fits =
-            |(node, host): &(&NodeId, &Host)| self.accepts(landscape, blueprint, node, host, not_on).is_ok();
+        let fits = |(node, host): &(&NodeId, &Host)| self.accepts(blueprint, node, host, not_on).is_ok();
         let able: Vec<_> = landscape.hosts.iter().filter(fits).collect();
         let number = usize::from(slot.slot().unwrap_or(0));
         let domains = self.domains(landscape, blueprint);
@@ -100,7 +101,6 @@ impl Occupancy {
     /// Whether a node takes one more instance.
     pub(super) fn accepts(
         &self,
-        landscape: Landscape<'_>,
         blueprint: &Blueprint,
         node: &NodeId,
         host: &Host,
@@ -126,14 +126,30 @@ impl Occupancy {
         if let Some(other) = blueprint.placement.apart_from.iter().find(|other| room.has(other) > 0) {
             return Err(format!("it has {other}"));
         }
-        let keeps_off = |other: &AgentName| {
-            let theirs = landscape.blueprints.get(other).and_then(BlueprintRecord::wanted);
-            other != name && theirs.is_some_and(|theirs| theirs.placement.apart_from.contains(name))
-        };
-        match room.of.iter().find(|(other, count)| **count > 0 && keeps_off(other)) {
-            Some((other, _)) => Err(format!("it has {other}, which is to be apart from {name}")),
+        match self.kept_off_by.get(name).into_iter().flatten().find(|other| room.has(other) > 0) {
+            Some(other) => Err(format!("it has {other}, which is to be apart from {name}")),
             None => Ok(()),
         }
+    }
+
+    /// Whether what the blueprint wishes for speaks against a move that is made for balance only.
+    pub(super) fn is_worse(
+        &self,
+        landscape: Landscape<'_>,
+        blueprint: &Blueprint,
+        from: &NodeId,
+        to: &NodeId,
+    ) -> bool {
+        let domain = |node| landscape.hosts.get(node).map(|host| domain_of(blueprint, host));
+        self.wishes(blueprint, to) > self.wishes(blueprint, from) || domain(to) != domain(from)
+    }
+
+    /// Lower is better: the place among the preferred nodes, and whether nobody is near.
+    fn wishes(&self, blueprint: &Blueprint, node: &NodeId) -> (usize, bool) {
+        let Placement { prefer, near, .. } = &blueprint.placement;
+        let room = &self.nodes[node];
+        let preferred = prefer.iter().position(|name| name == node).unwrap_or(usize::MAX);
+        (preferred, !near.is_empty() && near.iter().all(|other| room.has(other) == 0))
     }
 
     /// Lower is better. What was required holds already; what is preferred comes in the order of the fields.
@@ -145,21 +161,18 @@ impl Occupancy {
         in_domain: usize,
         turn: usize,
     ) -> impl Ord + use<> {
-        let placement = &blueprint.placement;
         let room = &self.nodes[node];
         let own = room.has(blueprint.name());
-        let is_far = !placement.near.is_empty() && placement.near.iter().all(|other| room.has(other) == 0);
-        let preferred = placement.prefer.iter().position(|name| name == node).unwrap_or(usize::MAX);
         let [own, agents, turn] =
             [own, room.agents, turn].map(|count| i64::try_from(count).unwrap_or(i64::MAX));
         let cpu = i64::from(host.cpu_tenths);
-        let by_strategy = match placement.strategy {
+        let by_strategy = match blueprint.placement.strategy {
             PlacementStrategy::LeastLoaded => [agents, cpu, own],
             PlacementStrategy::Spread => [own, agents, cpu],
             PlacementStrategy::Binpack => [-agents, own, 0],
             PlacementStrategy::RoundRobin => [own, turn, 0],
         };
-        (is_far, preferred, in_domain, by_strategy)
+        (self.wishes(blueprint, node), in_domain, by_strategy)
     }
 
     /// How many instances of the blueprint are in each zone, or region.
@@ -181,7 +194,7 @@ impl Occupancy {
     /// Why no node can have it, node by node.
     fn reasons(&self, landscape: Landscape<'_>, blueprint: &Blueprint, not_on: &[NodeId]) -> String {
         let reason = |(node, host): (&NodeId, &Host)| {
-            let why = self.accepts(landscape, blueprint, node, host, not_on).err()?;
+            let why = self.accepts(blueprint, node, host, not_on).err()?;
             Some(format!("{node}: {why}"))
         };
         let all: Vec<_> = landscape.hosts.iter().filter_map(reason).collect();
@@ -192,6 +205,18 @@ impl Occupancy {
         }
         format!("no node can have it ({told})")
     }
+}
+
+/// Of each blueprint that others are to be apart from: those others.
+pub(super) fn kept_off_by(landscape: Landscape<'_>) -> BTreeMap<AgentName, BTreeSet<AgentName>> {
+    let mut kept_off_by: BTreeMap<AgentName, BTreeSet<AgentName>> = BTreeMap::new();
+    for (name, record) in landscape.blueprints {
+        let apart_from = record.wanted().into_iter().flat_map(|blueprint| &blueprint.placement.apart_from);
+        for other in apart_from.filter(|other| *other != name) {
+            kept_off_by.entry(other.clone()).or_default().insert(name.clone());
+        }
+    }
+    kept_off_by
 }
 
 /// What a node's instances are spread over.

@@ -85,6 +85,12 @@ pub enum Observed {
     },
 }
 
+/// A reason, as long as it may be in an order or a version.
+fn cut_off(mut why: String) -> String {
+    why.truncate(why.floor_char_boundary(limits::ORDER_WHY_BYTES_MAX));
+    why
+}
+
 /// What is to be ordered now.
 #[must_use]
 pub fn plan(landscape: Landscape<'_>) -> Plan {
@@ -96,12 +102,12 @@ pub fn plan(landscape: Landscape<'_>) -> Plan {
             continue;
         };
         if let Some(why) = rollout::failure(landscape, record) {
-            plan.roll_back.insert(name.clone(), why);
+            plan.roll_back.insert(name.clone(), cut_off(why));
             continue;
         }
         let digest = blueprint.digest();
         for slot in wanted_slots(landscape, blueprint) {
-            fill(landscape, blueprint, digest, slot, &mut occupancy, &mut plan);
+            fill(landscape, record, digest, slot, &mut occupancy, &mut plan);
         }
         rollout::advance(landscape, record, &mut occupancy, &mut plan);
     }
@@ -114,20 +120,24 @@ fn wanted_slots(landscape: Landscape<'_>, blueprint: &Blueprint) -> Vec<AgentNam
     match blueprint.instances {
         Instances::Count(count) => (0..count).map(|number| name.of_slot(number)).collect(),
         Instances::PerNode => {
-            let held =
-                orders_of(landscape, name).filter(|(_, post)| landscape.hosts.contains_key(&post.node));
-            let held: BTreeMap<_, _> = held.map(|(slot, post)| (slot.clone(), post.node.clone())).collect();
-            let taken: BTreeSet<_> = held.values().collect();
+            let mut given: Vec<_> = orders_of(landscape, name).collect();
+            given.sort_by_key(|(slot, _)| slot.slot());
+            // A slot that ends with this plan is not given to another node before it has ended.
+            let taken: BTreeSet<_> = given.iter().map(|(slot, _)| *slot).collect();
+            let mut held: BTreeMap<&NodeId, &AgentName> = BTreeMap::new();
+            for (slot, post) in given.iter().filter(|(_, post)| landscape.hosts.contains_key(&post.node)) {
+                held.entry(&post.node).or_insert(slot);
+            }
             let lacks = landscape.hosts.iter().filter(|(node, host)| {
-                !taken.contains(node)
+                !held.contains_key(node)
                     && host.state == HostState::Up
                     && choose::may_have(blueprint, host).is_ok()
             });
             let free = (0..limits::INSTANCES_MAX)
                 .map(|number| name.of_slot(number))
-                .filter(|s| !held.contains_key(s));
-            let new: Vec<_> = free.zip(lacks).map(|(slot, _)| slot).collect();
-            held.keys().cloned().chain(new).collect()
+                .filter(|slot| !taken.contains(slot));
+            let new = free.zip(lacks).map(|(slot, _)| slot);
+            held.values().copied().cloned().chain(new).collect()
         }
     }
 }
@@ -149,15 +159,18 @@ fn stop_unwanted(landscape: Landscape<'_>, occupancy: &mut Occupancy, plan: &mut
     for (name, record) in landscape.blueprints {
         let wanted: BTreeSet<_> =
             record.wanted().into_iter().flat_map(|blueprint| wanted_slots(landscape, blueprint)).collect();
-        let why = match record.wanted().map(|blueprint| blueprint.instances) {
+        let why = |post: &Post| match record.wanted().map(|blueprint| blueprint.instances) {
             None => "its blueprint was removed".to_owned(),
             Some(Instances::Count(count)) => format!("{count} instances are wanted"),
+            Some(Instances::PerNode) if landscape.hosts.contains_key(&post.node) => {
+                "its node has another one".to_owned()
+            }
             Some(Instances::PerNode) => "its node does not belong to the mesh any more".to_owned(),
         };
         for (slot, post) in orders_of(landscape, name) {
             if !wanted.contains(slot) {
                 occupancy.leave(&post.node, name);
-                plan.order(slot.clone(), StepAction::Stop, None, why.clone());
+                plan.order(slot.clone(), StepAction::Stop, None, why(post));
             }
         }
     }
@@ -166,12 +179,13 @@ fn stop_unwanted(landscape: Landscape<'_>, occupancy: &mut Occupancy, plan: &mut
 /// Gives a slot to a node, if it has none that may keep it.
 fn fill(
     landscape: Landscape<'_>,
-    blueprint: &Blueprint,
+    record: &BlueprintRecord,
     digest: SpecDigest,
     slot: AgentName,
     occupancy: &mut Occupancy,
     plan: &mut Plan,
 ) {
+    let blueprint = &record.current.blueprint;
     let per_node = blueprint.instances == Instances::PerNode;
     let held = landscape.orders.get(&slot).and_then(|order| order.post.as_ref());
     let Some(post) = held else {
@@ -190,18 +204,18 @@ fn fill(
         return;
     };
     if per_node {
-        return end_on_node(blueprint, slot, post, &trouble, landscape, occupancy, plan);
+        return end_on_node(blueprint, slot, post, &trouble, occupancy, plan);
     }
+    // While an update is paused, what goes elsewhere goes as what it is.
+    let stays_old = record.paused && record.version_of(post.digest).is_some();
+    let digest = if stays_old { post.digest } else { digest };
     let mut tried = if post.digest == digest { post.tried.clone() } else { vec![] };
     if matches!(trouble, Trouble::GivenUp(_)) && post.digest == digest {
         tried.push(post.node.clone());
         tried.drain(..tried.len().saturating_sub(limits::ORDER_TRIED_MAX));
     }
-    // Who is relieved may be one that is itself waited for.
-    let runs = |node: &NodeId| landscape.hosts.get(node).is_some_and(|host| host.state != HostState::Lost);
-    let leaves = matches!(trouble, Trouble::Drained | Trouble::Unfit(_)).then(|| &post.node);
-    let relieves =
-        leaves.filter(|node| runs(node)).or(post.relieves.as_ref().filter(|node| runs(node))).cloned();
+    let runs = matches!(trouble, Trouble::Drained | Trouble::Unfit(_));
+    let relieves = serving(landscape, &slot, post, runs).cloned();
     let mut not_on = tried.clone();
     not_on.push(post.node.clone());
     occupancy.leave(&post.node, blueprint.name());
@@ -218,23 +232,31 @@ fn fill(
     }
 }
 
+/// The node that has the instance of a slot until another has begun. One that has not begun is itself waited for, by the
+/// one that it relieves.
+fn serving<'a>(landscape: Landscape<'_>, slot: &AgentName, post: &'a Post, runs: bool) -> Option<&'a NodeId> {
+    let is_there =
+        |node: &&NodeId| landscape.hosts.get(*node).is_some_and(|host| host.state != HostState::Lost);
+    let before = post.relieves.as_ref().filter(is_there);
+    let now = runs.then_some(&post.node);
+    if landscape.observed.get(slot) == Some(&Observed::Steady) { now.or(before) } else { before.or(now) }
+}
+
 /// One of each node ends with its node, and goes nowhere else.
 fn end_on_node(
     blueprint: &Blueprint,
     slot: AgentName,
     post: &Post,
     trouble: &Trouble,
-    landscape: Landscape<'_>,
     occupancy: &mut Occupancy,
     plan: &mut Plan,
 ) {
-    let is_lost = landscape.hosts.get(&post.node).is_none_or(|host| host.state == HostState::Lost);
     match trouble {
-        Trouble::Drained | Trouble::Unfit(_) if !is_lost => {
+        Trouble::Drained | Trouble::Unfit(_) => {
             occupancy.leave(&post.node, blueprint.name());
             plan.order(slot, StepAction::Stop, None, trouble.to_string());
         }
-        Trouble::Drained | Trouble::Unfit(_) | Trouble::Lost(_) | Trouble::GivenUp(_) => {
+        Trouble::Lost(_) | Trouble::GivenUp(_) => {
             plan.unplaced.insert(slot, trouble.to_string());
         }
     }

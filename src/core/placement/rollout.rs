@@ -1,22 +1,28 @@
 //! From one version of a blueprint to the next: some instances at a time, and back again when they fail.
 
-use super::choose::Occupancy;
-use super::{HostState, Landscape, Observed, Plan, StepAction, orders_of, wanted_slots};
-use crate::core::ids::AgentName;
+use std::collections::BTreeMap;
+
+use super::choose::{self, Occupancy};
+use super::{Host, HostState, Landscape, Observed, Plan, StepAction, orders_of, serving, wanted_slots};
+use crate::core::ids::{AgentName, NodeId};
 use crate::core::model::{Blueprint, BlueprintRecord, Instances, Post, SpecDigest};
 
 /// Why the current version has to make room for the one before; `None`: it has not failed, or nothing came before it.
+///
+/// A version whose instances were all steady once has taken its place: if an instance fails later, that is no reason to go
+/// back. Nor is a node that is gone, or one that its instance has to leave.
 pub(super) fn failure(landscape: Landscape<'_>, record: &BlueprintRecord) -> Option<String> {
     let blueprint = record.wanted()?;
     let digest = blueprint.digest();
-    let differs = |before: &crate::core::model::Version| before.blueprint.digest() != digest;
-    let is_over = record.current.settled || record.current.goes_back;
-    if !blueprint.update.roll_back || is_over || !record.former.first().is_some_and(differs) {
+    let is_over = record.paused || record.current.settled || record.current.goes_back;
+    if !blueprint.update.roll_back || is_over {
         return None;
     }
-    let is_of_it = |(_, post): &(&AgentName, &Post)| post.digest == digest;
-    orders_of(landscape, blueprint.name()).filter(is_of_it).find_map(|(slot, post)| {
-        let why = match landscape.observed.get(slot)? {
+    record.before()?;
+    let held: Vec<_> = updatable(landscape, blueprint).collect();
+    let is_of_it = |(_, post): &&(&AgentName, &Post)| post.digest == digest;
+    held.iter().filter(is_of_it).find_map(|(slot, post)| {
+        let why = match landscape.observed.get(*slot)? {
             Observed::Failed { reason } | Observed::Unsteady { stumbled: Some(reason), .. } => reason.clone(),
             Observed::Unsteady { overdue: true, .. } => {
                 format!("it was not steady within {} s", blueprint.update.deadline.as_secs())
@@ -57,23 +63,43 @@ pub(super) fn advance(
         return;
     };
     let digest = blueprint.digest();
-    let changes: std::collections::BTreeSet<_> = plan.steps.iter().map(|step| step.slot.clone()).collect();
-    let is_up = |post: &Post| landscape.hosts.get(&post.node).is_some_and(|host| host.state == HostState::Up);
-    let held = || {
-        orders_of(landscape, blueprint.name()).filter(|(slot, post)| !changes.contains(*slot) && is_up(post))
-    };
+    if updatable(landscape, blueprint).all(|(_, post)| post.digest == digest) {
+        return;
+    }
+    let of_it = plan.steps.iter().filter(|step| is_slot_of(&step.slot, blueprint.name()));
+    let changes: BTreeMap<_, _> = of_it.map(|step| (&step.slot, step.post.as_ref())).collect();
+    let held = updatable(landscape, blueprint).filter(|(slot, _)| !changes.contains_key(slot));
+    let (current, outdated): (Vec<_>, Vec<_>) = held.partition(|(_, post)| post.digest == digest);
     let is_steady = |slot: &AgentName| landscape.observed.get(slot) == Some(&Observed::Steady);
-    let outdated: Vec<_> = held().filter(|(_, post)| post.digest != digest).collect();
-    let under_way = held().filter(|(slot, post)| post.digest == digest && !is_steady(slot)).count();
-    let half = if record.current.goes_back { held().count().div_ceil(2) } else { 0 };
+    let begins = changes.values().flatten().filter(|post| post.digest == digest).count();
+    let under_way = begins + current.iter().filter(|(slot, _)| !is_steady(slot)).count();
+    let half = if record.current.goes_back { (current.len() + outdated.len()).div_ceil(2) } else { 0 };
     let at_once = usize::from(blueprint.update.max_parallel).max(half).saturating_sub(under_way);
-    let steady = held().filter(|(slot, _)| is_steady(slot)).count();
+    let mut others = current.iter().chain(&outdated).filter(|(slot, _)| is_steady(slot)).count();
     let why = format!("version {}: {}", record.current.number, record.current.why);
     for (slot, post) in outdated.into_iter().take(at_once) {
-        let others_serve = steady > usize::from(is_steady(slot));
-        let post = updated(landscape, blueprint, digest, slot, post, others_serve, occupancy);
-        plan.order(slot.clone(), StepAction::Update, Some(post), why.clone());
+        let serves = usize::from(is_steady(slot));
+        let next = updated(landscape, blueprint, digest, slot, post, others > serves, occupancy);
+        if next.node == post.node {
+            others -= serves;
+        }
+        plan.unplaced.remove(slot);
+        plan.order(slot.clone(), StepAction::Update, Some(next), why.clone());
     }
+}
+
+/// What an update may come to: instances on nodes that are there and may have them.
+fn updatable<'a>(
+    landscape: Landscape<'a>,
+    blueprint: &'a Blueprint,
+) -> impl Iterator<Item = (&'a AgentName, &'a Post)> {
+    let may_stay = |host: &Host| host.state == HostState::Up && choose::may_have(blueprint, host).is_ok();
+    orders_of(landscape, blueprint.name())
+        .filter(move |(_, post)| landscape.hosts.get(&post.node).is_some_and(may_stay))
+}
+
+fn is_slot_of(slot: &AgentName, name: &AgentName) -> bool {
+    slot.as_str().strip_prefix(name.as_str()).is_some_and(|number| number.starts_with('#'))
 }
 
 /// An instance is updated where it is while others serve; the only one begins elsewhere before it ends here, if it can.
@@ -86,13 +112,16 @@ fn updated(
     others_serve: bool,
     occupancy: &mut Occupancy,
 ) -> Post {
-    let here = Post { node: post.node.clone(), digest, relieves: None, tried: vec![] };
+    let serves = serving(landscape, slot, post, true);
+    let relieves = |node: &NodeId| serves.filter(|serves| *serves != node).cloned();
+    let to = |node: NodeId| Post { relieves: relieves(&node), node, digest, tried: vec![] };
+    let here = to(post.node.clone());
     if others_serve || blueprint.instances == Instances::PerNode {
         return here;
     }
     occupancy.leave(&post.node, blueprint.name());
     match occupancy.choose(landscape, blueprint, slot, std::slice::from_ref(&post.node)) {
-        Ok(node) => Post { node, relieves: Some(post.node.clone()), ..here },
+        Ok(node) => to(node),
         Err(_) => {
             occupancy.come(&post.node, blueprint.name());
             here

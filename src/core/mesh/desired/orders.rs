@@ -16,8 +16,8 @@ use super::Desired;
 use crate::core::ids::{AgentName, NodeId, NodeKey};
 use crate::core::limits;
 use crate::core::model::{
-    AgentRecord, AgentState, BLUEPRINTS_PREFIX, BlueprintRecord, Health, MemberStatus, Mode, Order,
-    OrderEpoch, Roster, Step, Update, Version, Writer, Writes, order_key,
+    AgentRecord, AgentState, BLUEPRINTS_PREFIX, Blueprint, BlueprintRecord, Health, MemberStatus, Mode,
+    Order, OrderEpoch, Roster, Step, Update, Version, Writer, Writes, order_key,
 };
 use crate::core::placement::{self, Host, HostState, Landscape, Observed};
 use crate::core::register::LeaseView;
@@ -280,9 +280,12 @@ impl Mesh {
         let Some(record) = self.desired.blueprints.get(name) else {
             return;
         };
-        let Some(Version { number, blueprint, .. }) = record.former.first().cloned() else {
+        let Some(Version { number, blueprint, .. }) = record.before().cloned() else {
             return;
         };
+        // As many, and where, as is wanted now: only what they are made of has failed.
+        let Blueprint { instances, placement, .. } = record.current.blueprint.clone();
+        let blueprint = Blueprint { instances, placement, ..blueprint };
         let failed = record.current.number;
         tracing::warn!(%name, failed, back_to = number, why, "a version has failed and is taken back");
         let told = format!("back to version {number}: version {failed} failed, {why}");

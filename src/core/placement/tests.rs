@@ -1,1 +1,0 @@
-//! What a plan orders, case by case.
