@@ -5,11 +5,13 @@ use std::time::Duration;
 mod care;
 mod offers;
 mod outbox;
+mod performance;
 mod wasm;
 
 pub use care::*;
 pub use offers::*;
 pub use outbox::*;
+pub use performance::*;
 pub use wasm::*;
 
 /// Bytes of a node id. Longer: refused where it is parsed.

@@ -23,6 +23,7 @@ mod hello;
 mod letters;
 mod modes;
 mod offer;
+mod performance;
 mod replica;
 mod roster;
 mod sides;
@@ -30,7 +31,9 @@ mod tickets;
 mod wasm;
 
 pub use address::{Address, Target};
-pub use agent::{AgentRecord, AgentSource, AgentSpec, AgentState, AgentView, ProcessProtocol};
+pub use agent::{
+    AgentRecord, AgentSource, AgentSpec, AgentState, AgentView, MEASURED_AGENT, ProcessProtocol,
+};
 pub use care::{Care, Checkup, Health, HealthCheck, Probe, Restart};
 pub use decisions::{Action, Condition, ConditionError, Decision};
 pub use dots::{Actor, Clock, Dot, DotRange, Span};
@@ -42,6 +45,7 @@ pub use modes::{
     Writes,
 };
 pub use offer::{Balance, Offer};
+pub use performance::{Figures, Gauge, Samples, Verdict};
 pub use replica::{Hlc, KeyState, KeyUpdate, Sibling, Slot, Writer, check_key};
 pub use roster::{Electorate, Epoch, Roster, Seat};
 pub use sides::{Cut, Side, Sides, SilentNode};

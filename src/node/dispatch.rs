@@ -24,7 +24,7 @@ use super::runtime::{Delivery, Finish, Runtime};
 use super::transport::{Awaited, DataHandler, Peer, SendFailure};
 use crate::core::contract::Input;
 use crate::core::error::SendError;
-use crate::core::ids::{LinkId, NodeId};
+use crate::core::ids::{AgentName, LinkId, NodeId};
 use crate::core::limits;
 use crate::core::model::{Address, Answer, Message};
 use crate::core::wire::{Data, Want};
@@ -137,10 +137,16 @@ impl Dispatcher {
     /// [`SendError`]; its text says whether the agent may have handled the message.
     pub async fn ask(&self, message: Message) -> Result<Answer, SendError> {
         let agent = message.to.agent.clone();
-        match self.exchange(message, Want::Answer).await? {
-            Some(answer) => Ok(answer),
-            None => Err(SendError::AgentFailed { agent, reason: "it gave no answer".to_owned() }),
-        }
+        answer_of(agent, self.exchange(None, message, Want::Answer).await?)
+    }
+
+    /// As [`Self::ask`], by routes of the caller's own: for agents that are in nobody's view.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub async fn ask_along(&self, routes: &Routes, message: Message) -> Result<Answer, SendError> {
+        let agent = message.to.agent.clone();
+        answer_of(agent, self.exchange(Some(routes), message, Want::Answer).await?)
     }
 
     /// Sends a message and waits until it is in the agent's mailbox.
@@ -148,7 +154,7 @@ impl Dispatcher {
     /// # Errors
     /// [`SendError`]; its text says whether the message may have arrived.
     pub async fn send(&self, message: Message) -> Result<(), SendError> {
-        self.exchange(message, Want::Receipt).await.map(|_| ())
+        self.exchange(None, message, Want::Receipt).await.map(|_| ())
     }
 
     /// Hands a message to the way to its agent and does not wait: `Ok` says that there is one. What
@@ -162,13 +168,15 @@ impl Dispatcher {
         result
     }
 
-    async fn exchange(&self, message: Message, want: Want) -> Outcome {
+    async fn exchange(&self, routes: Option<&Routes>, message: Message, want: Want) -> Outcome {
         let begun = Instant::now();
         let deadline = Duration::from_millis(message.deadline_ms.into()).min(limits::DEADLINE_MAX);
         let outcome = match self.inner.check(&message) {
-            Ok(()) => timeout(deadline, self.inner.exchange(message, want)).await.unwrap_or_else(|_| {
-                Err(SendError::DeadlineExceeded { deadline_ms: deadline.as_millis() as u64 })
-            }),
+            Ok(()) => {
+                timeout(deadline, self.inner.exchange(routes, message, want)).await.unwrap_or_else(|_| {
+                    Err(SendError::DeadlineExceeded { deadline_ms: deadline.as_millis() as u64 })
+                })
+            }
             Err(error) => Err(error),
         };
         self.inner.meters().seconds.record(begun.elapsed().as_secs_f64());
@@ -222,8 +230,12 @@ impl Inner {
             .map_err(|why| SendError::BadAddress { address: message.to.to_string(), why })
     }
 
-    async fn exchange(&self, message: Message, want: Want) -> Outcome {
-        let Picked { node, way, counted: _counted } = self.way_to(&message).await?;
+    async fn exchange(&self, routes: Option<&Routes>, message: Message, want: Want) -> Outcome {
+        let picked = match routes {
+            Some(routes) => self.pick(routes, &message)?,
+            None => self.way_to(&message).await?,
+        };
+        let Picked { node, way, counted: _counted } = picked;
         match way {
             Way::Here => self.deliver_here(message, want).await,
             Way::Link(peer) => self.deliver_over(&peer, message, want).await,
@@ -299,10 +311,15 @@ impl Inner {
         }
     }
 
+    /// Picks an instance by what was published last.
+    fn route(&self, message: &Message) -> Result<Picked, SendError> {
+        self.pick(&self.routes.load(), message)
+    }
+
     /// Picks an instance: one of those that were chosen, by key, conversation or turn; where the sender names the
     /// node, the one there.
-    fn route(&self, message: &Message) -> Result<Picked, SendError> {
-        let (address, routes) = (&message.to, self.routes.load());
+    fn pick(&self, routes: &Routes, message: &Message) -> Result<Picked, SendError> {
+        let address = &message.to;
         if routes.stopping {
             return Err(SendError::Stopping { node: self.own.clone() });
         }
@@ -346,6 +363,10 @@ impl Inner {
             counter.increment(1);
         }
     }
+}
+
+fn answer_of(agent: AgentName, answer: Option<Answer>) -> Result<Answer, SendError> {
+    answer.ok_or_else(|| SendError::AgentFailed { agent, reason: "it gave no answer".to_owned() })
 }
 
 /// Where a message goes, and the note that its outcome is awaited.
@@ -471,7 +492,6 @@ fn send_outcome(peer: &Peer, order: u64, tag: u64, result: Outcome) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::ids::AgentName;
     use crate::core::model::{CrossRegion, Guarantee, Offer, Performative};
     use crate::node::runtime::{Draft, RuntimeConfig};
 
