@@ -1,28 +1,37 @@
-//! What a message costs, beside the raw limit in the same run: `cargo bench --bench messages`.
+//! What a message costs, beside its limits and beside others: `cargo bench --bench messages`.
 //!
 //! Two nodes in one process, each on an executor of its own, over loopback with mutual TLS; beside them a
 //! bare quinn connection with the same TLS and quinn settings between two executors of the same kind, that
-//! sends a frame and gets it back on one long-lived stream. Rounds are interleaved (A B A B ...), so that
-//! a change of the machine's speed meets all of them; what counts are the ratios.
+//! sends a frame and gets it back on one long-lived stream; bare UDP; Debian's `nats-server` with mutual TLS between two
+//! threads; and tonic with mutual TLS between two processes (`benches/tonic`, built apart). Rounds are interleaved
+//! (A B A B ...), so that a change of the machine's speed meets all of them; what counts are the ratios.
+//!
+//! Options: `OneThread` or `TwoThreads`, the kind of executor; `--rounds N` (15); `--quick`, a tenth of the messages in
+//! two rounds; `--write`, which puts the tables into `benches/RESULTS.md`. What is not installed is said, and is `-`.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its table")]
 
-#[path = "../tests/common/mesh.rs"]
+#[path = "../../tests/common/mesh.rs"]
 #[allow(dead_code, unreachable_pub, missing_debug_implementations, reason = "it is the tests' too")]
 mod mesh;
+mod nats;
+mod raw;
+#[path = "../shared/results.rs"]
+mod results;
+mod tonic;
 
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use shoal::core::model::{AgentSource, AgentSpec, Answer, ProcessProtocol};
 use shoal::core::wire::{self, Data, RequestBody, ResponseBody, Want};
-use shoal::node::transport::tls::{NodeIdentity, SERVER_NAME};
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use mesh::{TestMesh, message, until};
+use nats::Nats;
+use tonic::Tonic;
 
 const CONTENT: usize = 128;
 const ROUNDS: usize = 15;
@@ -53,6 +62,10 @@ impl Executor {
         });
         result.recv().expect("the work does not panic")
     }
+
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.handle.spawn(work);
+    }
 }
 
 impl Drop for Executor {
@@ -77,8 +90,51 @@ impl Kind {
     }
 }
 
+/// How much is measured.
+#[derive(Debug, Clone, Copy)]
+struct Size {
+    rounds: usize,
+    asks: usize,
+    one_way: usize,
+}
+
+fn main() {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
+    let rounds = arguments.iter().position(|argument| argument == "--rounds");
+    let rounds =
+        rounds.and_then(|at| arguments.get(at + 1)).map(|rounds| rounds.parse().expect("--rounds N"));
+    let size = if has("--quick") {
+        let (asks, one_way) = (ASKS_A_ROUND / 10, ONE_WAY_A_ROUND / 10);
+        Size { rounds: rounds.unwrap_or(2), asks, one_way }
+    } else {
+        Size { rounds: rounds.unwrap_or(ROUNDS), asks: ASKS_A_ROUND, one_way: ONE_WAY_A_ROUND }
+    };
+    let only =
+        arguments.iter().find(|argument| argument.ends_with("Thread") || argument.ends_with("Threads"));
+    let codec = codec(size);
+    let mut text = format!(
+        "Content of {CONTENT} bytes, one message in flight, {} rounds by turns of {} each; times in microseconds. Encoding and \
+         decoding both frames of an ask takes {:.2} of them.\n",
+        size.rounds,
+        size.asks,
+        micros(codec)
+    );
+    for kind in [Kind::OneThread, Kind::TwoThreads] {
+        if only.is_none_or(|only| format!("{kind:?}") == *only) {
+            text += &measure(kind, size);
+        }
+    }
+    println!("{text}");
+    if has("--write") {
+        let machine = results::machine();
+        let part = format!("## Messages (`cargo bench --bench messages`)\n\n{machine}.\n\n{text}");
+        results::write_part("messages", &part).expect("benches/RESULTS.md can be written");
+    }
+}
+
 /// What one ask spends on its two frames: encoding, walking and decoding of message and answer.
-fn codec() -> Duration {
+fn codec(size: Size) -> Duration {
     let deliver = Data::Deliver { want: Want::Answer, tag: 7, message: message("echo", &[7; CONTENT]) };
     let answer = Answer {
         from: "echo@node-2".to_owned(),
@@ -87,8 +143,9 @@ fn codec() -> Duration {
     };
     let outcome = Data::Outcome { tag: 7, result: Ok(Some(answer)) };
     let mut bytes = Vec::new();
+    let count = size.asks * size.rounds;
     let begun = Instant::now();
-    for _ in 0..ASKS_A_ROUND * ROUNDS {
+    for _ in 0..count {
         for frame in [&deliver, &outcome] {
             bytes.clear();
             wire::encode(frame, &mut bytes).expect("fits");
@@ -96,20 +153,27 @@ fn codec() -> Duration {
             std::hint::black_box(wire::decode::<Data>(body).expect("decodes"));
         }
     }
-    begun.elapsed() / (ASKS_A_ROUND * ROUNDS) as u32
+    begun.elapsed() / count as u32
 }
 
-fn main() {
-    println!("encoding and decoding both frames of an ask: {:.2} us", micros(codec()));
-    let only = std::env::args().nth(1).filter(|a| !a.starts_with('-'));
-    for kind in [Kind::OneThread, Kind::TwoThreads] {
-        if only.as_ref().is_none_or(|o| format!("{kind:?}").contains(o.as_str())) {
-            measure(kind);
-        }
+/// A row of samples; the reason where there are none.
+struct Row {
+    name: String,
+    samples: Vec<f64>,
+    missing: Option<String>,
+}
+
+impl Row {
+    fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), samples: Vec::new(), missing: None }
+    }
+
+    fn add(&mut self, samples: impl IntoIterator<Item = Duration>) {
+        self.samples.extend(samples.into_iter().map(micros));
     }
 }
 
-fn measure(kind: Kind) {
+fn measure(kind: Kind, size: Size) -> String {
     let (a, b) = (Executor::start(kind), Executor::start(kind));
     let executors = [a.handle.clone(), b.handle.clone()];
     let mesh = Arc::new(a.run(async move {
@@ -120,42 +184,108 @@ fn measure(kind: Kind) {
     deploy(&a, &mesh, 2, "echo", native_echo());
     deploy(&a, &mesh, 1, "near", native_echo());
     deploy(&a, &mesh, 2, "process", wordcount());
-    let raw = Raw::start(&a, &b, mesh.certs(1), mesh.certs(2));
+    let wasm = deploy_wasm(&a, &mesh);
+    let raw = raw::Quinn::start(&a, &b, mesh.certs(1), mesh.certs(2));
+    let udp = raw::Udp::start(&a, &b);
+    let mut nats = Nats::start(&mesh.certs(1), &mesh.certs(2));
+    let (certificates, mut tonic) = start_tonic(&mesh);
 
-    let mut samples: [Vec<Duration>; 4] = Default::default();
-    let mut one_way = Vec::new();
-    for _ in 0..ROUNDS {
-        samples[0].extend(raw.round_trips(&a, ASKS_A_ROUND));
-        samples[1].extend(asks(&a, &mesh, "echo", ASKS_A_ROUND));
-        samples[2].extend(asks(&a, &mesh, "near", ASKS_A_ROUND));
-        samples[3].extend(asks(&a, &mesh, "process", ASKS_A_ROUND / 10));
-        one_way.push(tells(&a, &mesh, ONE_WAY_A_ROUND));
-    }
-    let base = percentile(&mut samples[0], 0.5);
-    println!("\n{kind:?}: {CONTENT} B, one in flight, {ROUNDS} interleaved rounds");
-    println!("{:<44} {:>9} {:>9} {:>8}", "", "p50", "p99", "p50/raw");
-    let names = [
-        "raw quinn, framed stream, 2 nodes",
-        "ask native echo, 2 nodes",
+    let nats_name = nats.as_ref().map_or("nats-server", |nats| nats.version.as_str()).to_owned();
+    let mut rows = [
+        "raw quinn, framed stream",
+        "raw UDP",
+        "ask native echo",
         "ask native echo, same node",
-        "ask process (stdio), 2 nodes",
-    ];
-    for (name, samples) in names.iter().zip(&mut samples) {
-        let (p50, p99) = (percentile(samples, 0.5), percentile(samples, 0.99));
-        let ratio = p50.as_secs_f64() / base.as_secs_f64();
-        println!("{name:<44} {:>6.1} us {:>6.1} us {ratio:>7.2}x", micros(p50), micros(p99));
+        "ask WASM agent, long-lived instance",
+        "ask WASM agent, fresh instance",
+        "ask process (stdio)",
+        &format!("{nats_name}, mutual TLS"),
+        "tonic, mutual TLS",
+    ]
+    .map(Row::new);
+    let mut one_way: [Vec<f64>; 4] = Default::default();
+    for _ in 0..size.rounds {
+        rows[0].add(raw.round_trips(&a, size.asks));
+        rows[2].add(asks(&a, &mesh, "echo", size.asks));
+        rows[1].add(udp.round_trips(&a, size.asks));
+        rows[3].add(asks(&a, &mesh, "near", size.asks));
+        if wasm.is_ok() {
+            rows[4].add(asks(&a, &mesh, "kept", size.asks));
+            rows[5].add(asks(&a, &mesh, "fresh", size.asks));
+        }
+        rows[6].add(asks(&a, &mesh, "process", size.asks / 10));
+        if let Ok(nats) = &mut nats {
+            rows[7].add(nats.round_trips(size.asks));
+        }
+        if let Ok(tonic) = &mut tonic {
+            rows[8].add(tonic.round_trips(size.asks));
+        }
+        one_way[0].push(tells(&a, &mesh, size.one_way));
+        if let Ok(nats) = &mut nats {
+            one_way[1].push(nats.one_way(size.one_way));
+        }
+        one_way[2].push(udp.one_way(&a, size.one_way));
+        one_way[3].push(raw::aead(size.one_way));
     }
-    one_way.sort_by(f64::total_cmp);
-    println!("one-way, 2 nodes, all handled: {:.0} messages/s (median)", one_way[one_way.len() / 2]);
+    drop(certificates);
+    for row in &mut rows[4..=5] {
+        row.missing = wasm.as_ref().err().cloned();
+    }
+    rows[7].missing = nats.as_ref().err().cloned();
+    rows[8].missing = tonic.as_ref().err().cloned();
+    round_trip_table(kind, &rows) + &one_way_table(&nats_name, &one_way)
+}
+
+fn round_trip_table(kind: Kind, rows: &[Row]) -> String {
+    let p50 = |row: &Row| results::percentile(&row.samples, 0.5);
+    let (raw, nats) = (p50(&rows[0]), p50(&rows[7]));
+    let mut text = format!("\n### There and back, two nodes, {}\n\n", executors(kind));
+    text += "| | p50 | p99 | p50 beside raw quinn | beside NATS | |\n|---|---|---|---|---|---|\n";
+    for row in rows {
+        let shown = |share| results::shown(results::percentile(&row.samples, share));
+        text += &format!(
+            "| {} | {} | {} | {} | {} | {} |\n",
+            row.name,
+            shown(0.5),
+            shown(0.99),
+            results::ratio(p50(row), raw),
+            results::ratio(p50(row), nats),
+            row.missing.as_deref().unwrap_or_default()
+        );
+    }
+    text + "\nGoals: native echo at most 1.25x raw quinn, and at most 0.6x NATS.\n"
+}
+
+fn one_way_table(nats_name: &str, rates: &[Vec<f64>; 4]) -> String {
+    let names = [
+        "tell native echo, all handled".to_owned(),
+        format!("{nats_name}, mutual TLS, all read"),
+        "raw UDP, those that arrive".to_owned(),
+        "AES-128-GCM alone, sealed and opened".to_owned(),
+    ];
+    let nats = results::percentile(&rates[1], 0.5);
+    let mut text =
+        "\nOne way, thousands of messages a second, median and worst of the rounds:\n\n".to_owned();
+    text += "| | median | worst | beside NATS |\n|---|---|---|---|\n";
+    for (name, rates) in names.iter().zip(rates) {
+        let median = results::percentile(rates, 0.5);
+        let worst = rates.iter().copied().reduce(f64::min);
+        let thousands = |rate: Option<f64>| results::shown(rate.map(|rate| rate / 1e3));
+        let ratio = results::ratio(median, nats);
+        text += &format!("| {name} | {} | {} | {ratio} |\n", thousands(median), thousands(worst));
+    }
+    text + "\nGoal: at least 2x NATS.\n"
+}
+
+fn executors(kind: Kind) -> &'static str {
+    match kind {
+        Kind::OneThread => "an executor of one thread each",
+        Kind::TwoThreads => "an executor of two threads each",
+    }
 }
 
 fn micros(span: Duration) -> f64 {
     span.as_secs_f64() * 1e6
-}
-
-fn percentile(samples: &mut [Duration], p: f64) -> Duration {
-    samples.sort();
-    samples[((samples.len() - 1) as f64 * p) as usize]
 }
 
 fn native_echo() -> AgentSource {
@@ -166,6 +296,45 @@ fn wordcount() -> AgentSource {
     let command = env!("CARGO_BIN_EXE_shoal").to_owned();
     let args = vec!["sample-agent".to_owned(), "wordcount".to_owned()];
     AgentSource::Process { protocol: ProcessProtocol::Stdio, command, args }
+}
+
+/// The agents `kept` and `fresh` on node 2, of the sample component in the text format.
+#[cfg(feature = "wasm")]
+fn deploy_wasm(a: &Executor, mesh: &Arc<TestMesh>) -> Result<(), String> {
+    use shoal::core::model::{InstanceLife, WasmSource};
+
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples/agents/wasm/tally.wat");
+    let component = wat::parse_file(path).map_err(|error| error.to_string())?;
+    let node = mesh.node(2).handle().clone();
+    let module = a.run(async move { node.put_module(component.into()).await })?;
+    for (name, instance) in [("kept", InstanceLife::LongLived), ("fresh", InstanceLife::PerMessage)] {
+        let source = WasmSource { instance, ..WasmSource::new(module) };
+        deploy(a, mesh, 2, name, AgentSource::Wasm(source));
+    }
+    Ok(())
+}
+
+#[cfg(not(feature = "wasm"))]
+fn deploy_wasm(_: &Executor, _: &Arc<TestMesh>) -> Result<(), String> {
+    Err("built without WASM agents".to_owned())
+}
+
+/// tonic's own certificates, by the mesh's CA: its client checks the name of the host.
+fn start_tonic(mesh: &TestMesh) -> (tempfile::TempDir, Result<Tonic, String>) {
+    use shoal::node::certs::{self, Validity};
+
+    let directory = tempfile::tempdir().expect("a directory");
+    let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).expect("written");
+    write("ca.crt", mesh.ca().bundle_pem());
+    for side in ["server", "client"] {
+        let node = format!("tonic-{side}").parse().expect("a name");
+        let validity = Validity::starting(std::time::SystemTime::now(), 1).expect("a validity");
+        let pair = certs::issue(mesh.ca(), &node, &["localhost".to_owned()], &[], validity).expect("issued");
+        write(&format!("{side}.crt"), &pair.cert_pem);
+        write(&format!("{side}.key"), &pair.key_pem);
+    }
+    let tonic = Tonic::start(directory.path());
+    (directory, tonic)
 }
 
 fn deploy(a: &Executor, mesh: &Arc<TestMesh>, n: usize, name: &str, source: AgentSource) {
@@ -232,70 +401,4 @@ async fn requests(mesh: &TestMesh, n: usize) -> u64 {
         panic!("unexpected {info:?}");
     };
     stats.requests
-}
-
-/// The raw limit: one quinn connection, one stream, a frame there and the same frame back.
-struct Raw {
-    streams: Arc<tokio::sync::Mutex<(quinn::SendStream, quinn::RecvStream)>>,
-    _endpoints: Vec<quinn::Endpoint>,
-}
-
-const FRAME: usize = 4 + CONTENT;
-
-impl Raw {
-    fn start(a: &Executor, b: &Executor, client_certs: PathBuf, server_certs: PathBuf) -> Self {
-        let server = b.run(async move { raw_server(identity(&server_certs)) });
-        let address = server.local_addr().expect("it listens");
-        let (streams, client) = a.run(async move {
-            let config = QuicClientConfig::try_from(identity(&client_certs).client_config()).expect("usable");
-            let config = quinn::ClientConfig::new(Arc::new(config));
-            let endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).expect("a socket");
-            let connection = endpoint.connect_with(config, address, SERVER_NAME).expect("valid");
-            let streams = connection.await.expect("connects").open_bi().await.expect("opens");
-            (streams, endpoint)
-        });
-        Self { streams: Arc::new(tokio::sync::Mutex::new(streams)), _endpoints: vec![server, client] }
-    }
-
-    fn round_trips(&self, a: &Executor, count: usize) -> Vec<Duration> {
-        let streams = Arc::clone(&self.streams);
-        a.run(async move {
-            let mut streams = streams.lock().await;
-            let (send, recv) = &mut *streams;
-            let mut frame = [7; FRAME];
-            frame[..4].copy_from_slice(&(CONTENT as u32).to_le_bytes());
-            let mut samples = Vec::with_capacity(count);
-            for _ in 0..count {
-                let begun = Instant::now();
-                send.write_all(&frame).await.expect("writes");
-                recv.read_exact(&mut frame).await.expect("reads");
-                samples.push(begun.elapsed());
-            }
-            samples
-        })
-    }
-}
-
-fn identity(certs: &std::path::Path) -> NodeIdentity {
-    let path = |name: &str| certs.join(name);
-    let now = std::time::SystemTime::now();
-    NodeIdentity::load(&path("ca.crt"), &path("node.crt"), &path("node.key"), now).expect("loads")
-}
-
-fn raw_server(identity: NodeIdentity) -> quinn::Endpoint {
-    let config = QuicServerConfig::try_from(identity.server_config()).expect("usable");
-    let config = quinn::ServerConfig::with_crypto(Arc::new(config));
-    let endpoint = quinn::Endpoint::server(config, ([127, 0, 0, 1], 0).into()).expect("a socket");
-    let accepting = endpoint.clone();
-    tokio::spawn(async move {
-        while let Some(incoming) = accepting.accept().await {
-            let connection = incoming.await.expect("connects");
-            let (mut send, mut recv) = connection.accept_bi().await.expect("opens");
-            let mut frame = [0; FRAME];
-            while recv.read_exact(&mut frame).await.is_ok() {
-                send.write_all(&frame).await.expect("writes");
-            }
-        }
-    });
-    endpoint
 }
