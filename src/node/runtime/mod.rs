@@ -154,6 +154,16 @@ type Reports = Box<dyn Fn(AgentName, u64, AgentReport) + Send + Sync>;
 #[derive(Clone)]
 pub struct Runtime(Arc<Ground>);
 
+/// The reader of agents' lines, for the fuzzer alone.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    /// Reads a line as if an agent had written it; whether it was understood.
+    #[must_use]
+    pub fn line(line: &[u8]) -> bool {
+        super::protocol::parse(line).is_ok()
+    }
+}
+
 /// What all agents of a node stand on.
 struct Ground {
     config: RuntimeConfig,
