@@ -1,19 +1,33 @@
-//! What a message to a fresh WASM instance costs, beside wasmtime alone in the same run: `cargo bench --bench wasm`.
+//! What a message to a fresh WASM instance costs, beside wasmtime alone in the same run, and what the start of a process
+//! agent costs, beside `posix_spawn`: `cargo bench --bench wasm`.
 //!
 //! The same component, on one thread, with 128 bytes of content. Alone: a store, an instance out of wasmtime's pool and
 //! one call of `handle`, with the same engine settings. In the node: a message into the mailbox of an agent with an
 //! instance for each message, until its answer. Rounds are interleaved, and what counts is the ratio.
+//!
+//! The same shell, with pipes. Alone: from its spawn, which is `posix_spawn` in the standard library, until its first
+//! line. In the node: from the call that starts the agent until the report that it runs, with its keeper.
+//!
+//! Options: `--rounds N` (15); `--quick`, a tenth of the messages in two rounds; `--write`, which puts the tables into
+//! `benches/RESULTS.md`.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its table")]
 
+#[path = "shared/results.rs"]
+mod results;
+
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use shoal::core::contract::AgentReport;
 use shoal::core::ids::{AgentName, NodeId};
 use shoal::core::limits;
-use shoal::core::model::{Address, AgentSource, AgentSpec, InstanceLife, Message, Performative, WasmSource};
+use shoal::core::model::{
+    Address, AgentSource, AgentSpec, InstanceLife, Message, Performative, ProcessProtocol, WasmSource,
+};
 use shoal::node::clock;
 use shoal::node::runtime::{Delivery, Runtime, RuntimeConfig};
 use tokio::runtime::Builder;
@@ -24,51 +38,89 @@ use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConf
 const CONTENT: usize = 128;
 const ROUNDS: usize = 15;
 const MESSAGES_A_ROUND: usize = 2_000;
+const STARTS_A_ROUND: usize = 20;
+/// A process agent that is ready at once and reads on.
+const SHELL: &str = "echo '{\"type\":\"ready\"}'; exec cat >/dev/null";
 
 fn main() {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
+    let rounds = arguments.iter().position(|argument| argument == "--rounds");
+    let rounds =
+        rounds.and_then(|at| arguments.get(at + 1)).map(|rounds| rounds.parse().expect("--rounds N"));
+    let part = if has("--quick") { 10 } else { 1 };
+    let rounds = rounds.unwrap_or(if has("--quick") { 2 } else { ROUNDS });
+    let (messages, starts) = (MESSAGES_A_ROUND / part, STARTS_A_ROUND / part);
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/agents/wasm/tally.wat");
     let component = wat::parse_file(path).expect("the sample is a component");
     let executor = Builder::new_current_thread().enable_all().build().expect("an executor");
-    let names =
-        ["wasmtime alone, fresh pooled instance", "message, fresh instance", "message, long-lived instance"];
-    let mut samples: [Vec<Duration>; 3] = Default::default();
+    let mut samples: [Vec<f64>; 5] = Default::default();
     executor.block_on(async {
         let alone = Alone::new(&component);
         let directory = tempfile::tempdir().expect("a directory");
-        let node = InNode::start(directory.path(), &component).await;
-        for _ in 0..ROUNDS {
-            for _ in 0..MESSAGES_A_ROUND {
+        let mut node = InNode::start(directory.path(), &component).await;
+        for _ in 0..rounds {
+            for _ in 0..messages {
                 let begun = Instant::now();
                 alone.handle().await;
-                samples[0].push(begun.elapsed());
+                samples[0].push(micros(begun.elapsed()));
             }
             for (agent, samples) in ["fresh", "kept"].iter().zip(&mut samples[1..]) {
-                for _ in 0..MESSAGES_A_ROUND {
+                for _ in 0..messages {
                     let message = message(agent);
                     let begun = Instant::now();
                     node.ask(message).await;
-                    samples.push(begun.elapsed());
+                    samples.push(micros(begun.elapsed()));
                 }
+            }
+            for _ in 0..starts {
+                samples[3].push(micros(spawn_alone()));
+                samples[4].push(micros(node.start_process().await));
             }
         }
     });
-    let base = percentile(&mut samples[0], 0.5);
-    println!("{CONTENT} B, one in flight, {ROUNDS} interleaved rounds of {MESSAGES_A_ROUND}");
-    println!("{:<40} {:>9} {:>9} {:>9}", "", "p50", "p99", "p50/alone");
-    for (name, samples) in names.iter().zip(&mut samples) {
-        let (p50, p99) = (percentile(samples, 0.5), percentile(samples, 0.99));
-        let ratio = p50.as_secs_f64() / base.as_secs_f64();
-        println!("{name:<40} {:>6.1} us {:>6.1} us {ratio:>8.2}x", micros(p50), micros(p99));
+    let mut text = format!(
+        "{rounds} rounds by turns. {CONTENT} bytes, one message in flight, {messages} a round; {starts} starts a round, one after \
+         another. Times in microseconds.\n\n| | p50 | p99 | p50 beside the first | goal |\n|---|---|---|---|---|\n"
+    );
+    let rows = [
+        ("wasmtime alone, fresh pooled instance", 0, ""),
+        ("message, fresh instance", 0, "<= 2x"),
+        ("message, long-lived instance", 0, ""),
+        ("posix_spawn of a shell, until its first line", 3, ""),
+        ("process agent of the same shell, until it runs", 3, "<= 1.1x"),
+    ];
+    let p50 = |row: usize| results::percentile(&samples[row], 0.5);
+    for (row, (name, beside, goal)) in rows.into_iter().enumerate() {
+        let p99 = results::shown(results::percentile(&samples[row], 0.99));
+        let ratio = results::ratio(p50(row), p50(beside));
+        text += &format!("| {name} | {} | {p99} | {ratio} | {goal} |\n", results::shown(p50(row)));
     }
+    println!("{text}");
+    if has("--write") {
+        let machine = results::machine();
+        let part = format!("## Starts (`cargo bench --bench wasm`)\n\n{machine}.\n\n{text}");
+        results::write_part("wasm", &part).expect("benches/RESULTS.md can be written");
+    }
+}
+
+/// A shell until its first line. Its end is not counted.
+fn spawn_alone() -> Duration {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", SHELL]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let begun = Instant::now();
+    let mut child = command.spawn().expect("there is a shell");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut line).expect("a line");
+    let took = begun.elapsed();
+    assert!(line.contains("ready"), "{line}");
+    drop(child.stdin.take());
+    child.wait().expect("it ends");
+    took
 }
 
 fn micros(span: Duration) -> f64 {
     span.as_secs_f64() * 1e6
-}
-
-fn percentile(samples: &mut [Duration], p: f64) -> Duration {
-    samples.sort();
-    samples[((samples.len() - 1) as f64 * p) as usize]
 }
 
 // --- wasmtime alone ---
@@ -169,13 +221,16 @@ impl Alone {
 
 struct InNode {
     runtime: Runtime,
+    reports: mpsc::UnboundedReceiver<AgentReport>,
+    /// The run of the process agent.
+    run: u64,
 }
 
 impl InNode {
     async fn start(directory: &Path, component: &[u8]) -> Self {
         let config = RuntimeConfig {
             node: NodeId::new("node-1").expect("valid"),
-            keeper: "/none".into(),
+            keeper: env!("CARGO_BIN_EXE_shoal").into(),
             directory: directory.to_owned(),
             modules: directory.join("modules"),
         };
@@ -188,7 +243,24 @@ impl InNode {
             runtime.start(AgentSpec::new(name, source), 1);
             assert_eq!(reports.recv().await, Some(AgentReport::Running));
         }
-        Self { runtime }
+        Self { runtime, reports, run: 0 }
+    }
+
+    /// The start of a process agent until it runs. Its end is not counted.
+    async fn start_process(&mut self) -> Duration {
+        self.run += 1;
+        let name = AgentName::new("shell").expect("valid");
+        let args = vec!["-c".to_owned(), SHELL.to_owned()];
+        let command = "/bin/sh".to_owned();
+        let source = AgentSource::Process { protocol: ProcessProtocol::Stdio, command, args };
+        let spec = AgentSpec::new(name.clone(), source);
+        let begun = Instant::now();
+        self.runtime.start(spec, self.run);
+        assert_eq!(self.reports.recv().await, Some(AgentReport::Running));
+        let took = begun.elapsed();
+        self.runtime.stop(&name, self.run, Duration::ZERO);
+        assert_eq!(self.reports.recv().await, Some(AgentReport::Stopped));
+        took
     }
 
     async fn ask(&self, message: Message) {

@@ -21,6 +21,7 @@ mod letters;
 mod listen;
 mod messages;
 mod modules;
+mod performance;
 mod problem;
 mod read;
 mod roster;
@@ -191,6 +192,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/cluster/members", get(cluster::members))
         .route("/v1/cluster/status", get(cluster::status))
         .route("/v1/cluster/ping", post(cluster::ping))
+        .route("/v1/cluster/performance", post(performance::measure))
         .route("/v1/cluster/events", get(events::follow))
         .route("/v1/certificates", get(certificates::show))
         .route("/v1/cluster/facts", get(diagnosis::facts))

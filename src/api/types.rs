@@ -11,6 +11,7 @@ mod history;
 mod letters;
 mod messages;
 mod modules;
+mod performance;
 mod roster;
 mod state;
 
@@ -37,6 +38,7 @@ pub use self::history::{Finding, Found, History, HistoryEntry};
 pub use self::letters::{DeadChanged, DeadLetter, DeadLetters, DeadOnes, FailedTry, MessageTrace};
 pub use self::messages::{Answered, Receipt, Recipient, Send, Wanted};
 pub use self::modules::{Grants, InstanceLife, Module, WasmSource};
+pub use self::performance::{Measure, Performance, PerformanceRow};
 pub use self::roster::{
     Cut, Difference, Inspected, Mended, NodeMode, Partition, Reconcile, Reconciled, Remove, Resolve,
     ResolveStrategy, Roster, RosterMember, SetRoster, Side, SilentNode,

@@ -6,12 +6,14 @@ mod care;
 mod desired;
 mod offers;
 mod outbox;
+mod performance;
 mod wasm;
 
 pub use care::*;
 pub use desired::*;
 pub use offers::*;
 pub use outbox::*;
+pub use performance::*;
 pub use wasm::*;
 
 /// Bytes of a node id. Longer: refused where it is parsed.

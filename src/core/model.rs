@@ -24,6 +24,7 @@ mod hello;
 mod letters;
 mod modes;
 mod offer;
+mod performance;
 mod plan;
 mod replica;
 mod roster;
@@ -32,7 +33,9 @@ mod tickets;
 mod wasm;
 
 pub use address::{Address, Target};
-pub use agent::{AgentRecord, AgentSource, AgentSpec, AgentState, AgentView, ProcessProtocol};
+pub use agent::{
+    AgentRecord, AgentSource, AgentSpec, AgentState, AgentView, MEASURED_AGENT, ProcessProtocol,
+};
 pub use blueprint::{
     BLUEPRINTS_PREFIX, Blueprint, BlueprintRecord, DRAINED_PREFIX, Domain, Instances, ORDERS_PREFIX, OnCut,
     Order, OrderEpoch, Placement, PlacementStrategy, Post, SpecDigest, Update, Version, order_key,
@@ -49,6 +52,7 @@ pub use modes::{
     Writes,
 };
 pub use offer::{Balance, Offer};
+pub use performance::{Figures, Gauge, Samples, Verdict};
 pub use plan::{Plan, Step, StepAction};
 pub use replica::{Hlc, KeyState, KeyUpdate, Sibling, Slot, Writer, check_key};
 pub use roster::{Electorate, Epoch, Roster, Seat};

@@ -139,10 +139,16 @@ impl Dispatcher {
     /// [`SendError`]; its text says whether the agent may have handled the message.
     pub async fn ask(&self, message: Message) -> Result<Answer, SendError> {
         let agent = message.to.agent.clone();
-        match self.exchange(message, Want::Answer).await? {
-            Some(answer) => Ok(answer),
-            None => Err(SendError::AgentFailed { agent, reason: "it gave no answer".to_owned() }),
-        }
+        answer_of(agent, self.exchange(None, message, Want::Answer).await?)
+    }
+
+    /// As [`Self::ask`], by routes of the caller's own: for agents that are in nobody's view.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub async fn ask_along(&self, routes: &Routes, message: Message) -> Result<Answer, SendError> {
+        let agent = message.to.agent.clone();
+        answer_of(agent, self.exchange(Some(routes), message, Want::Answer).await?)
     }
 
     /// Sends a message and waits until it is in the agent's mailbox.
@@ -150,7 +156,7 @@ impl Dispatcher {
     /// # Errors
     /// [`SendError`]; its text says whether the message may have arrived.
     pub async fn send(&self, message: Message) -> Result<(), SendError> {
-        self.exchange(message, Want::Receipt).await.map(|_| ())
+        self.exchange(None, message, Want::Receipt).await.map(|_| ())
     }
 
     /// Hands a message to the way to its agent and does not wait: `Ok` says that there is one. What
@@ -164,13 +170,15 @@ impl Dispatcher {
         result
     }
 
-    async fn exchange(&self, message: Message, want: Want) -> Outcome {
+    async fn exchange(&self, routes: Option<&Routes>, message: Message, want: Want) -> Outcome {
         let begun = Instant::now();
         let deadline = Duration::from_millis(message.deadline_ms.into()).min(limits::DEADLINE_MAX);
         let outcome = match self.inner.check(&message) {
-            Ok(()) => timeout(deadline, self.inner.exchange(message, want)).await.unwrap_or_else(|_| {
-                Err(SendError::DeadlineExceeded { deadline_ms: deadline.as_millis() as u64 })
-            }),
+            Ok(()) => {
+                timeout(deadline, self.inner.exchange(routes, message, want)).await.unwrap_or_else(|_| {
+                    Err(SendError::DeadlineExceeded { deadline_ms: deadline.as_millis() as u64 })
+                })
+            }
             Err(error) => Err(error),
         };
         self.inner.meters().seconds.record(begun.elapsed().as_secs_f64());
@@ -226,7 +234,10 @@ impl Inner {
 
     /// Delivers a message, and where its instance has gone elsewhere meanwhile and has not taken it in, to the one that
     /// has taken its place.
-    async fn exchange(&self, message: Message, want: Want) -> Outcome {
+    async fn exchange(&self, routes: Option<&Routes>, message: Message, want: Want) -> Outcome {
+        if let Some(routes) = routes {
+            return self.deliver(self.pick(routes, &message)?, message, want).await;
+        }
         for _ in 0..limits::REROUTES_MAX {
             let changed = self.routes_changed.notified();
             let picked = self.way_to(&message).await?;
@@ -323,10 +334,15 @@ impl Inner {
         }
     }
 
+    /// Picks an instance by what was published last.
+    fn route(&self, message: &Message) -> Result<Picked, SendError> {
+        self.pick(&self.routes.load(), message)
+    }
+
     /// Picks an instance: one of those that were chosen, by key, conversation or turn; where the sender names the
     /// node, the one there.
-    fn route(&self, message: &Message) -> Result<Picked, SendError> {
-        let (address, routes) = (&message.to, self.routes.load());
+    fn pick(&self, routes: &Routes, message: &Message) -> Result<Picked, SendError> {
+        let address = &message.to;
         if routes.stopping {
             return Err(SendError::Stopping { node: self.own.clone() });
         }
@@ -371,6 +387,10 @@ impl Inner {
             counter.increment(1);
         }
     }
+}
+
+fn answer_of(agent: AgentName, answer: Option<Answer>) -> Result<Answer, SendError> {
+    answer.ok_or_else(|| SendError::AgentFailed { agent, reason: "it gave no answer".to_owned() })
 }
 
 /// Where a message goes, and the note that its outcome is awaited.

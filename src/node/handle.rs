@@ -31,6 +31,7 @@ pub struct Handle {
     pub(super) transport: Transport,
     pub(super) identity: KeeperHandle,
     pub(super) policy: Arc<PolicyCommand>,
+    pub(super) measuring: Arc<Semaphore>,
     pub(super) started: Instant,
 }
 

@@ -20,6 +20,7 @@ mod folder;
 mod handle;
 pub mod identity;
 mod load;
+mod performance;
 pub mod runtime;
 mod shares;
 pub mod store;
@@ -47,6 +48,7 @@ use self::folder::Folder;
 pub use self::handle::Handle;
 use self::handle::PolicyCommand;
 use self::identity::{Keeper, Loaded, Places};
+pub use self::performance::Measured;
 use self::runtime::{Runtime, RuntimeConfig};
 use self::shares::Shares;
 use self::store::{NodeKeys, Opened, Outcome, Store, StoreError};
@@ -248,6 +250,7 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
         transport,
         identity,
         policy,
+        measuring: Arc::new(Semaphore::new(limits::MEASUREMENTS_AT_ONCE_MAX)),
         started: Instant::now(),
     };
     if let Some(directory) = &config.node.agents_dir {

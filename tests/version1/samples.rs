@@ -205,7 +205,7 @@ fn records() -> Vec<OwnedRecord> {
     ];
     let agents = states.into_iter().enumerate().map(|(n, state)| {
         let (offer, health) = Default::default();
-        let record = AgentRecord { kind: "stdio".to_owned(), state, restarts: 2, offer, health };
+        let record = AgentRecord { kind: "stdio".to_owned(), state, restarts: 2, offer, health, order: None };
         (format!("agents/agent-{n}"), Some(encode_value(&record)))
     });
     let load = Load { cpu_permille: 125, memory_bytes: 1 << 33 };

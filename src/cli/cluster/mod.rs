@@ -2,6 +2,7 @@
 //!
 //! - `reach` and `trouble` conclude from the nodes' reports, as pure functions; `reports` fetches those
 //! - `roster` shows and changes who should exist and who votes; `partition` tells who reaches whom
+//! - `performance` shows what messages and starts take
 //! - `doctor`, `health`, `auth`, `analyze`, `info` show different parts of it
 
 mod analyze;
@@ -11,6 +12,7 @@ mod health;
 mod info;
 mod members;
 mod partition;
+mod performance;
 mod ping;
 mod reach;
 mod reports;
@@ -70,6 +72,12 @@ pub(crate) enum ClusterCommand {
     /// Advise what to change, from measurements alone; silent where there is nothing to change
     #[command(after_help = "Example: shoal cluster analyze")]
     Analyze(analyze::AnalyzeArgs),
+    /// Measure what a message takes on this node and to a peer, and what a WASM agent takes to start; exits 1 when a target
+    /// is missed
+    #[command(after_help = "Examples:
+  shoal cluster performance
+  shoal cluster performance --peer node-2 -o json")]
+    Performance(performance::PerformanceArgs),
     /// Check the certificates, the CAs and the clocks of all nodes; exits 1 when something is wrong
     #[command(after_help = "Example: shoal cluster verify-auth")]
     VerifyAuth(auth::AuthArgs),
@@ -155,6 +163,7 @@ pub(super) async fn run(command: ClusterCommand) -> Result<(), Failure> {
         ClusterCommand::Health(args) => health::run(&args).await,
         ClusterCommand::Doctor(args) => doctor::run(&args).await,
         ClusterCommand::Analyze(args) => analyze::run(&args).await,
+        ClusterCommand::Performance(args) => performance::run(args).await,
         ClusterCommand::VerifyAuth(args) => auth::run(&args).await,
         ClusterCommand::DetectPartition(args) => partition::run(&args).await,
         ClusterCommand::Drain(args) => blueprint::drain(&args, true).await,

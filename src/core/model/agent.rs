@@ -6,6 +6,9 @@ use super::{Care, Health, MemberStatus, Offer, OrderEpoch, WasmSource};
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
 
+/// The name at which every node answers the messages that measure a route. No agent can have it.
+pub const MEASURED_AGENT: &str = "shoal-performance";
+
 /// How a process agent is spoken to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -81,6 +84,9 @@ impl AgentSpec {
     /// # Errors
     /// A sentence for the person who deploys it.
     pub fn check(&self) -> Result<(), String> {
+        if self.name.as_str() == MEASURED_AGENT {
+            return Err(format!("the name {MEASURED_AGENT} is kept for measurements: choose another"));
+        }
         self.offer.check()?;
         let speaks_http = matches!(self.source, AgentSource::Process { protocol: ProcessProtocol::Http, .. });
         self.care.check(speaks_http)?;

@@ -49,7 +49,9 @@ use crate::core::contract::AgentReport;
 use crate::core::error::{Refusal, SendError};
 use crate::core::ids::{AgentName, ModuleId, NodeId};
 use crate::core::limits;
-use crate::core::model::{AgentSource, AgentSpec, Answer, Guarantee, Message, Performative};
+use crate::core::model::{
+    AgentSource, AgentSpec, Answer, Guarantee, MEASURED_AGENT, Message, Performative, Samples,
+};
 use crate::core::wire::{AgentStats, ModulePart, StateAnswer, StateRequest};
 
 /// Takes what became of a message, exactly once. Runs on whatever task finishes the message, so it
@@ -152,6 +154,16 @@ type Reports = Box<dyn Fn(AgentName, u64, AgentReport) + Send + Sync>;
 #[derive(Clone)]
 pub struct Runtime(Arc<Ground>);
 
+/// The reader of agents' lines, for the fuzzer alone.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    /// Reads a line as if an agent had written it; whether it was understood.
+    #[must_use]
+    pub fn line(line: &[u8]) -> bool {
+        super::protocol::parse(line).is_ok()
+    }
+}
+
 /// What all agents of a node stand on.
 struct Ground {
     config: RuntimeConfig,
@@ -159,6 +171,8 @@ struct Ground {
     outlet: OnceLock<Arc<dyn Outlet>>,
     commons: OnceLock<Arc<dyn Commons>>,
     wasm: Wasm,
+    /// Answers messages that measure the way to this node. It is no agent: nobody deploys, lists or stops it.
+    measured: Arc<Agent>,
     agents: ArcSwap<HashMap<AgentName, Arc<Agent>>>,
     /// Held while `agents`, or the run of one, is exchanged; never over an await.
     changing: Mutex<()>,
@@ -196,6 +210,7 @@ impl Runtime {
         let environment = kept.chain([("PATH".into(), path.clone())]).collect();
         let ground = Arc::new(Ground {
             wasm: Wasm::new(config.modules.clone()),
+            measured: Arc::new(measured(config.node.clone())),
             config,
             reports: Box::new(reports),
             outlet: OnceLock::new(),
@@ -306,7 +321,15 @@ impl Runtime {
             return agent.deliver(delivery);
         }
         drop(agents);
+        if *agent == self.0.measured.name {
+            return self.0.measured.deliver(delivery);
+        }
         (delivery.finish)(Err(SendError::UnknownAgent { agent: agent.clone() }));
+    }
+
+    /// What fresh instances of a small WASM agent took to be made and to answer their first message, one after another.
+    pub async fn measure_wasm_starts(&self) -> Samples {
+        wasm::measure_starts(&self.0).await
     }
 
     /// What is measured of an agent.
@@ -360,6 +383,13 @@ impl fmt::Debug for Runtime {
             .field("live", &self.count())
             .finish_non_exhaustive()
     }
+}
+
+/// What answers measurements, and runs from the beginning.
+fn measured(node: NodeId) -> Agent {
+    let run = Run::new(0, &AgentSource::Native { builtin: "echo".to_owned() });
+    run.become_phase(Phase::Running);
+    Agent::new(AgentName::new(MEASURED_AGENT).expect("it is a name"), node, run)
 }
 
 /// Looks for modules that nobody uses. Agents that come back with their node are there long before the first look.

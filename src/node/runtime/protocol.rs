@@ -205,9 +205,11 @@ struct Fields {
 /// # Errors
 /// [`BadLine`] says what is wrong with it.
 pub(super) fn parse(line: &[u8]) -> Result<FromAgent, BadLine> {
-    let mut fields: Fields = serde_json::from_slice(line).map_err(|error| BadLine {
-        id: None,
-        why: format!("it is not a line of the protocol: {error}").into(),
+    let mut fields: Fields = serde_json::from_slice(line).map_err(|error| {
+        // The complaint may repeat what the agent wrote, up to a whole line.
+        let why = format!("it is not a line of the protocol: {error}");
+        let why: String = why.chars().take(limits::AGENT_REASON_CHARS_MAX).collect();
+        BadLine { id: None, why: why.into() }
     })?;
     let id = fields.id.take();
     if id.as_ref().is_some_and(|id| id.len() > limits::AGENT_ASK_ID_BYTES_MAX) {
@@ -294,6 +296,9 @@ pub(super) fn check_content(content: &Bytes) -> Result<(), SendError> {
         bytes_max: limits::CONTENT_BYTES_MAX as u64,
     })
 }
+
+#[cfg(test)]
+mod hostile;
 
 #[cfg(test)]
 mod tests {

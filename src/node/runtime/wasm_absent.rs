@@ -11,7 +11,7 @@ use super::Ground;
 use super::agent::{Agent, Run};
 use crate::core::contract::AgentReport;
 use crate::core::ids::ModuleId;
-use crate::core::model::WasmSource;
+use crate::core::model::{Samples, WasmSource};
 use crate::core::wire::ModulePart;
 
 /// The sentence.
@@ -53,6 +53,11 @@ impl Wasm {
 #[expect(clippy::unused_async, reason = "as where there are WASM agents")]
 pub(super) async fn supervise(_: &Arc<Ground>, _: &Arc<Agent>, _: &Arc<Run>, _: WasmSource) -> AgentReport {
     AgentReport::Ended { reason: ABSENT.to_owned() }
+}
+
+#[expect(clippy::unused_async, reason = "as where there are WASM agents")]
+pub(super) async fn measure_starts(_: &Arc<Ground>) -> Samples {
+    Samples::nothing(ABSENT)
 }
 
 pub(super) fn window_of(_: &WasmSource) -> usize {

@@ -13,6 +13,7 @@ mod engine;
 mod fetch;
 mod host;
 mod instance;
+mod measured;
 mod modules;
 mod run;
 
@@ -31,6 +32,7 @@ use self::code::Code;
 use self::engine::Ticker;
 use self::host::Host;
 use self::instance::{Prepared, Shelf};
+pub(super) use self::measured::measure_starts;
 pub use self::modules::Kept;
 use self::modules::{Lack, Modules};
 pub(super) use self::run::{supervise, window_of};

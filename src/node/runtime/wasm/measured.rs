@@ -1,0 +1,139 @@
+//! How long a WASM agent takes to start: a fresh instance of a small component that is part of this binary is made, in
+//! the node's own pool, and answers one message. Nothing of it stays but its compiled code.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::host::Host;
+use super::instance::{Ended, Instance, Prepared};
+use crate::core::ids::ModuleId;
+use crate::core::limits;
+use crate::core::model::{Address, Message, Performative, Samples, WasmSource};
+use crate::node::clock;
+use crate::node::runtime::Ground;
+use crate::node::runtime::mailbox::Taken;
+
+/// The component: `measured.wat`, in binary.
+const COMPONENT: &[u8] = include_bytes!("measured.wasm");
+
+/// What starts take, one after another; the first that fails ends that. Only free places are taken: nobody's instance
+/// gives way.
+pub(in crate::node::runtime) async fn measure_starts(ground: &Arc<Ground>) -> Samples {
+    let mut samples = Samples::default();
+    // Compiling is no part of a start: it happens once for a module, not once for an instance.
+    let prepared = match ground.wasm.compile(ModuleId::of(COMPONENT), COMPONENT.to_vec()).await {
+        Ok(prepared) => prepared,
+        Err(reason) => return Samples::nothing(reason),
+    };
+    let source = Arc::new(WasmSource::new(ModuleId::of(COMPONENT)));
+    let begun = Instant::now();
+    while samples.took.len() < limits::MEASURED_STARTS && begun.elapsed() < limits::MEASURED_FOR_MAX {
+        let Some(place) = ground.wasm.shelf().free_place() else {
+            samples.reason =
+                Some(format!("all {} places for instances are taken by agents", limits::WASM_INSTANCES_MAX));
+            break;
+        };
+        match start(ground, &prepared, &source, place).await {
+            Ok(took) => samples.took.push(took),
+            Err(reason) => {
+                samples.fail(reason);
+                break;
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+    samples
+}
+
+async fn start(
+    ground: &Arc<Ground>,
+    prepared: &Prepared,
+    source: &Arc<WasmSource>,
+    place: OwnedSemaphorePermit,
+) -> Result<Duration, String> {
+    let message = message(ground);
+    let begun = Instant::now();
+    let within = Duration::from_millis(limits::MEASURED_ASK_DEADLINE_MS.into());
+    let told = |ended: Ended| match ended {
+        Ended::Deadline => format!("an instance took longer than {} ms", limits::MEASURED_ASK_DEADLINE_MS),
+        Ended::Failed(reason) => reason,
+    };
+    let host = Host::new(Arc::clone(ground), Arc::clone(&ground.measured), Arc::clone(source));
+    let mut instance = Instance::new(prepared, host, place, within).await.map_err(told)?;
+    let taken = Taken { message, wants_answer: true, left: within };
+    let answer = instance.handle(taken).await.map_err(told)?;
+    let took = begun.elapsed();
+    match answer? {
+        Some(_) => Ok(took),
+        None => Err("an instance gave no answer".to_owned()),
+    }
+}
+
+fn message(ground: &Ground) -> Message {
+    Message {
+        id: clock::message_id(),
+        from: ground.measured.address.clone(),
+        to: Address { agent: ground.measured.name.clone(), node: None },
+        performative: Performative::Request,
+        conversation_id: None,
+        in_reply_to: None,
+        content_type: "application/octet-stream".to_owned(),
+        content: vec![0; limits::MEASURED_CONTENT_BYTES].into(),
+        deadline_ms: limits::MEASURED_ASK_DEADLINE_MS,
+        traceparent: None,
+        hops: 0,
+        extensions: BTreeMap::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::ids::NodeId;
+    use crate::node::runtime::{Runtime, RuntimeConfig};
+
+    #[test]
+    fn the_component_is_what_its_text_says() {
+        let text = concat!(env!("CARGO_MANIFEST_DIR"), "/src/node/runtime/wasm/measured.wat");
+        let made = wat::parse_file(text).expect("a component");
+        assert!(made == COMPONENT, "measured.wasm is not measured.wat: make it anew");
+    }
+
+    #[tokio::test]
+    async fn starts_are_measured_one_by_one_and_leave_no_instance_no_module_and_no_agent() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let config = RuntimeConfig {
+            node: NodeId::new("node-1").expect("valid"),
+            keeper: "/none".into(),
+            directory: directory.path().to_owned(),
+            modules: directory.path().join("modules"),
+        };
+        let runtime = Runtime::new(config, |_, _, _| {});
+        let Samples { took, failed, reason } = runtime.measure_wasm_starts().await;
+        assert_eq!((took.len(), failed, reason), (limits::MEASURED_STARTS, 0, None));
+        assert!(took.iter().all(|took| !took.is_zero()));
+        assert_eq!(runtime.0.wasm.shelf().live(), 0);
+        assert_eq!(runtime.modules().await.expect("listed"), []);
+        assert_eq!(runtime.count(), 0);
+    }
+
+    #[tokio::test]
+    async fn where_all_places_are_taken_nobody_gives_way_to_a_measurement() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let config = RuntimeConfig {
+            node: NodeId::new("node-1").expect("valid"),
+            keeper: "/none".into(),
+            directory: directory.path().to_owned(),
+            modules: directory.path().join("modules"),
+        };
+        let runtime = Runtime::new(config, |_, _, _| {});
+        let taken: Vec<_> = std::iter::from_fn(|| runtime.0.wasm.shelf().free_place()).collect();
+        assert_eq!(taken.len(), limits::WASM_INSTANCES_MAX);
+        let samples = runtime.measure_wasm_starts().await;
+        assert_eq!((&samples.took[..], samples.failed), (&[][..], 0));
+        assert!(samples.reason.expect("one").contains("are taken"));
+    }
+}
