@@ -61,9 +61,13 @@ pub(super) async fn deploy(
     Json(deploy): Json<Deploy>,
 ) -> Result<Response, Problem> {
     let offer = deploy.offer();
-    let Deploy { name, node, source, health, restart, .. } = deploy;
+    let Deploy { name, node, source, health, restart, breaker, .. } = deploy;
     let health = health.map(HealthCheck::into_model).transpose().map_err(Problem::bad_request)?;
-    let care = Care { health, restart: restart.map(Into::into).unwrap_or_default() };
+    let care = Care {
+        health,
+        restart: restart.map(Into::into).unwrap_or_default(),
+        breaker: breaker.map(Into::into).unwrap_or_default(),
+    };
     let mut spec = AgentSpec { offer, care, ..AgentSpec::new(name.clone(), source.into()) };
     if let AgentSource::Wasm(source) = &mut spec.source {
         // Where the module was uploaded, most likely.

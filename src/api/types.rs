@@ -23,7 +23,7 @@ use crate::core::model;
 use crate::node::events::Numbered;
 
 pub use self::agents::{Agent, AgentInfo, AgentRef, Deploy, Logs, Protocol, Source};
-pub use self::care::{Check, CheckKind, HealthCheck, Restart, RestartAgent};
+pub use self::care::{Breaker, Check, CheckKind, HealthCheck, Restart, RestartAgent};
 pub use self::certificates::{
     Certificate, Certificates, OfferedLists, PeerCertificate, RevocationList, TakenList, TakenLists,
 };
@@ -162,6 +162,17 @@ pub enum Event {
         /// Its new state; `stopped` when it is gone.
         state: String,
         /// Why, where there is something to say.
+        reason: Option<String>,
+    },
+    /// An agent's breaker has opened, half-opened or closed.
+    Breaker {
+        /// The agent.
+        agent: AgentName,
+        /// Its node.
+        node: NodeId,
+        /// `open`, `half-open` or `closed`.
+        state: String,
+        /// What failed last; null once it is closed.
         reason: Option<String>,
     },
     /// A second live process claims a node's name.
@@ -327,6 +338,9 @@ impl From<model::Event> for Event {
                 Self::Member { node, status: status.to_string(), reason }
             }
             model::Event::Agent { agent, node, state, reason } => Self::Agent { agent, node, state, reason },
+            model::Event::Breaker { agent, node, state, reason } => {
+                Self::Breaker { agent, node, state, reason }
+            }
             model::Event::DuplicateNode { node, address } => Self::DuplicateNode { node, address },
             model::Event::Mode { from, to, reason } => {
                 Self::Mode { from: from.to_string(), to: to.to_string(), reason }

@@ -123,8 +123,9 @@ async fn described(client: &Client, file: &Path, node: Option<NodeId>) -> Result
     let Offer { capabilities, topics, balance } = manifest.offer;
     let health = manifest.care.health.map(HealthCheck::from);
     let restart = Some(manifest.care.restart.into());
+    let breaker = Some(manifest.care.breaker.into());
     let bare = Deploy::new(manifest.name, node, source);
-    Ok(Deploy { capabilities, topics, balance, health, restart, ..bare })
+    Ok(Deploy { capabilities, topics, balance, health, restart, breaker, ..bare })
 }
 
 /// The agent of the flags.

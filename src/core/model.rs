@@ -15,6 +15,7 @@ use super::limits;
 
 mod address;
 mod agent;
+mod breaker;
 mod care;
 mod decisions;
 mod dots;
@@ -31,6 +32,7 @@ mod wasm;
 
 pub use address::{Address, Target};
 pub use agent::{AgentRecord, AgentSource, AgentSpec, AgentState, AgentView, ProcessProtocol};
+pub use breaker::{Breaker, BreakerState, Circuit, Passage, Shown, Turn};
 pub use care::{Care, Checkup, Health, HealthCheck, Probe, Restart};
 pub use decisions::{Action, Condition, ConditionError, Decision};
 pub use dots::{Actor, Clock, Dot, DotRange, Span};

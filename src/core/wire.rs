@@ -32,8 +32,8 @@ mod state;
 mod versions;
 
 pub use facts::{
-    AgentStats, ArrivalFacts, CaFacts, CertificateFacts, CheckEntry, DiskFacts, LinkFacts, MemberFacts,
-    NodeFacts, QueueFacts,
+    AgentStats, ArrivalFacts, BreakerStats, CaFacts, CertificateFacts, CheckEntry, DiskFacts, LinkFacts,
+    MemberFacts, NodeFacts, QueueFacts,
 };
 pub use history::{HistoryEntry, HistoryPage, HistoryQuery, Recorded};
 pub use outbox::{DeadOnes, OutboxAnswer, OutboxRequest};

@@ -154,7 +154,7 @@ impl World {
                 self.checkers.shared.on_outcome(machine, ticket, &outcome)
             }
             Event::Mode { from, to, reason } => self.report.modes.push((self.now, machine, from, to, reason)),
-            Event::Joined { .. } | Event::Agent { .. } | Event::Roster { .. } => {}
+            Event::Joined { .. } | Event::Agent { .. } | Event::Breaker { .. } | Event::Roster { .. } => {}
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Check, HealthCheck, Restart, WasmSource};
+use super::{Breaker, Check, HealthCheck, Restart, WasmSource};
 use crate::core::ids::{AgentName, NodeId, Tag};
 use crate::core::model::{self, AgentSource, Balance, Offer, ProcessProtocol};
 use crate::core::wire::AgentStats;
@@ -38,6 +38,12 @@ pub struct Agent {
     /// What the last check found; null when all was well.
     #[serde(default)]
     pub health_why: Option<String>,
+    /// `closed`, `open` or `half-open`; null of a node of an earlier version.
+    #[serde(default)]
+    pub breaker_state: Option<String>,
+    /// What failed last; null while the breaker is closed.
+    #[serde(default)]
+    pub breaker_why: Option<String>,
 }
 
 /// `POST /v1/agents`.
@@ -66,6 +72,9 @@ pub struct Deploy {
     /// When it is started again; null: as usual.
     #[serde(default)]
     pub restart: Option<Restart>,
+    /// When those who ask it are spared their wait; null: as usual.
+    #[serde(default)]
+    pub breaker: Option<Breaker>,
 }
 
 impl Deploy {
@@ -73,7 +82,7 @@ impl Deploy {
     #[must_use]
     pub fn new(name: AgentName, node: Option<NodeId>, source: Source) -> Self {
         let Offer { capabilities, topics, balance } = Offer::default();
-        Self { name, node, source, capabilities, topics, balance, health: None, restart: None }
+        Self { name, node, source, capabilities, topics, balance, health: None, restart: None, breaker: None }
     }
 
     /// What the agent offers.
@@ -165,6 +174,21 @@ pub struct AgentInfo {
     /// As in [`Agent`].
     #[serde(default)]
     pub health_why: Option<String>,
+    /// As in [`Deploy`]; null of a node of an earlier version.
+    #[serde(default)]
+    pub breaker: Option<Breaker>,
+    /// As in [`Agent`].
+    #[serde(default)]
+    pub breaker_state: Option<String>,
+    /// What failed last; null while nothing has failed since the last answer.
+    #[serde(default)]
+    pub breaker_why: Option<String>,
+    /// Failures in a row while its breaker is closed.
+    #[serde(default)]
+    pub breaker_failures: u32,
+    /// When it is tried again; null while messages go through.
+    #[serde(default)]
+    pub breaker_retry_ms: Option<u64>,
     /// The last hundred checks of its health, oldest first.
     #[serde(default)]
     pub checks: Vec<Check>,
@@ -204,6 +228,8 @@ impl AgentInfo {
     pub fn new(node: NodeId, spec: model::AgentSpec, stats: &AgentStats, heard: Option<Agent>) -> Self {
         let (health, health_why) =
             heard.as_ref().map_or((None, None), |agent| (agent.health.clone(), agent.health_why.clone()));
+        let breaker_state = heard.as_ref().and_then(|agent| agent.breaker_state.clone());
+        let breaker = stats.breaker.clone().unwrap_or_default();
         let (state, restarts, reason) = match heard {
             Some(agent) => (Some(agent.state), Some(agent.restarts), agent.reason),
             None => (None, None, None),
@@ -217,6 +243,11 @@ impl AgentInfo {
             balance: spec.offer.balance,
             check: spec.care.health.map(HealthCheck::from),
             restart: Some(spec.care.restart.into()),
+            breaker: Some(spec.care.breaker.into()),
+            breaker_state,
+            breaker_why: Some(breaker.why).filter(|why| !why.is_empty()),
+            breaker_failures: breaker.failures,
+            breaker_retry_ms: breaker.retry_ms,
             health,
             health_why,
             checks: stats.checks.iter().map(Check::from).collect(),
@@ -290,6 +321,8 @@ impl From<&model::AgentView> for Agent {
             topics: view.record.offer.topics.clone(),
             health: Some(&view.record.health).filter(|h| !h.is_unchecked()).map(|h| h.as_str().to_owned()),
             health_why: view.record.health.why().map(str::to_owned),
+            breaker_state: Some(view.record.breaker.as_str().to_owned()),
+            breaker_why: view.record.breaker.why().map(str::to_owned),
         }
     }
 }

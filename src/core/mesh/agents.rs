@@ -101,6 +101,9 @@ impl Mesh {
                 AgentEffect::RestartAfter { agent, run, after } => {
                     self.set_timer(after, Timer::AgentRestart(agent, run));
                 }
+                AgentEffect::BreakerAfter { agent, opening, after } => {
+                    self.set_timer(after, Timer::AgentBreaker(agent, opening));
+                }
                 AgentEffect::Publish { agent, record } => self.publish_agent(&agent, record.as_ref()),
                 AgentEffect::Started { agent, outcome } => self.on_started(&agent, outcome),
                 AgentEffect::Gone { agent } => self.on_agent_gone(&agent),
@@ -114,7 +117,16 @@ impl Mesh {
             return;
         }
         let own = self.own.clone();
-        self.agent_event(&own, agent, record);
+        let before = self.registry.owner(&own).and_then(|owner| owner.agents.get(agent)).cloned();
+        self.breaker_event(&own, agent, before.as_ref(), record);
+        // What only its breaker has to say was said.
+        let is_breaker_alone = before.as_ref().zip(record).is_some_and(|(before, record)| {
+            before.breaker != record.breaker
+                && AgentRecord { breaker: record.breaker.clone(), ..before.clone() } == *record
+        });
+        if !is_breaker_alone {
+            self.agent_event(&own, agent, record);
+        }
         let delta = self.registry.publish_agent(agent, record);
         self.spread(delta);
     }
@@ -171,11 +183,28 @@ impl Mesh {
     pub(super) fn tell_agents(&mut self, node: &NodeId, changed: Vec<(AgentName, Option<AgentRecord>)>) {
         for (agent, before) in changed {
             let now = self.registry.owner(node).and_then(|owner| owner.agents.get(&agent)).cloned();
+            self.breaker_event(node, &agent, before.as_ref(), now.as_ref());
             // What its health is, its own node keeps.
             if before.map(|b| b.state) != now.as_ref().map(|n| n.state.clone()) {
                 self.agent_event(node, &agent, now.as_ref());
             }
         }
+    }
+
+    fn breaker_event(
+        &mut self,
+        node: &NodeId,
+        agent: &AgentName,
+        before: Option<&AgentRecord>,
+        now: Option<&AgentRecord>,
+    ) {
+        let of = |record: Option<&AgentRecord>| record.map_or("closed", |record| record.breaker.as_str());
+        // With an agent that is gone its breaker is.
+        let Some(record) = now.filter(|_| of(now) != of(before)) else {
+            return;
+        };
+        let (state, reason) = (record.breaker.as_str().to_owned(), record.breaker.why().map(str::to_owned));
+        self.event(Event::Breaker { agent: agent.clone(), node: node.clone(), state, reason });
     }
 
     fn agent_event(&mut self, node: &NodeId, agent: &AgentName, record: Option<&AgentRecord>) {

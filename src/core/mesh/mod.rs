@@ -359,6 +359,10 @@ impl Mesh {
                     let effects = self.supervision.handle_restart(&agent, run);
                     self.run_agent_effects(effects);
                 }
+                Timer::AgentBreaker(agent, opening) => {
+                    let effects = self.supervision.handle_breaker(&agent, opening);
+                    self.run_agent_effects(effects);
+                }
                 Timer::Renew(after) => self.replace_outdated(after),
                 Timer::StopDeadline => self.become_stopped(),
             }

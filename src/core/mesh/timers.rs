@@ -40,6 +40,8 @@ pub(super) enum Timer {
     Outbox,
     /// Start an agent again.
     AgentRestart(AgentName, u64),
+    /// The breaker of an agent has been open for long enough.
+    AgentBreaker(AgentName, u64),
     /// Replace some of the links after this one that were made with a former certificate.
     Renew(Option<LinkId>),
     /// Agents have had long enough to stop.
@@ -65,6 +67,7 @@ impl Timer {
             | Self::Shared
             | Self::Outbox
             | Self::AgentRestart(..)
+            | Self::AgentBreaker(..)
             | Self::Renew(_)
             | Self::StopDeadline => 16,
         }
@@ -88,6 +91,7 @@ impl Timer {
             Self::Shared => "shared state",
             Self::Outbox => "outbox",
             Self::AgentRestart(..) => "agent restart",
+            Self::AgentBreaker(..) => "agent breaker",
             Self::Renew(_) => "renew links",
             Self::StopDeadline => "stop",
         }

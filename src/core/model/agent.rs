@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Care, Health, MemberStatus, Offer, WasmSource};
+use super::{BreakerState, Care, Health, MemberStatus, Offer, WasmSource};
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
 
@@ -176,6 +176,9 @@ pub struct AgentRecord {
     /// How its last checks found it.
     #[serde(default, skip_serializing_if = "Health::is_unchecked")]
     pub health: Health,
+    /// Whether messages to it are refused, because it keeps failing.
+    #[serde(default, skip_serializing_if = "BreakerState::is_closed")]
+    pub breaker: BreakerState,
 }
 
 /// One agent on one node as this node sees it.

@@ -19,6 +19,7 @@ fn record(state: AgentState) -> AgentRecord {
         restarts: 0,
         offer: Default::default(),
         health: Default::default(),
+        breaker: Default::default(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::AgentEffect;
-use crate::core::model::{AgentRecord, AgentSpec, AgentState, Checkup, Health, Restart};
+use crate::core::model::{AgentRecord, AgentSpec, AgentState, BreakerState, Checkup, Health, Restart, Turn};
 use crate::core::time::Instant;
 
 /// An agent between well and slow does not fill the histories of all nodes.
@@ -25,6 +25,9 @@ pub(super) struct Agent {
     running_since: Option<Instant>,
     has_run: bool,
     health: Health,
+    breaker: BreakerState,
+    /// Names the last opening of its breaker.
+    opening: u64,
     /// Failed checks in a row.
     failures: u32,
     /// The health that the mesh was told of.
@@ -55,6 +58,8 @@ impl Agent {
             running_since: None,
             has_run,
             health: Health::Unchecked,
+            breaker: BreakerState::Closed,
+            opening: 0,
             failures: 0,
             told: Health::Unchecked.as_str(),
             paid_until: Instant::ZERO,
@@ -65,7 +70,8 @@ impl Agent {
         self.told = self.health.as_str();
         let kind = self.spec.source.kind().to_owned();
         let (state, offer, health) = (self.state.clone(), self.spec.offer.clone(), self.health.clone());
-        let record = AgentRecord { kind, state, restarts: self.restarts, offer, health };
+        let breaker = self.breaker.clone();
+        let record = AgentRecord { kind, state, restarts: self.restarts, offer, health, breaker };
         AgentEffect::Publish { agent: self.spec.name.clone(), record: Some(record) }
     }
 
@@ -80,6 +86,8 @@ impl Agent {
         self.state = AgentState::Running;
         self.running_since = Some(now);
         self.has_run = true;
+        // One that was started anew has its trial at once.
+        self.half_open();
         let told = self.started(Ok(()));
         std::iter::once(self.publish()).chain(told).collect()
     }
@@ -118,6 +126,39 @@ impl Agent {
         }
         let is_news = self.health.as_str() != self.told && self.may_tell(now);
         if is_news { vec![self.publish()] } else { vec![] }
+    }
+
+    /// Its runtime refuses messages, or lets them through again. `opening` names it, if it is one.
+    pub(super) fn on_breaker(&mut self, turn: Turn, opening: u64) -> Vec<AgentEffect> {
+        match turn {
+            Turn::Opened { why } => {
+                (self.breaker, self.opening) = (BreakerState::Open { why }, opening);
+                let after = Duration::from_millis(self.spec.care.breaker.open_ms.into());
+                let agent = self.spec.name.clone();
+                vec![self.publish(), AgentEffect::BreakerAfter { agent, opening, after }]
+            }
+            Turn::Closed if self.breaker.is_closed() => vec![],
+            Turn::Closed => {
+                self.breaker = BreakerState::Closed;
+                vec![self.publish()]
+            }
+        }
+    }
+
+    /// The time of an open breaker is over: senders are to know, or nobody would ever make the trial.
+    pub(super) fn on_breaker_due(&mut self, opening: u64) -> Vec<AgentEffect> {
+        if self.opening != opening || !self.half_open() {
+            return vec![];
+        }
+        vec![self.publish()]
+    }
+
+    fn half_open(&mut self) -> bool {
+        let BreakerState::Open { why } = &self.breaker else {
+            return false;
+        };
+        self.breaker = BreakerState::HalfOpen { why: why.clone() };
+        true
     }
 
     /// Whether a change of health may be told now: a few at once, then one in each [`HEALTH_TOLD_EVERY`]. (The generic cell

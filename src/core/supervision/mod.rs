@@ -51,6 +51,12 @@ pub(crate) enum AgentEffect {
         run: u64,
         after: Duration,
     },
+    /// Call [`Supervision::handle_breaker`] then.
+    BreakerAfter {
+        agent: AgentName,
+        opening: u64,
+        after: Duration,
+    },
     /// The record that the mesh should see, `None` when the agent is gone.
     Publish {
         agent: AgentName,
@@ -72,6 +78,8 @@ pub(crate) enum AgentEffect {
 pub(crate) struct Supervision {
     agents: BTreeMap<AgentName, Agent>,
     runs: u64,
+    /// Breakers that have opened.
+    openings: u64,
 }
 
 impl Supervision {
@@ -179,6 +187,10 @@ impl Supervision {
             (AgentReport::Running, AgentState::Starting) => agent.on_running(now),
             (AgentReport::Checked { found }, AgentState::Running) => agent.on_checked(&found, now),
             (AgentReport::Running | AgentReport::Checked { .. }, _) => vec![],
+            (AgentReport::Breaker(turn), _) => {
+                self.openings += 1;
+                agent.on_breaker(turn, self.openings)
+            }
             (AgentReport::Stopped | AgentReport::Ended { .. }, _) if agent.ending.is_some() => {
                 self.on_ended_here(name)
             }
@@ -215,6 +227,11 @@ impl Supervision {
             return vec![];
         }
         self.become_starting_again(name)
+    }
+
+    /// The time of an open breaker is over, if it is still open.
+    pub(crate) fn handle_breaker(&mut self, name: &AgentName, opening: u64) -> Vec<AgentEffect> {
+        self.agents.get_mut(name).map(|agent| agent.on_breaker_due(opening)).unwrap_or_default()
     }
 
     fn become_starting_again(&mut self, name: &AgentName) -> Vec<AgentEffect> {

@@ -1,7 +1,9 @@
 //! What the supervision of agents does, step by step.
 
 use super::*;
-use crate::core::model::{AgentSource, Care, Checkup, Health, HealthCheck, Probe, Restart};
+use crate::core::model::{
+    AgentSource, BreakerState, Care, Checkup, Health, HealthCheck, Probe, Restart, Turn,
+};
 
 fn name() -> AgentName {
     AgentName::new("a").expect("valid")
@@ -51,6 +53,7 @@ impl Bench {
                 AgentEffect::Publish { record, .. } => self.record = record,
                 other @ (AgentEffect::Stop { .. }
                 | AgentEffect::RestartAfter { .. }
+                | AgentEffect::BreakerAfter { .. }
                 | AgentEffect::Started { .. }
                 | AgentEffect::Gone { .. }) => rest.push(other),
             }
@@ -330,4 +333,38 @@ fn a_stopped_agent_drains_and_goes_and_one_that_waits_goes_at_once() {
     assert_eq!(bench.take_in(effects), bench.stop(true));
     assert_eq!(bench.state(), "draining");
     assert_eq!(bench.report(AgentReport::Stopped, 3), gone);
+}
+
+#[test]
+fn an_open_breaker_is_told_and_half_opens_in_time_or_when_the_agent_was_started_anew() {
+    let mut bench = Bench::running(spec());
+    let opened = |bench: &mut Bench, seconds| {
+        let turn = Turn::Opened { why: "no".to_owned() };
+        bench.report(AgentReport::Breaker(turn), seconds)
+    };
+    let breaker = |bench: &Bench| bench.record.clone().expect("it is here").breaker;
+    let half_open = BreakerState::HalfOpen { why: "no".to_owned() };
+    let due =
+        |opening| vec![AgentEffect::BreakerAfter { agent: name(), opening, after: Duration::from_secs(60) }];
+    assert_eq!(opened(&mut bench, 1), due(1));
+    assert_eq!(
+        (breaker(&bench).as_str(), breaker(&bench).why(), bench.state()),
+        ("open", Some("no"), "running")
+    );
+    let effects = bench.here.handle_breaker(&name(), 1);
+    bench.take_in(effects);
+    assert_eq!(breaker(&bench), half_open);
+    // The trial has failed; what was due before means nothing any more.
+    assert_eq!(opened(&mut bench, 62), due(2));
+    assert_eq!(bench.here.handle_breaker(&name(), 1), []);
+    assert!(breaker(&bench).is_open());
+    // It is started anew: the ladder does not ask its breaker, nor the breaker for its time.
+    assert_eq!(bench.ended(63), bench.after(1));
+    bench.wait_is_over();
+    assert!(breaker(&bench).is_open());
+    bench.report(AgentReport::Running, 65);
+    assert_eq!(breaker(&bench), half_open);
+    assert_eq!(bench.here.handle_breaker(&name(), 2), []);
+    assert_eq!(bench.report(AgentReport::Breaker(Turn::Closed), 66), []);
+    assert!(breaker(&bench).is_closed());
 }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{Control, FrameKind, RequestBody, ResponseBody, check};
 use super::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN};
-use crate::core::error::Refusal;
+use crate::core::error::{Refusal, SendError};
 use crate::core::ids::NodeId;
 use crate::core::model::{AgentSource, Hello};
 
@@ -184,6 +184,19 @@ impl Refusal {
     }
 }
 
+impl SendError {
+    /// The same for somebody who speaks this version.
+    #[must_use]
+    pub fn said_in(self, version: u8) -> Self {
+        match self {
+            Self::BreakerOpen { agent, node, reason, .. } if version < 2 => {
+                Self::NotRunning { agent, node, state: format!("left alone for a while: {reason}") }
+            }
+            other => other,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -242,6 +255,18 @@ mod tests {
         }
         let wrong = rmp_serde::to_vec_named(&("check", "no nonce")).expect("encodes");
         assert!(matches!(decode::<Control>(&wrong), Err(WireError::Body(_))));
+    }
+
+    #[test]
+    fn an_open_breaker_is_told_to_an_earlier_version_in_words_that_it_knows() {
+        let (agent, node) = ("a".parse().expect("valid"), "n".parse().expect("valid"));
+        let open = SendError::BreakerOpen { agent, node, reason: "no".to_owned(), retry_ms: 1 };
+        assert_eq!(open.clone().said_in(2), open);
+        let said = open.said_in(1);
+        assert_eq!(
+            (said.code(), said.to_string().contains("left alone for a while: no")),
+            ("not_running", true)
+        );
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub enum ManifestSource {
     },
 }
 
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "name",
     "kind",
     "source",
@@ -77,6 +77,7 @@ const KEYS: [&str; 13] = [
     "grants",
     "health",
     "restart",
+    "breaker",
 ];
 const WASM_KEYS: [&str; 4] = ["instance", "memory_bytes", "fuel", "grants"];
 
@@ -207,7 +208,11 @@ impl Reader<'_> {
         let fuel = self.take("fuel", bounded(limits::WASM_FUEL_MAX));
         let grants = self.take("grants", grants).unwrap_or_default();
         let health = self.take("health", care::health);
-        let care = Care { health, restart: self.take("restart", care::restart).unwrap_or_default() };
+        let care = Care {
+            health,
+            restart: self.take("restart", care::restart).unwrap_or_default(),
+            breaker: self.take("breaker", care::breaker).unwrap_or_default(),
+        };
         let source = source?;
         let kind = kind.unwrap_or_else(|| kind_of(&source));
         self.refuse_keys_of_other_kinds(kind);

@@ -9,6 +9,7 @@
 //! slowness, noise or end touches no other: each run has its own tasks, mailbox, pipes and bounds.
 
 mod agent;
+mod breaker;
 mod checks;
 mod command;
 mod http;
@@ -146,7 +147,7 @@ pub struct RuntimeConfig {
 }
 
 /// Takes reports: which agent, which run, what. Must not block.
-type Reports = Box<dyn Fn(AgentName, u64, AgentReport) + Send + Sync>;
+type Reports = Arc<dyn Fn(AgentName, u64, AgentReport) + Send + Sync>;
 
 /// The agents of one node. A clone is another handle to the same agents.
 #[derive(Clone)]
@@ -197,7 +198,7 @@ impl Runtime {
         let ground = Arc::new(Ground {
             wasm: Wasm::new(config.modules.clone()),
             config,
-            reports: Box::new(reports),
+            reports: Arc::new(reports),
             outlet: OnceLock::new(),
             commons: OnceLock::new(),
             agents: ArcSwap::default(),
@@ -270,8 +271,8 @@ impl Runtime {
                         checks::check(Arc::downgrade(&ground), Arc::clone(&agent), Arc::clone(&run), check);
                     AbortOnDrop(self.0.tokio.spawn(check))
                 });
-                let guard =
-                    RunGuard { ground, agent, run, reason: "its node stopped".to_owned(), _checks: checks };
+                let reason = "its node stopped".to_owned();
+                let guard = RunGuard { ground, agent, run, reason, is_fault: false, _checks: checks };
                 self.0.tokio.spawn(live(guard, spec.source));
             }
             Err(reason) => {
@@ -396,7 +397,13 @@ impl Ground {
             AgentReport::Checked { found } => {
                 tracing::debug!(%agent, run, found = found.as_str(), why = found.why(), "health check");
             }
+            AgentReport::Breaker(turn) => tracing::info!(%agent, run, %turn, "breaker"),
             AgentReport::Stopped => tracing::info!(%agent, run, "agent stopped"),
+        }
+        if report == AgentReport::Running
+            && let Some(agent) = self.agents.load().get(agent)
+        {
+            agent.breaker.renew();
         }
         (self.reports)(agent.clone(), run, report);
     }
@@ -408,7 +415,7 @@ impl Ground {
         if self.is_stopping.load(Ordering::Acquire) {
             return Err("the node is stopping".to_owned());
         }
-        let run = Run::new(number, &spec.source);
+        let run = Run::new(number, &spec.source, spec.care.breaker);
         let agents = self.agents.load();
         let agent = if let Some(agent) = agents.get(&spec.name) {
             if agent.run.load().phase() != Phase::Ended {
@@ -423,7 +430,12 @@ impl Ground {
                     limits::AGENTS_PER_NODE_MAX
                 ));
             }
-            let agent = Arc::new(Agent::new(spec.name.clone(), self.config.node.clone(), run));
+            let agent = Arc::new(Agent::new(
+                spec.name.clone(),
+                self.config.node.clone(),
+                run,
+                Arc::clone(&self.reports),
+            ));
             let mut agents = HashMap::clone(&agents);
             agents.insert(spec.name.clone(), Arc::clone(&agent));
             self.agents.store(Arc::new(agents));
@@ -453,10 +465,12 @@ async fn live(mut guard: RunGuard, source: AgentSource) {
     };
     guard.reason = match &report {
         AgentReport::Ended { reason } => reason.clone(),
-        AgentReport::Stopped | AgentReport::Running | AgentReport::Checked { .. } => {
-            "it was stopped before it answered".to_owned()
-        }
+        AgentReport::Stopped
+        | AgentReport::Running
+        | AgentReport::Checked { .. }
+        | AgentReport::Breaker(_) => "it was stopped before it answered".to_owned(),
     };
+    guard.is_fault = matches!(report, AgentReport::Ended { .. });
     // Who hears the report may start the next run at once.
     guard.close();
     ground.report(&agent.name, run.number, report);
@@ -469,6 +483,8 @@ struct RunGuard {
     run: Arc<Run>,
     /// Why what it was given has no answer.
     reason: String,
+    /// Whether that speaks against the agent.
+    is_fault: bool,
     _checks: Option<AbortOnDrop>,
 }
 
@@ -483,7 +499,7 @@ impl Drop for AbortOnDrop {
 
 impl RunGuard {
     fn close(&self) {
-        self.agent.abandon(&self.run, &self.reason);
+        self.agent.abandon(&self.run, &self.reason, self.is_fault);
     }
 }
 
