@@ -96,9 +96,10 @@ impl From<SendError> for Problem {
             SendError::DeadlineExceeded { .. } => StatusCode::GATEWAY_TIMEOUT,
             SendError::TooManyHops { .. } => StatusCode::LOOP_DETECTED,
         };
-        let retry_after = match &error {
-            SendError::BreakerOpen { retry_ms, .. } => Some(retry_ms.div_ceil(1000)),
-            _ => None,
+        let retry_after = if let SendError::BreakerOpen { retry_ms, .. } = &error {
+            Some(retry_ms.div_ceil(1000))
+        } else {
+            None
         };
         Self { retry_after, ..Self::new(status, error.code(), error.to_string()) }
     }

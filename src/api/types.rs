@@ -5,6 +5,7 @@
 mod agents;
 mod care;
 mod certificates;
+mod dependencies;
 mod facts;
 mod history;
 mod letters;
@@ -22,11 +23,12 @@ use crate::core::limits;
 use crate::core::model;
 use crate::node::events::Numbered;
 
-pub use self::agents::{Agent, AgentInfo, AgentRef, Deploy, Logs, Protocol, Source};
+pub use self::agents::{Agent, AgentInfo, AgentRef, Deploy, Launch, Logs, Protocol, Source};
 pub use self::care::{Breaker, Check, CheckKind, HealthCheck, Restart, RestartAgent};
 pub use self::certificates::{
     Certificate, Certificates, OfferedLists, PeerCertificate, RevocationList, TakenList, TakenLists,
 };
+pub use self::dependencies::{DependencyGraph, Dependent, DependentInstance};
 pub use self::facts::{Arrival, Authority, Facts, Link, NetworkPath, NodeReport, ShownCertificate};
 pub use self::history::{Finding, Found, History, HistoryEntry};
 pub use self::letters::{DeadChanged, DeadLetter, DeadLetters, DeadOnes, FailedTry, MessageTrace};

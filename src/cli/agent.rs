@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::agent_graph::{self, GraphArgs};
 use super::client::Connection;
 use super::print::{self, Table};
 use super::{Failure, Shown, client_of, why};
@@ -34,6 +35,9 @@ pub(crate) enum AgentCommand {
     /// Show what its node has kept of an agent: its states, each with its cause
     #[command(after_help = "Example: shoal agent history upper --limit 20")]
     History(HistoryArgs),
+    /// Show which agents of the mesh depend on which
+    #[command(after_help = "Example: shoal agent graph -o dot | dot -Tsvg > agents.svg")]
+    Graph(GraphArgs),
     /// Start an agent anew: it finishes what it has first
     #[command(after_help = "Example: shoal agent restart upper --node node-2")]
     Restart(OneArgs),
@@ -98,6 +102,7 @@ pub(super) async fn run(command: AgentCommand) -> Result<(), Failure> {
         AgentCommand::Info(args) => info(&args).await,
         AgentCommand::Logs(args) => logs(&args).await,
         AgentCommand::History(args) => history(&args).await,
+        AgentCommand::Graph(args) => agent_graph::run(&args).await,
         AgentCommand::Restart(args) => restart(&args, false).await,
         AgentCommand::Release(args) => restart(&args, true).await,
         AgentCommand::Stop(args) => stop(&args).await,

@@ -3,6 +3,7 @@
 mod wasm;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
@@ -11,6 +12,7 @@ use super::client::{ANSWER_DEADLINE, Client, Connection};
 use super::{Failure, Shown, client_of, print};
 use crate::api::types::{AgentRef, Deploy, Grants, HealthCheck, Protocol, Source, WasmSource};
 use crate::core::ids::{AgentName, NodeId, Tag};
+use crate::core::limits;
 use crate::core::model::{Balance, Offer};
 use crate::node::config::{Manifest, ManifestSource};
 
@@ -100,9 +102,13 @@ pub(super) async fn run(args: DeployArgs) -> Result<(), Failure> {
         Some(file) => described(&client, file, args.target_node).await?,
         None => flagged(&client, &args).await?,
     };
-    let deployed: AgentRef = client.post("/v1/agents", &deploy, ANSWER_DEADLINE).await?;
-    print::show(args.shown.output, &deployed, |deployed| {
-        format!("agent {} runs on {}\n", deployed.name, deployed.node)
+    let patience =
+        deploy.launch.start_timeout_ms.map_or(Duration::ZERO, |ms| Duration::from_millis(ms.into()));
+    let deadline = ANSWER_DEADLINE.max(patience + limits::REQUEST_DEADLINE);
+    let deployed: AgentRef = client.post("/v1/agents", &deploy, deadline).await?;
+    print::show(args.shown.output, &deployed, |deployed| match &deployed.waits {
+        Some(waits) => format!("agent {} on {} is not started yet: {waits}\n", deployed.name, deployed.node),
+        None => format!("agent {} runs on {}\n", deployed.name, deployed.node),
     })
 }
 
@@ -125,7 +131,8 @@ async fn described(client: &Client, file: &Path, node: Option<NodeId>) -> Result
     let restart = Some(manifest.care.restart.into());
     let breaker = Some(manifest.care.breaker.into());
     let bare = Deploy::new(manifest.name, node, source);
-    Ok(Deploy { capabilities, topics, balance, health, restart, breaker, ..bare })
+    let launch = manifest.launch.into();
+    Ok(Deploy { capabilities, topics, balance, health, restart, breaker, launch, ..bare })
 }
 
 /// The agent of the flags.

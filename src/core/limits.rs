@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 mod care;
+mod launch;
 mod offers;
 mod outbox;
 mod wasm;
 
 pub use care::*;
+pub use launch::*;
 pub use offers::*;
 pub use outbox::*;
 pub use wasm::*;

@@ -21,6 +21,7 @@ mod decisions;
 mod dots;
 mod events;
 mod hello;
+mod launch;
 mod letters;
 mod modes;
 mod offer;
@@ -38,6 +39,7 @@ pub use decisions::{Action, Condition, ConditionError, Decision};
 pub use dots::{Actor, Clock, Dot, DotRange, Span};
 pub use events::{Event, Finding, Found};
 pub use hello::Hello;
+pub use launch::{Dependencies, Launch, cycle_through, path_text};
 pub use letters::{DeadLetter, FailedTry, Guarantee, LetterState, LetterTrace};
 pub use modes::{
     Barred, Doubt, DoubtKind, Mode, ModeReason, PartitionConfig, PartitionView, Permissions, Reads, Strategy,

@@ -289,6 +289,7 @@ impl Mesh {
             let effects = self.supervision.resume(spec);
             self.run_agent_effects(effects);
         }
+        self.tend_agents();
         self.dial_seeds();
         self.call_the_lost();
         self.sync();
@@ -355,10 +356,7 @@ impl Mesh {
                 Timer::Request(id) => self.on_request_timeout(id),
                 Timer::Shared => self.on_shared_timer(),
                 Timer::Outbox => self.on_outbox_timer(),
-                Timer::AgentRestart(agent, run) => {
-                    let effects = self.supervision.handle_restart(&agent, run);
-                    self.run_agent_effects(effects);
-                }
+                Timer::AgentRestart(agent, run) => self.on_restart_due(&agent, run),
                 Timer::AgentBreaker(agent, opening) => {
                     let effects = self.supervision.handle_breaker(&agent, opening);
                     self.run_agent_effects(effects);
@@ -401,6 +399,9 @@ impl Mesh {
         self.tell_near();
         self.settle_shared();
         self.tend_outbox();
+        if self.view_changed {
+            self.tend_agents();
+        }
         if std::mem::take(&mut self.view_changed) {
             self.output(Output::ViewChanged);
         }

@@ -20,6 +20,8 @@ fn record(state: AgentState) -> AgentRecord {
         offer: Default::default(),
         health: Default::default(),
         breaker: Default::default(),
+        depends_on: Default::default(),
+        waits: None,
     }
 }
 

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use super::AgentEffect;
+use super::launch::Held;
+use crate::core::limits;
 use crate::core::model::{AgentRecord, AgentSpec, AgentState, BreakerState, Checkup, Health, Restart, Turn};
 use crate::core::time::Instant;
 
@@ -22,7 +24,17 @@ pub(super) struct Agent {
     pub(super) restarts: u32,
     /// Ends since it was last steady.
     pub(super) attempts: usize,
+    /// Why it is not started yet.
+    pub(super) held: Option<Held>,
+    /// The same in words.
+    pub(super) waits: Option<String>,
+    /// It was here when the node started: later phases wait for it.
+    pub(super) is_launched: bool,
+    /// Since the node started.
+    pub(super) has_run_here: bool,
+    pub(super) has_failed_here: bool,
     running_since: Option<Instant>,
+    /// It goes up the ladder also when its first start fails.
     has_run: bool,
     health: Health,
     breaker: BreakerState,
@@ -55,6 +67,11 @@ impl Agent {
             awaited: !has_run,
             restarts: 0,
             attempts: 0,
+            held: None,
+            waits: None,
+            is_launched: has_run,
+            has_run_here: false,
+            has_failed_here: false,
             running_since: None,
             has_run,
             health: Health::Unchecked,
@@ -70,22 +87,38 @@ impl Agent {
         self.told = self.health.as_str();
         let kind = self.spec.source.kind().to_owned();
         let (state, offer, health) = (self.state.clone(), self.spec.offer.clone(), self.health.clone());
-        let breaker = self.breaker.clone();
-        let record = AgentRecord { kind, state, restarts: self.restarts, offer, health, breaker };
+        let (breaker, depends_on) = (self.breaker.clone(), self.spec.launch.depends_on.clone());
+        let mut waits = self.waits.clone();
+        if let Some(waits) = &mut waits {
+            waits.truncate(waits.floor_char_boundary(limits::WAITS_BYTES_MAX));
+        }
+        let record =
+            AgentRecord { kind, state, restarts: self.restarts, offer, health, breaker, depends_on, waits };
         AgentEffect::Publish { agent: self.spec.name.clone(), record: Some(record) }
     }
 
     pub(super) fn on_starting(&mut self, run: u64) -> Vec<AgentEffect> {
         self.run = run;
         self.state = AgentState::Starting;
+        (self.held, self.waits) = (None, None);
         (self.health, self.failures) = (Health::Unchecked, 0);
         vec![self.publish(), AgentEffect::Start { spec: self.spec.clone(), run }]
+    }
+
+    /// Whoever has deployed it was told that it waits: its first start is tried again like any other.
+    pub(super) fn is_left_waiting(&mut self) {
+        (self.has_run, self.awaited) = (true, false);
+    }
+
+    /// Whether its last health check failed.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failures > 0
     }
 
     pub(super) fn on_running(&mut self, now: Instant) -> Vec<AgentEffect> {
         self.state = AgentState::Running;
         self.running_since = Some(now);
-        self.has_run = true;
+        (self.has_run, self.has_run_here) = (true, true);
         // One that was started anew has its trial at once.
         self.half_open();
         let told = self.started(Ok(()));
@@ -94,6 +127,7 @@ impl Agent {
 
     /// A run has ended by itself.
     pub(super) fn on_ended(&mut self, reason: String, now: Instant) -> Vec<AgentEffect> {
+        self.has_failed_here = true;
         if !self.has_run {
             self.state = AgentState::Failed { reason: reason.clone(), quarantined: false };
             let told = self.started(Err(reason));

@@ -125,6 +125,7 @@ impl RequestBody {
                 if matches!(spec.source, AgentSource::Wasm(_))
                     || !spec.offer.is_plain()
                     || !spec.care.is_default()
+                    || !spec.launch.is_default()
                     || spec.of_folder =>
             {
                 2
@@ -188,12 +189,13 @@ impl SendError {
     /// The same for somebody who speaks this version.
     #[must_use]
     pub fn said_in(self, version: u8) -> Self {
-        match self {
-            Self::BreakerOpen { agent, node, reason, .. } if version < 2 => {
-                Self::NotRunning { agent, node, state: format!("left alone for a while: {reason}") }
-            }
-            other => other,
+        if version < 2
+            && let Self::BreakerOpen { agent, node, reason, .. } = &self
+        {
+            let state = format!("left alone for a while: {reason}");
+            return Self::NotRunning { agent: agent.clone(), node: node.clone(), state };
         }
+        self
     }
 }
 

@@ -97,7 +97,7 @@ fn entries<'a>(node: &'a Node, keys: &[&'static str]) -> Result<&'a BTreeMap<Str
     Ok(entries)
 }
 
-fn millis(node: &Node, min_ms: u64) -> Result<u32, String> {
+pub(super) fn millis(node: &Node, min_ms: u64) -> Result<u32, String> {
     let max = Duration::from_millis(limits::CARE_SPAN_MS_MAX.into());
     let span = values::duration(text(node)?, Duration::from_millis(min_ms), max)?;
     u32::try_from(span.as_millis()).map_err(|error| error.to_string())

@@ -19,7 +19,7 @@ use crate::core::contract::AgentReport;
 use crate::core::error::SendError;
 use crate::core::ids::{AgentName, ModuleId, NodeId};
 use crate::core::limits;
-use crate::core::model::{AgentSource, Answer, Breaker, ProcessProtocol, Shown};
+use crate::core::model::{AgentSource, AgentSpec, Answer, Breaker, ProcessProtocol, Shown};
 use crate::core::wire::{AgentStats, CheckEntry};
 
 /// An agent of this node.
@@ -53,6 +53,8 @@ pub(super) struct Run {
     pub(super) module: Option<ModuleId>,
     /// When its breaker opens.
     breaker: Breaker,
+    /// How long its start may take.
+    pub(super) start_timeout: Duration,
     pid: AtomicU32,
     /// Where it listens, if it does.
     port: AtomicU16,
@@ -69,7 +71,9 @@ pub(super) enum Intake {
 
 impl Run {
     /// A run that is starting.
-    pub(super) fn new(number: u64, source: &AgentSource, breaker: Breaker) -> Self {
+    pub(super) fn new(number: u64, spec: &AgentSpec) -> Self {
+        let (source, breaker) = (&spec.source, spec.care.breaker);
+        let start_timeout = spec.launch.timeout();
         let intake = match source {
             AgentSource::Native { .. } => Intake::Echo(AtomicU8::new(Phase::Starting as u8)),
             AgentSource::Process { protocol: ProcessProtocol::Stdio, .. } => {
@@ -88,7 +92,7 @@ impl Run {
             AgentSource::Native { .. } | AgentSource::Process { .. } => None,
         };
         let (pid, port) = (AtomicU32::new(0), AtomicU16::new(0));
-        Self { number, intake, stop, module, breaker, pid, port, since: OnceLock::new() }
+        Self { number, intake, stop, module, breaker, start_timeout, pid, port, since: OnceLock::new() }
     }
 
     pub(super) fn phase(&self) -> Phase {

@@ -415,7 +415,7 @@ impl Ground {
         if self.is_stopping.load(Ordering::Acquire) {
             return Err("the node is stopping".to_owned());
         }
-        let run = Run::new(number, &spec.source, spec.care.breaker);
+        let run = Run::new(number, spec);
         let agents = self.agents.load();
         let agent = if let Some(agent) = agents.get(&spec.name) {
             if agent.run.load().phase() != Phase::Ended {
