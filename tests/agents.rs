@@ -185,7 +185,10 @@ impl Bench {
     async fn ended(&mut self, agent: &str) -> String {
         match self.report(agent, 1).await {
             AgentReport::Ended { reason } => reason,
-            other @ (AgentReport::Running | AgentReport::Stopped | AgentReport::Checked { .. }) => {
+            other @ (AgentReport::Running
+            | AgentReport::Stopped
+            | AgentReport::Checked { .. }
+            | AgentReport::Breaker(_)) => {
                 panic!("{agent}: {other:?}")
             }
         }

@@ -25,6 +25,9 @@ for line in sys.stdin:
         time.sleep(3600)
     if message["content"] == "end":
         sys.exit(3)
+    if message["content"] == "fail":
+        print(json.dumps({"type": "failure", "to": message["id"], "reason": "it is beyond me"}), flush=True)
+        continue
     print(json.dumps({"type": "reply", "to": message["id"], "content": message["content"]}), flush=True)
 "#;
 
@@ -268,4 +271,56 @@ fn a_check_that_the_kind_of_agent_cannot_have_is_refused() {
     }
     assert_eq!(deploy(json!({"check": "answer"})).status, 201);
     bench.until(|agent| agent["check"]["content"] == "ping");
+}
+
+#[test]
+fn an_agent_that_keeps_failing_is_left_alone_for_a_while_and_then_tried_with_one_message() {
+    let bench = Bench::new();
+    bench.deployed(
+        "name: a\nsource: ./stdio.py\nbreaker: {failures: 3, open: 2s}\nhealth: {check: answer, interval: 100ms}\n",
+    );
+    let failed = || {
+        let told = bench.say("fail");
+        assert!(told.status == 502 && told.body.contains("\"agent_failed\""), "{told:?}");
+    };
+    failed();
+    failed();
+    assert_eq!(bench.say("hello").status, 200, "an answer between them: the count begins anew");
+    (0..3).for_each(|_| failed());
+    let refused = bench.say("hello");
+    assert!(refused.status == 503 && refused.body.contains("\"breaker_open\""), "{refused:?}");
+    assert!(refused.body.contains("it is beyond me; it is tried again in"), "{refused:?}");
+    assert!(refused.head.to_lowercase().contains("retry-after: "), "{refused:?}");
+    let open = bench.until(|agent| agent["breaker_state"] == "open");
+    assert_eq!((&open["state"], &open["breaker_why"]), (&json!("running"), &json!("it is beyond me")));
+    // Health checks go on, and say that it is well.
+    let checks = open["checks"].as_array().expect("a list").len();
+    let checked = bench.until(|agent| agent["checks"].as_array().is_some_and(|list| list.len() > checks));
+    assert_eq!(checked["health"], "healthy");
+    let list = bench.node.shoal(&["agent", "list"]);
+    assert!(list.out.contains("running, breaker "), "{list:?}");
+
+    // The first message after its time decides: it fails, then one does not.
+    bench.until(|agent| agent["breaker_state"] == "half-open");
+    failed();
+    assert_eq!(bench.say("hello").status, 503);
+    bench.until(|agent| agent["breaker_state"] == "half-open");
+    assert_eq!(bench.say("hello").status, 200);
+    bench.until(|agent| agent["breaker_state"] == "closed");
+    assert_eq!(bench.say("hello").status, 200);
+    let history = bench.history();
+    let places = ["open: ", "half-open: ", "open: ", "half-open: ", "closed"].iter().scan(0, |from, word| {
+        let words = format!("the breaker of agent a on n1 is {word}");
+        let at = *from + history[*from..].find(&words).unwrap_or_else(|| panic!("{words}: {history}"));
+        *from = at + words.len();
+        Some(at)
+    });
+    assert_eq!(places.count(), 5);
+
+    // One that was started anew is tried at once.
+    (0..3).for_each(|_| failed());
+    assert_eq!(bench.say("hello").status, 503);
+    let again = bench.node.shoal(&["agent", "restart", "a"]);
+    assert_eq!(again.code, Some(0), "{again:?}");
+    assert_eq!(bench.say("hello").status, 200);
 }

@@ -185,7 +185,10 @@ impl Bench {
         self.runtime.start(spec(agent, source), 1);
         match self.report(agent).await {
             AgentReport::Ended { reason } => reason,
-            other @ (AgentReport::Running | AgentReport::Stopped | AgentReport::Checked { .. }) => {
+            other @ (AgentReport::Running
+            | AgentReport::Stopped
+            | AgentReport::Checked { .. }
+            | AgentReport::Breaker(_)) => {
                 panic!("{agent}: {other:?}")
             }
         }

@@ -17,7 +17,7 @@ use super::Api;
 use super::listen::Client;
 use super::problem::Problem;
 use super::read::{Json, Named, Query};
-use super::types::{Agent, AgentInfo, AgentRef, Deploy, HealthCheck, Logs, RestartAgent};
+use super::types::{Agent, AgentInfo, AgentRef, DependencyGraph, Deploy, HealthCheck, Logs, RestartAgent};
 use crate::core::error::{Refusal, SendError};
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
@@ -55,6 +55,11 @@ pub(super) async fn list(
     Body(agents.map(Agent::from).collect())
 }
 
+/// What the agents of the mesh say that they depend on.
+pub(super) async fn dependencies(State(api): State<Arc<Api>>) -> Body<DependencyGraph> {
+    Body(DependencyGraph::of(&api.node.view().agents))
+}
+
 /// Ends when the agent takes messages, or has failed to start and is gone again.
 pub(super) async fn deploy(
     State(api): State<Arc<Api>>,
@@ -67,7 +72,9 @@ pub(super) async fn deploy(
     let is_it = |a: &AgentView| a.name == name && a.node == node;
     match started {
         Ok(_) => {
-            let runs = |a: &AgentView| is_it(a) && a.record.state == AgentState::Running;
+            let runs = |a: &AgentView| {
+                is_it(a) && (a.record.state == AgentState::Running || a.record.waits.is_some())
+            };
             until_view(&api, |agents| agents.iter().any(runs)).await;
         }
         Err(refusal) => {
@@ -78,16 +85,22 @@ pub(super) async fn deploy(
         }
     }
     let location = [("location", format!("/v1/agents/{name}?node={node}"))];
-    Ok((StatusCode::CREATED, location, Body(AgentRef { name, node })).into_response())
+    let view = api.node.view();
+    let waits = view.agents.iter().find(|a| is_it(a)).and_then(|a| a.record.waits.clone());
+    Ok((StatusCode::CREATED, location, Body(AgentRef { name, node, waits })).into_response())
 }
 
 /// What a client describes, who asks the node `own`.
 pub(super) fn spec_of(deploy: Deploy, own: &NodeId) -> Result<AgentSpec, String> {
     let offer = deploy.offer();
-    let Deploy { name, source, health, restart, .. } = deploy;
+    let Deploy { name, source, health, restart, breaker, launch, .. } = deploy;
     let health = health.map(HealthCheck::into_model).transpose()?;
-    let care = Care { health, restart: restart.map(Into::into).unwrap_or_default() };
-    let mut spec = AgentSpec { offer, care, ..AgentSpec::new(name, source.into()) };
+    let care = Care {
+        health,
+        restart: restart.map(Into::into).unwrap_or_default(),
+        breaker: breaker.map(Into::into).unwrap_or_default(),
+    };
+    let mut spec = AgentSpec { offer, care, launch: launch.into(), ..AgentSpec::new(name, source.into()) };
     if let AgentSource::Wasm(source) = &mut spec.source {
         // Where the module was uploaded, most likely.
         source.origin = Some(own.clone());
@@ -139,7 +152,7 @@ pub(super) async fn stop(
     let node = node_of(&api, &agent, node)?;
     api.node.request(node.clone(), RequestBody::StopAgent { agent: agent.clone() }).await?;
     until_view(&api, |agents| !agents.iter().any(|a| a.name == agent && a.node == node)).await;
-    Ok(Body(AgentRef { name: agent, node }))
+    Ok(Body(AgentRef { name: agent, node, waits: None }))
 }
 
 /// Ends when the agent takes messages again, or could not be started.
@@ -154,7 +167,7 @@ pub(super) async fn restart(
     api.node.request(node.clone(), request).await?;
     let runs = |a: &AgentView| a.name == agent && a.node == node && a.record.state == AgentState::Running;
     until_view(&api, |agents| agents.iter().any(runs)).await;
-    Ok(Body(AgentRef { name: agent, node }))
+    Ok(Body(AgentRef { name: agent, node, waits: None }))
 }
 
 /// Waits until the view of this node shows what another node has answered: the answer and the record

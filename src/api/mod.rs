@@ -198,6 +198,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/cluster/facts", get(diagnosis::facts))
         .route("/v1/history", get(history::read))
         .route("/v1/agents", get(agents::list))
+        .route("/v1/dependencies", get(agents::dependencies))
         .route("/v1/agents/{name}", get(agents::info))
         .route("/v1/agents/{name}/logs", get(agents::logs))
         .route("/v1/modules", get(modules::list))

@@ -18,13 +18,15 @@ pub(super) struct Problem {
     code: &'static str,
     detail: String,
     nodes: Vec<NodeId>,
+    /// Seconds after which the same may end otherwise, as far as known.
+    retry_after: Option<u64>,
 }
 
 impl Problem {
     /// An error with this status, code and sentence.
     #[must_use]
     pub(super) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), nodes: Vec::new() }
+        Self { status, code, detail: detail.into(), nodes: Vec::new(), retry_after: None }
     }
 
     /// The request itself is wrong.
@@ -63,6 +65,9 @@ impl IntoResponse for Problem {
         let mut response = (self.status, body).into_response();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        if let Some(seconds) = self.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
         if self.code == "overloaded" || self.code == "too_many_watchers" {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
@@ -84,13 +89,19 @@ impl From<SendError> for Problem {
             SendError::NodeDown { .. }
             | SendError::TooFar { .. }
             | SendError::NotRunning { .. }
+            | SendError::BreakerOpen { .. }
             | SendError::Joining { .. }
             | SendError::NotPromised { .. }
             | SendError::Stopping { .. } => StatusCode::SERVICE_UNAVAILABLE,
             SendError::DeadlineExceeded { .. } => StatusCode::GATEWAY_TIMEOUT,
             SendError::TooManyHops { .. } => StatusCode::LOOP_DETECTED,
         };
-        Self::new(status, error.code(), error.to_string())
+        let retry_after = if let SendError::BreakerOpen { retry_ms, .. } = &error {
+            Some(retry_ms.div_ceil(1000))
+        } else {
+            None
+        };
+        Self { retry_after, ..Self::new(status, error.code(), error.to_string()) }
     }
 }
 

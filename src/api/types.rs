@@ -6,6 +6,7 @@ mod agents;
 mod blueprints;
 mod care;
 mod certificates;
+mod dependencies;
 mod facts;
 mod history;
 mod letters;
@@ -24,15 +25,16 @@ use crate::core::limits;
 use crate::core::model;
 use crate::node::events::Numbered;
 
-pub use self::agents::{Agent, AgentInfo, AgentRef, Deploy, Logs, Protocol, Source};
+pub use self::agents::{Agent, AgentInfo, AgentRef, Deploy, Launch, Logs, Protocol, Source};
 pub use self::blueprints::{
     Blueprint, BlueprintChange, BlueprintDetail, BlueprintStatus, BlueprintVersion, Changes, Drain,
     Instances, Pause, PerNode, Placement, Planned, Rebalance, RollBack, Scale, SlotStatus, Step, Update,
 };
-pub use self::care::{Check, CheckKind, HealthCheck, Restart, RestartAgent};
+pub use self::care::{Breaker, Check, CheckKind, HealthCheck, Restart, RestartAgent};
 pub use self::certificates::{
     Certificate, Certificates, OfferedLists, PeerCertificate, RevocationList, TakenList, TakenLists,
 };
+pub use self::dependencies::{DependencyGraph, Dependent, DependentInstance};
 pub use self::facts::{Arrival, Authority, Facts, Link, NetworkPath, NodeReport, ShownCertificate};
 pub use self::history::{Finding, Found, History, HistoryEntry};
 pub use self::letters::{DeadChanged, DeadLetter, DeadLetters, DeadOnes, FailedTry, MessageTrace};
@@ -169,6 +171,17 @@ pub enum Event {
         /// Its new state; `stopped` when it is gone.
         state: String,
         /// Why, where there is something to say.
+        reason: Option<String>,
+    },
+    /// An agent's breaker has opened, half-opened or closed.
+    Breaker {
+        /// The agent.
+        agent: AgentName,
+        /// Its node.
+        node: NodeId,
+        /// `open`, `half-open` or `closed`.
+        state: String,
+        /// What failed last; null once it is closed.
         reason: Option<String>,
     },
     /// A second live process claims a node's name.
@@ -352,6 +365,9 @@ impl From<model::Event> for Event {
                 Self::Member { node, status: status.to_string(), reason }
             }
             model::Event::Agent { agent, node, state, reason } => Self::Agent { agent, node, state, reason },
+            model::Event::Breaker { agent, node, state, reason } => {
+                Self::Breaker { agent, node, state, reason }
+            }
             model::Event::DuplicateNode { node, address } => Self::DuplicateNode { node, address },
             model::Event::Mode { from, to, reason } => {
                 Self::Mode { from: from.to_string(), to: to.to_string(), reason }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::agent_graph::{self, GraphArgs};
 use super::client::Connection;
 use super::print::{self, Table};
 use super::{Failure, Shown, blueprint, client_of, why};
@@ -34,6 +35,9 @@ pub(crate) enum AgentCommand {
     /// Show what its node has kept of an agent: its states, each with its cause
     #[command(after_help = "Example: shoal agent history upper --limit 20")]
     History(HistoryArgs),
+    /// Show which agents of the mesh depend on which
+    #[command(after_help = "Example: shoal agent graph -o dot | dot -Tsvg > agents.svg")]
+    Graph(GraphArgs),
     /// Start an agent anew: it finishes what it has first
     #[command(after_help = "Example: shoal agent restart upper --node node-2")]
     Restart(OneArgs),
@@ -111,6 +115,7 @@ pub(super) async fn run(command: AgentCommand) -> Result<(), Failure> {
         AgentCommand::Info(args) => info(&args).await,
         AgentCommand::Logs(args) => logs(&args).await,
         AgentCommand::History(args) => history(&args).await,
+        AgentCommand::Graph(args) => agent_graph::run(&args).await,
         AgentCommand::Restart(args) => restart(&args, false).await,
         AgentCommand::Release(args) => restart(&args, true).await,
         AgentCommand::Scale(args) => blueprint::scale(&args).await,
@@ -149,13 +154,20 @@ async fn list(args: &ListArgs) -> Result<(), Failure> {
         for agent in agents {
             // What a node that is gone last said of its agent is not what the agent is.
             let state = if agent.reachable { agent.state.clone() } else { "unreachable".to_owned() };
+            // Of one that runs and is not asked, that is the news.
+            let is_refusing = agent.breaker_why.is_some() && state == "running";
+            let breaker = agent.breaker_state.as_deref().filter(|_| is_refusing);
+            let state =
+                breaker.map_or_else(|| state.clone(), |breaker| format!("{state}, breaker {breaker}"));
+            let reasons = [&agent.reason, &agent.health_why, &agent.breaker_why];
+            let reason = reasons.into_iter().flatten().next();
             let mut cells = vec![
                 agent.name.to_string(),
                 agent.node.to_string(),
                 agent.kind.clone(),
                 state,
                 agent.restarts.to_string(),
-                print::or_nothing(agent.reason.clone().or_else(|| agent.health_why.clone()), |reason| reason),
+                print::or_nothing(reason.cloned(), |reason| reason),
             ];
             if is_checked {
                 cells.insert(4, print::or_nothing(agent.health.clone(), |health| health));
@@ -195,6 +207,7 @@ async fn info(args: &OneArgs) -> Result<(), Failure> {
             ("Reason", print::or_nothing(info.reason.clone(), |reason| reason)),
             ("Health", print::or_nothing(info.health.clone(), |health| health)),
             ("Last check", print::or_nothing(info.checks.last(), checked)),
+            ("Breaker", print::or_nothing(info.breaker_state.as_deref(), |state| breaker(info, state))),
             ("Restarts", print::or_nothing(info.restarts, |restarts| restarts.to_string())),
             ("Process", print::or_nothing(info.pid, |pid| pid.to_string())),
             ("Uptime", print::span(info.uptime_seconds)),
@@ -206,6 +219,16 @@ async fn info(args: &OneArgs) -> Result<(), Failure> {
             ("Memory", print::or_nothing(info.memory_bytes, print::bytes)),
         ])
     })
+}
+
+/// `open, tried again in 42s: it said that it failed`
+fn breaker(info: &AgentInfo, state: &str) -> String {
+    let retry =
+        info.breaker_retry_ms.map(|ms| format!(", tried again in {}", print::span(ms.div_ceil(1000))));
+    let failures =
+        (info.breaker_failures > 0).then(|| format!(", {} failures in a row", info.breaker_failures));
+    let why = info.breaker_why.as_ref().map(|why| format!(": {why}"));
+    [Some(state.to_owned()), retry, failures, why].into_iter().flatten().collect()
 }
 
 /// `timeout after 2001 ms: no answer within 2000 ms`

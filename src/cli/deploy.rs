@@ -3,6 +3,7 @@
 mod wasm;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
@@ -13,6 +14,7 @@ use crate::api::types::{
     AgentRef, Blueprint, Deploy, Grants, HealthCheck, Instances, Placement, Protocol, Source, WasmSource,
 };
 use crate::core::ids::{AgentName, NodeId, Tag};
+use crate::core::limits;
 use crate::core::model::{Balance, Offer, PlacementStrategy};
 use crate::node::config::{Manifest, ManifestSource, STRATEGIES, instances_of};
 
@@ -138,9 +140,13 @@ pub(super) async fn run(args: DeployArgs) -> Result<(), Failure> {
         let described = Blueprint { agent: deploy, instances, placement, update, on_cut };
         return blueprint::apply_one(&client, args.shown, described).await;
     }
-    let deployed: AgentRef = client.post("/v1/agents", &deploy, ANSWER_DEADLINE).await?;
-    print::show(args.shown.output, &deployed, |deployed| {
-        format!("agent {} runs on {}\n", deployed.name, deployed.node)
+    let patience =
+        deploy.launch.start_timeout_ms.map_or(Duration::ZERO, |ms| Duration::from_millis(ms.into()));
+    let deadline = ANSWER_DEADLINE.max(patience + limits::REQUEST_DEADLINE);
+    let deployed: AgentRef = client.post("/v1/agents", &deploy, deadline).await?;
+    print::show(args.shown.output, &deployed, |deployed| match &deployed.waits {
+        Some(waits) => format!("agent {} on {} is not started yet: {waits}\n", deployed.name, deployed.node),
+        None => format!("agent {} runs on {}\n", deployed.name, deployed.node),
     })
 }
 
@@ -170,8 +176,10 @@ pub(super) async fn agent_of(
     let Offer { capabilities, topics, balance } = manifest.offer;
     let health = manifest.care.health.map(HealthCheck::from);
     let restart = Some(manifest.care.restart.into());
+    let breaker = Some(manifest.care.breaker.into());
     let bare = Deploy::new(manifest.name, node, source);
-    Ok(Deploy { capabilities, topics, balance, health, restart, ..bare })
+    let launch = manifest.launch.into();
+    Ok(Deploy { capabilities, topics, balance, health, restart, breaker, launch, ..bare })
 }
 
 /// The agent of the flags.

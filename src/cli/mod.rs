@@ -2,6 +2,7 @@
 //! the library or the API of a node, and prints what came of it; it never ends the process.
 
 mod agent;
+mod agent_graph;
 mod blueprint;
 pub mod cert;
 pub mod client;

@@ -251,6 +251,10 @@ fn event_line(event: &Event) -> String {
             let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
             format!("agent {agent} on {node} is {state}{reason}")
         }
+        Event::Breaker { agent, node, state, reason } => {
+            let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+            format!("the breaker of agent {agent} on {node} is {state}{reason}")
+        }
         Event::DuplicateNode { address, .. } => {
             format!("a second process claimed its name from {address} and was refused")
         }

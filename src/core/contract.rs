@@ -24,7 +24,7 @@ use super::ids::{
 };
 use super::model::{
     Action, AgentSpec, AgentView, Checkup, CrossRegion, Event, Finding, Hello, Load, MemberView, Message,
-    Mode, NodeCard, Overrides, PartitionConfig, PartitionView, Profile,
+    Mode, NodeCard, Overrides, PartitionConfig, PartitionView, Profile, Turn,
 };
 use super::wire::{
     AgentStats, Control, HistoryPage, HistoryQuery, ModulePart, NodeFacts, RequestBody, ResponseBody,
@@ -413,6 +413,8 @@ pub enum AgentReport {
         /// What it found.
         found: Checkup,
     },
+    /// Its breaker has opened or closed.
+    Breaker(Turn),
     /// It could not be started, or ended without having been asked to.
     Ended {
         /// Why, with the last lines of its log where there are any.

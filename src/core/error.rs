@@ -59,6 +59,21 @@ pub enum SendError {
         /// The agent's state.
         state: String,
     },
+    /// The agent keeps failing, and is left alone for a while.
+    #[error(
+        "agent {agent} on {node} keeps failing and is not asked now: {reason}; it is tried again in {}",
+        in_seconds(*retry_ms)
+    )]
+    BreakerOpen {
+        /// The name asked for.
+        agent: AgentName,
+        /// The node it is on.
+        node: NodeId,
+        /// What failed last.
+        reason: String,
+        /// When it is tried again, in milliseconds.
+        retry_ms: u64,
+    },
     /// A mailbox, a queue or a table is full.
     #[error("{what} is full: slow down and try again")]
     Overloaded {
@@ -137,12 +152,13 @@ pub enum SendError {
 
 impl SendError {
     /// Every [`SendError::code`].
-    pub const CODES: [&'static str; 15] = [
+    pub const CODES: [&'static str; 16] = [
         "unknown_agent",
         "no_recipient",
         "node_down",
         "too_far",
         "not_running",
+        "breaker_open",
         "overloaded",
         "deadline_exceeded",
         "content_too_large",
@@ -164,6 +180,7 @@ impl SendError {
             Self::NodeDown { .. } => "node_down",
             Self::TooFar { .. } => "too_far",
             Self::NotRunning { .. } => "not_running",
+            Self::BreakerOpen { .. } => "breaker_open",
             Self::Overloaded { .. } => "overloaded",
             Self::DeadlineExceeded { .. } => "deadline_exceeded",
             Self::ContentTooLarge { .. } => "content_too_large",
@@ -176,6 +193,10 @@ impl SendError {
             Self::NotPromised { .. } => "not_promised",
         }
     }
+}
+
+fn in_seconds(ms: u64) -> String {
+    format!("{} s", ms.div_ceil(1000))
 }
 
 /// Why a request to the mesh (deploy, stop, ping, leave, logs) was refused. Nothing changed.

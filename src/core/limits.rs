@@ -4,6 +4,7 @@ use std::time::Duration;
 
 mod care;
 mod desired;
+mod launch;
 mod offers;
 mod outbox;
 mod performance;
@@ -11,6 +12,7 @@ mod wasm;
 
 pub use care::*;
 pub use desired::*;
+pub use launch::*;
 pub use offers::*;
 pub use outbox::*;
 pub use performance::*;

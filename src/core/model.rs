@@ -16,11 +16,13 @@ use super::limits;
 mod address;
 mod agent;
 mod blueprint;
+mod breaker;
 mod care;
 mod decisions;
 mod dots;
 mod events;
 mod hello;
+mod launch;
 mod letters;
 mod modes;
 mod offer;
@@ -41,11 +43,13 @@ pub use blueprint::{
     Order, OrderEpoch, Placement, PlacementStrategy, Post, SpecDigest, Update, Version, order_key,
     slot_of_key,
 };
+pub use breaker::{Breaker, BreakerState, Circuit, Passage, Shown, Turn};
 pub use care::{Care, Checkup, Health, HealthCheck, Probe, Restart};
 pub use decisions::{Action, Condition, ConditionError, Decision};
 pub use dots::{Actor, Clock, Dot, DotRange, Span};
 pub use events::{Event, Finding, Found};
 pub use hello::Hello;
+pub use launch::{Dependencies, Launch, cycle_through, path_text};
 pub use letters::{DeadLetter, FailedTry, Guarantee, LetterState, LetterTrace};
 pub use modes::{
     Barred, Doubt, DoubtKind, Mode, ModeReason, PartitionConfig, PartitionView, Permissions, Reads, Strategy,

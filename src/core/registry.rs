@@ -337,9 +337,7 @@ impl Owner {
                 }
                 let name = agent_of(other).ok_or(WireError::Bound("an agent's name is not valid"))?;
                 let record = value.map(|value| decode_value::<AgentRecord>(value)).transpose()?;
-                if record.as_ref().is_some_and(|record| record.offer.check().is_err()) {
-                    return Err(WireError::Bound("an agent offers too much"));
-                }
+                record.as_ref().map_or(Ok(()), AgentRecord::check).map_err(WireError::Bound)?;
                 match record {
                     Some(record) => self.agents.insert(name, record),
                     None => self.agents.remove(&name),

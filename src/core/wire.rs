@@ -37,8 +37,8 @@ pub use desired::{
     SlotStatus,
 };
 pub use facts::{
-    AgentStats, ArrivalFacts, CaFacts, CertificateFacts, CheckEntry, DiskFacts, LinkFacts, MemberFacts,
-    NodeFacts, QueueFacts,
+    AgentStats, ArrivalFacts, BreakerStats, CaFacts, CertificateFacts, CheckEntry, DiskFacts, LinkFacts,
+    MemberFacts, NodeFacts, QueueFacts,
 };
 pub use history::{HistoryEntry, HistoryPage, HistoryQuery, Recorded};
 pub use outbox::{DeadOnes, OutboxAnswer, OutboxRequest};

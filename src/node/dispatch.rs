@@ -508,6 +508,7 @@ impl Dispatcher {
 }
 
 fn send_outcome(peer: &Peer, order: u64, tag: u64, result: Outcome) {
+    let result = result.map_err(|error| error.said_in(peer.version()));
     if let Err(failure) = peer.send_data(order, &Data::Outcome { tag, result }) {
         // The asker's deadline, or the end of its link, tells it.
         metrics::counter!("shoal_transport_outcomes_lost_total").increment(1);

@@ -364,6 +364,7 @@ fn routes(view: &View, transport: &Transport, rule: &CrossRegion, before: &Route
                 Some(peer) => Way::Link(peer),
                 None => Way::NoLink,
             },
+            is_open: agent.record.breaker.is_open(),
             region: member.map(|(m, _)| m.card.region.clone()).unwrap_or_default(),
             rtt: member.and_then(|(m, _)| m.expected_rtt),
             offer: agent.record.offer.clone(),
@@ -384,6 +385,8 @@ fn publish_metrics(view: &View) {
     }
     let routed = view.agents.iter().filter(|a| a.node_status.is_reachable()).count();
     metrics::gauge!("shoal_cluster_agents").set(routed as f64);
+    let open = view.agents.iter().filter(|a| a.node == view.own && !a.record.breaker.is_closed()).count();
+    metrics::gauge!("shoal_agent_breakers_open").set(open as f64);
     metrics::gauge!("shoal_cluster_mode").set(f64::from(view.mode as u8));
     metrics::gauge!("shoal_queue_writes").set(view.queued as f64);
     metrics::gauge!("shoal_state_keys").set(view.state_keys as f64);
@@ -415,6 +418,9 @@ fn log_event(event: &Event) {
             tracing::warn!(%agent, %node, state, reason, "agent");
         }
         Event::Agent { agent, node, state, reason: None } => tracing::info!(%agent, %node, state, "agent"),
+        Event::Breaker { agent, node, state, reason } => {
+            tracing::info!(%agent, %node, state, reason, "breaker");
+        }
         Event::DuplicateNode { node, address } => {
             tracing::error!(%node, address, "a second live process claims this node id and was refused");
         }

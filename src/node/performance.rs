@@ -127,6 +127,7 @@ impl Handle {
             rtt: None,
             offer: Offer::default(),
             open: None,
+            is_open: false,
             hash: 0,
         };
         let routes = Routes::new([instance], "", &CrossRegion::default(), &Routes::default());

@@ -156,6 +156,7 @@ impl World {
             Event::Mode { from, to, reason } => self.report.modes.push((self.now, machine, from, to, reason)),
             Event::Joined { .. }
             | Event::Agent { .. }
+            | Event::Breaker { .. }
             | Event::Roster { .. }
             | Event::Ordered { .. }
             | Event::Settled { .. } => {}

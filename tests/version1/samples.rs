@@ -204,8 +204,18 @@ fn records() -> Vec<OwnedRecord> {
         AgentState::Failed { reason: "exit status 1".to_owned(), quarantined: false },
     ];
     let agents = states.into_iter().enumerate().map(|(n, state)| {
-        let (offer, health) = Default::default();
-        let record = AgentRecord { kind: "stdio".to_owned(), state, restarts: 2, offer, health, order: None };
+        let (offer, health, breaker, depends_on, waits, order) = Default::default();
+        let record = AgentRecord {
+            kind: "stdio".to_owned(),
+            state,
+            restarts: 2,
+            offer,
+            health,
+            breaker,
+            depends_on,
+            waits,
+            order,
+        };
         (format!("agents/agent-{n}"), Some(encode_value(&record)))
     });
     let load = Load { cpu_permille: 125, memory_bytes: 1 << 33 };

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Check, HealthCheck, Restart, WasmSource};
+use super::{Breaker, Check, HealthCheck, Restart, WasmSource};
 use crate::core::ids::{AgentName, NodeId, Tag};
 use crate::core::model::{self, AgentSource, Balance, Offer, ProcessProtocol};
 use crate::core::wire::AgentStats;
@@ -38,6 +38,18 @@ pub struct Agent {
     /// What the last check found; null when all was well.
     #[serde(default)]
     pub health_why: Option<String>,
+    /// `closed`, `open` or `half-open`; null of a node of an earlier version.
+    #[serde(default)]
+    pub breaker_state: Option<String>,
+    /// What failed last; null while the breaker is closed.
+    #[serde(default)]
+    pub breaker_why: Option<String>,
+    /// What it depends on.
+    #[serde(default)]
+    pub depends_on: BTreeSet<AgentName>,
+    /// What its start waits for; `reason` tells it as well.
+    #[serde(default)]
+    pub waits: Option<String>,
 }
 
 /// `POST /v1/agents`.
@@ -66,6 +78,40 @@ pub struct Deploy {
     /// When it is started again; null: as usual.
     #[serde(default)]
     pub restart: Option<Restart>,
+    /// When those who ask it are spared their wait; null: as usual.
+    #[serde(default)]
+    pub breaker: Option<Breaker>,
+    /// When it is started.
+    #[serde(default)]
+    pub launch: Launch,
+}
+
+/// When an agent is started.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Launch {
+    /// A node that starts starts its agents phase by phase, the lowest first.
+    pub phase: i32,
+    /// It is started once these run, here or elsewhere.
+    pub depends_on: BTreeSet<AgentName>,
+    /// Whether the next phase begins also when it could not be started.
+    pub optional: bool,
+    /// After so long a start that is not over has failed; null: 10 s.
+    pub start_timeout_ms: Option<u32>,
+}
+
+impl From<Launch> for model::Launch {
+    fn from(launch: Launch) -> Self {
+        let Launch { phase, depends_on, optional, start_timeout_ms: timeout_ms } = launch;
+        Self { phase, depends_on, optional, timeout_ms }
+    }
+}
+
+impl From<model::Launch> for Launch {
+    fn from(launch: model::Launch) -> Self {
+        let model::Launch { phase, depends_on, optional, timeout_ms: start_timeout_ms } = launch;
+        Self { phase, depends_on, optional, start_timeout_ms }
+    }
 }
 
 impl Deploy {
@@ -73,7 +119,18 @@ impl Deploy {
     #[must_use]
     pub fn new(name: AgentName, node: Option<NodeId>, source: Source) -> Self {
         let Offer { capabilities, topics, balance } = Offer::default();
-        Self { name, node, source, capabilities, topics, balance, health: None, restart: None }
+        Self {
+            name,
+            node,
+            source,
+            capabilities,
+            topics,
+            balance,
+            health: None,
+            restart: None,
+            breaker: None,
+            launch: Launch::default(),
+        }
     }
 
     /// What the agent offers.
@@ -133,6 +190,9 @@ pub struct AgentRef {
     pub name: AgentName,
     /// Its node.
     pub node: NodeId,
+    /// Of one that was deployed and is not started yet: what it waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
 }
 
 /// `GET /v1/agents/{name}`.
@@ -165,6 +225,24 @@ pub struct AgentInfo {
     /// As in [`Agent`].
     #[serde(default)]
     pub health_why: Option<String>,
+    /// As in [`Deploy`]; null of a node of an earlier version.
+    #[serde(default)]
+    pub breaker: Option<Breaker>,
+    /// As in [`Agent`].
+    #[serde(default)]
+    pub breaker_state: Option<String>,
+    /// What failed last; null while nothing has failed since the last answer.
+    #[serde(default)]
+    pub breaker_why: Option<String>,
+    /// Failures in a row while its breaker is closed.
+    #[serde(default)]
+    pub breaker_failures: u32,
+    /// As in [`Deploy`].
+    #[serde(default)]
+    pub launch: Launch,
+    /// When it is tried again; null while messages go through.
+    #[serde(default)]
+    pub breaker_retry_ms: Option<u64>,
     /// The last hundred checks of its health, oldest first.
     #[serde(default)]
     pub checks: Vec<Check>,
@@ -204,6 +282,8 @@ impl AgentInfo {
     pub fn new(node: NodeId, spec: model::AgentSpec, stats: &AgentStats, heard: Option<Agent>) -> Self {
         let (health, health_why) =
             heard.as_ref().map_or((None, None), |agent| (agent.health.clone(), agent.health_why.clone()));
+        let breaker_state = heard.as_ref().and_then(|agent| agent.breaker_state.clone());
+        let breaker = stats.breaker.clone().unwrap_or_default();
         let (state, restarts, reason) = match heard {
             Some(agent) => (Some(agent.state), Some(agent.restarts), agent.reason),
             None => (None, None, None),
@@ -217,6 +297,12 @@ impl AgentInfo {
             balance: spec.offer.balance,
             check: spec.care.health.map(HealthCheck::from),
             restart: Some(spec.care.restart.into()),
+            breaker: Some(spec.care.breaker.into()),
+            breaker_state,
+            breaker_why: Some(breaker.why).filter(|why| !why.is_empty()),
+            breaker_failures: breaker.failures,
+            launch: spec.launch.into(),
+            breaker_retry_ms: breaker.retry_ms,
             health,
             health_why,
             checks: stats.checks.iter().map(Check::from).collect(),
@@ -283,13 +369,17 @@ impl From<&model::AgentView> for Agent {
             node: view.node.clone(),
             kind: view.record.kind.clone(),
             state: view.record.state.as_str().to_owned(),
-            reason: view.record.state.reason().map(str::to_owned),
+            reason: view.record.reason(),
             restarts: view.record.restarts,
             reachable: view.node_status.is_reachable(),
             capabilities: view.record.offer.capabilities.clone(),
             topics: view.record.offer.topics.clone(),
             health: Some(&view.record.health).filter(|h| !h.is_unchecked()).map(|h| h.as_str().to_owned()),
             health_why: view.record.health.why().map(str::to_owned),
+            breaker_state: Some(view.record.breaker.as_str().to_owned()),
+            depends_on: view.record.depends_on.clone(),
+            waits: view.record.waits.clone(),
+            breaker_why: view.record.breaker.why().map(str::to_owned),
         }
     }
 }

@@ -50,6 +50,18 @@ pub struct Restart {
     pub steady_ms: u32,
 }
 
+/// When those who ask an agent are spared their wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Breaker {
+    /// It opens after so many failures in a row.
+    #[serde(default = "breaker_failures_default")]
+    pub failures: u32,
+    /// It stays open for so long; then one message is let through as a trial.
+    #[serde(default = "open_default")]
+    pub open_ms: u32,
+}
+
 /// One check of an agent's health.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
@@ -89,6 +101,14 @@ fn failures_default() -> u32 {
     usual().failures
 }
 
+fn breaker_failures_default() -> u32 {
+    model::Breaker::default().failures
+}
+
+fn open_default() -> u32 {
+    model::Breaker::default().open_ms
+}
+
 fn waits_default() -> Vec<u32> {
     model::Restart::default().waits_ms
 }
@@ -124,6 +144,18 @@ impl From<model::HealthCheck> for HealthCheck {
             model::Probe::Answer { content } => (CheckKind::Answer, None, Some(content)),
         };
         Self { check, path, content, interval_ms, timeout_ms, failures }
+    }
+}
+
+impl From<Breaker> for model::Breaker {
+    fn from(breaker: Breaker) -> Self {
+        Self { failures: breaker.failures, open_ms: breaker.open_ms }
+    }
+}
+
+impl From<model::Breaker> for Breaker {
+    fn from(breaker: model::Breaker) -> Self {
+        Self { failures: breaker.failures, open_ms: breaker.open_ms }
     }
 }
 

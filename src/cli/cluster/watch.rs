@@ -53,6 +53,9 @@ fn event_line(name: &str, data: &str) -> Result<String, Failure> {
         Event::Agent { agent, node, state, reason } => {
             format!("agent   {agent}@{node}  {state}  {}", reason.unwrap_or_default())
         }
+        Event::Breaker { agent, node, state, reason } => {
+            format!("breaker  {agent}@{node}  {state}  {}", reason.unwrap_or_default())
+        }
         Event::DuplicateNode { node, address } => {
             format!("duplicate  a second process claims to be {node}, from {address}")
         }

@@ -27,3 +27,9 @@ pub const RESTART_DEADLINE: Duration = REQUEST_DEADLINE
 pub const RESTARTS_MAX: usize = 32;
 /// Characters of what a check found.
 pub const CHECK_WHY_CHARS_MAX: usize = 200;
+/// Failures in a row, after which a breaker opens, that may be asked for.
+pub const BREAKER_FAILURES_MAX: u32 = 1000;
+/// A breaker is not open for less, in milliseconds: each opening is told to the whole mesh.
+pub const BREAKER_OPEN_MS_MIN: u32 = 1000;
+/// An agent that had a message for less than this shows nothing when it does not answer it in time.
+pub const BREAKER_PATIENCE: Duration = Duration::from_secs(1);

@@ -1,5 +1,6 @@
 //! Agents of this node: deploying, stopping, what the runtime reports, what the mesh is told of them.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{Mesh, Pending, Phase, Requester, Timer};
@@ -7,7 +8,9 @@ use crate::core::contract::{AgentReport, Change, Output};
 use crate::core::error::Refusal;
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
-use crate::core::model::{AgentRecord, AgentSpec, AgentState, Event, Health};
+use crate::core::model::{
+    AgentRecord, AgentSpec, AgentState, Event, Health, MemberStatus, cycle_through, path_text,
+};
 use crate::core::supervision::AgentEffect;
 use crate::core::wire::ResponseBody;
 
@@ -21,6 +24,9 @@ impl Mesh {
         if self.supervision.spec(&agent).is_some() || self.deploying.contains_key(&agent) {
             let node = self.own.clone();
             return self.answer(requester, Err(Refusal::AgentExists { agent, node }));
+        }
+        if let Err(why) = self.check_dependencies(&spec) {
+            return self.answer(requester, Err(Refusal::BadRequest { why }));
         }
         if self.supervision.len() + self.deploying.len() >= limits::AGENTS_PER_NODE_MAX {
             let what = format!("the list of agents on {}", self.own);
@@ -37,8 +43,80 @@ impl Mesh {
             return self.answer(requester, Err(Refusal::Joining { node: self.own.clone() }));
         }
         self.deploying.insert(spec.name.clone(), Some(requester));
+        let agent = spec.name.clone();
         let effects = self.supervision.add(spec);
         self.run_agent_effects(effects);
+        self.tend_agents();
+        if self.supervision.leave_waiting(&agent) {
+            // It may be long until it starts: its state says what for.
+            self.on_started(&agent, Ok(()));
+        }
+    }
+
+    /// What an agent depends on is known somewhere, does not depend on it in turn, and is not started in a later phase.
+    fn check_dependencies(&self, spec: &AgentSpec) -> Result<(), String> {
+        let (name, launch) = (&spec.name, &spec.launch);
+        let mut all = self.supervision.dependencies();
+        for (_, owner) in self.registry.owners() {
+            for (agent, record) in &owner.agents {
+                all.entry(agent.clone()).or_default().extend(record.depends_on.iter().cloned());
+            }
+        }
+        all.entry(name.clone()).or_default().extend(launch.depends_on.iter().cloned());
+        if let Some(unknown) = launch.depends_on.iter().find(|other| !all.contains_key(*other)) {
+            return Err(format!(
+                "it depends on {unknown}, and no agent of that name is known in the mesh: deploy that first"
+            ));
+        }
+        if let Some(path) = cycle_through(&all, name) {
+            return Err(format!("agents that depend on each other never start: {}", path_text(&path)));
+        }
+        let phase_of = |other| self.supervision.spec(other).map(|other| other.launch.phase);
+        let late = launch.depends_on.iter().find(|other| phase_of(other) > Some(launch.phase));
+        if let Some(late) = late {
+            let phase = launch.phase;
+            return Err(format!(
+                "it is of phase {phase} and depends on {late}, which is of a later phase here"
+            ));
+        }
+        let early = all.iter().find(|(other, of)| {
+            of.contains(name) && phase_of(other).is_some_and(|phase| phase < launch.phase)
+        });
+        match early {
+            Some((other, _)) => Err(format!(
+                "it is of phase {}, and {other}, which depends on it, is of an earlier phase here",
+                launch.phase
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Starts the agents that wait and may start now.
+    pub(super) fn tend_agents(&mut self) {
+        if !self.supervision.is_holding() || !matches!(self.phase, Phase::Running) {
+            return;
+        }
+        let elsewhere = self.running_elsewhere();
+        let effects = self.supervision.tend(&|agent| elsewhere.contains(agent));
+        self.run_agent_effects(effects);
+    }
+
+    pub(super) fn on_restart_due(&mut self, agent: &AgentName, run: u64) {
+        let elsewhere = self.running_elsewhere();
+        let effects = self.supervision.handle_restart(agent, run, &|agent| elsewhere.contains(agent));
+        self.run_agent_effects(effects);
+    }
+
+    /// What agents here wait for and other nodes run.
+    fn running_elsewhere(&self) -> BTreeSet<AgentName> {
+        let mut wanted = self.supervision.wanted_elsewhere();
+        wanted.retain(|agent| {
+            self.registry.owners().any(|(node, owner)| {
+                owner.agents.get(agent).is_some_and(|record| record.state == AgentState::Running)
+                    && self.status_of(&node.key()).is_some_and(MemberStatus::is_reachable)
+            })
+        });
+        wanted
     }
 
     /// Whether a name is not that of a blueprint or of one of its instances.
@@ -122,6 +200,9 @@ impl Mesh {
                 AgentEffect::RestartAfter { agent, run, after } => {
                     self.set_timer(after, Timer::AgentRestart(agent, run));
                 }
+                AgentEffect::BreakerAfter { agent, opening, after } => {
+                    self.set_timer(after, Timer::AgentBreaker(agent, opening));
+                }
                 AgentEffect::Publish { agent, record } => self.publish_agent(&agent, record.as_ref()),
                 AgentEffect::Started { agent, outcome } => self.on_started(&agent, outcome),
                 AgentEffect::Gone { agent } => self.on_agent_gone(&agent),
@@ -135,9 +216,19 @@ impl Mesh {
             return;
         }
         let own = self.own.clone();
-        self.agent_event(&own, agent, record);
         let record = record.map(|record| AgentRecord { order: self.order_of(agent), ..record.clone() });
-        let delta = self.registry.publish_agent(agent, record.as_ref());
+        let record = record.as_ref();
+        let before = self.registry.owner(&own).and_then(|owner| owner.agents.get(agent)).cloned();
+        self.breaker_event(&own, agent, before.as_ref(), record);
+        // What only its breaker has to say was said.
+        let is_breaker_alone = before.as_ref().zip(record).is_some_and(|(before, record)| {
+            before.breaker != record.breaker
+                && AgentRecord { breaker: record.breaker.clone(), ..before.clone() } == *record
+        });
+        if !is_breaker_alone {
+            self.agent_event(&own, agent, record);
+        }
+        let delta = self.registry.publish_agent(agent, record);
         self.spread(delta);
         self.note_agent(&own, agent);
     }
@@ -195,12 +286,29 @@ impl Mesh {
     pub(super) fn tell_agents(&mut self, node: &NodeId, changed: Vec<(AgentName, Option<AgentRecord>)>) {
         for (agent, before) in changed {
             let now = self.registry.owner(node).and_then(|owner| owner.agents.get(&agent)).cloned();
+            self.breaker_event(node, &agent, before.as_ref(), now.as_ref());
             // What its health is, its own node keeps.
             if before.map(|b| b.state) != now.as_ref().map(|n| n.state.clone()) {
                 self.agent_event(node, &agent, now.as_ref());
             }
             self.note_agent(node, &agent);
         }
+    }
+
+    fn breaker_event(
+        &mut self,
+        node: &NodeId,
+        agent: &AgentName,
+        before: Option<&AgentRecord>,
+        now: Option<&AgentRecord>,
+    ) {
+        let of = |record: Option<&AgentRecord>| record.map_or("closed", |record| record.breaker.as_str());
+        // With an agent that is gone its breaker is.
+        let Some(record) = now.filter(|_| of(now) != of(before)) else {
+            return;
+        };
+        let (state, reason) = (record.breaker.as_str().to_owned(), record.breaker.why().map(str::to_owned));
+        self.event(Event::Breaker { agent: agent.clone(), node: node.clone(), state, reason });
     }
 
     fn agent_event(&mut self, node: &NodeId, agent: &AgentName, record: Option<&AgentRecord>) {
@@ -212,8 +320,8 @@ impl Mesh {
 
 /// Why an agent is in its state; of one that runs, how its checks found it.
 fn reason_of(record: &AgentRecord) -> Option<String> {
-    match (record.state.reason(), &record.health) {
-        (Some(reason), _) => Some(reason.to_owned()),
+    match (record.reason(), &record.health) {
+        (Some(reason), _) => Some(reason),
         (None, Health::Unchecked) => None,
         (None, health) => {
             let why = health.why().map(|why| format!(": {why}")).unwrap_or_default();

@@ -295,6 +295,7 @@ impl Mesh {
             let effects = self.supervision.resume(spec);
             self.run_agent_effects(effects);
         }
+        self.tend_agents();
         self.dial_seeds();
         self.call_the_lost();
         self.sync();
@@ -362,8 +363,9 @@ impl Mesh {
                 Timer::Shared => self.on_shared_timer(),
                 Timer::Outbox => self.on_outbox_timer(),
                 Timer::Desired => self.on_desired_timer(),
-                Timer::AgentRestart(agent, run) => {
-                    let effects = self.supervision.handle_restart(&agent, run);
+                Timer::AgentRestart(agent, run) => self.on_restart_due(&agent, run),
+                Timer::AgentBreaker(agent, opening) => {
+                    let effects = self.supervision.handle_breaker(&agent, opening);
                     self.run_agent_effects(effects);
                 }
                 Timer::Renew(after) => self.replace_outdated(after),
@@ -405,6 +407,9 @@ impl Mesh {
         self.settle_shared();
         self.tend_desired();
         self.tend_outbox();
+        if self.view_changed {
+            self.tend_agents();
+        }
         if std::mem::take(&mut self.view_changed) {
             self.output(Output::ViewChanged);
         }

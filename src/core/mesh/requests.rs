@@ -57,8 +57,10 @@ impl Mesh {
                 limits::LEAVE_DEADLINE + limits::REQUEST_DEADLINE + Duration::from_millis(*drain_ms)
             }
             RequestBody::RestartAgent { .. } => limits::RESTART_DEADLINE,
+            RequestBody::Deploy { spec } => {
+                limits::REQUEST_DEADLINE.max(spec.launch.timeout() + limits::AGENT_STOP_DEADLINE)
+            }
             RequestBody::Ping
-            | RequestBody::Deploy { .. }
             | RequestBody::StopAgent { .. }
             | RequestBody::AgentInfo { .. }
             | RequestBody::AgentLogs { .. }

@@ -42,6 +42,8 @@ pub(super) enum Timer {
     Desired,
     /// Start an agent again.
     AgentRestart(AgentName, u64),
+    /// The breaker of an agent has been open for long enough.
+    AgentBreaker(AgentName, u64),
     /// Replace some of the links after this one that were made with a former certificate.
     Renew(Option<LinkId>),
     /// Agents have had long enough to stop.
@@ -68,6 +70,7 @@ impl Timer {
             | Self::Outbox
             | Self::Desired
             | Self::AgentRestart(..)
+            | Self::AgentBreaker(..)
             | Self::Renew(_)
             | Self::StopDeadline => 16,
         }
@@ -92,6 +95,7 @@ impl Timer {
             Self::Outbox => "outbox",
             Self::Desired => "desired",
             Self::AgentRestart(..) => "agent restart",
+            Self::AgentBreaker(..) => "agent breaker",
             Self::Renew(_) => "renew links",
             Self::StopDeadline => "stop",
         }

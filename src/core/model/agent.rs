@@ -1,8 +1,10 @@
 //! Agents: what one is made of, what should run, and what its node says of it.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
-use super::{Care, Health, MemberStatus, Offer, OrderEpoch, WasmSource};
+use super::{BreakerState, Care, Health, Launch, MemberStatus, Offer, OrderEpoch, WasmSource};
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
 
@@ -67,6 +69,9 @@ pub struct AgentSpec {
     /// How it is looked after.
     #[serde(default, skip_serializing_if = "Care::is_default")]
     pub care: Care,
+    /// When it is started.
+    #[serde(default, skip_serializing_if = "Launch::is_default")]
+    pub launch: Launch,
     /// Whether it is there because of a manifest in the node's folder, which its end follows as well.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub of_folder: bool,
@@ -76,7 +81,8 @@ impl AgentSpec {
     /// An agent that is found by its name alone and looked after as usual.
     #[must_use]
     pub fn new(name: AgentName, source: AgentSource) -> Self {
-        Self { name, source, offer: Offer::default(), care: Care::default(), of_folder: false }
+        let (offer, care, launch) = Default::default();
+        Self { name, source, offer, care, launch, of_folder: false }
     }
 
     /// Checks the bounds of a specification.
@@ -90,6 +96,7 @@ impl AgentSpec {
         self.offer.check()?;
         let speaks_http = matches!(self.source, AgentSource::Process { protocol: ProcessProtocol::Http, .. });
         self.care.check(speaks_http)?;
+        self.launch.check(&self.name)?;
         match &self.source {
             AgentSource::Native { builtin } if builtin == "echo" => Ok(()),
             AgentSource::Native { builtin } => {
@@ -185,6 +192,41 @@ pub struct AgentRecord {
     /// The order by which it runs; `None`: it was deployed by hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<OrderEpoch>,
+    /// Whether messages to it are refused, because it keeps failing.
+    #[serde(default, skip_serializing_if = "BreakerState::is_closed")]
+    pub breaker: BreakerState,
+    /// What it depends on.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub depends_on: BTreeSet<AgentName>,
+    /// What its start waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
+}
+
+impl AgentRecord {
+    /// Why it is in its state, and what it waits for.
+    #[must_use]
+    pub fn reason(&self) -> Option<String> {
+        match (self.state.reason(), &self.waits) {
+            (Some(reason), Some(waits)) => Some(format!("{reason}; {waits}")),
+            (reason, waits) => reason.map(str::to_owned).or_else(|| waits.clone()),
+        }
+    }
+
+    /// Checks the bounds that the record of another node must keep.
+    ///
+    /// # Errors
+    /// The bound that is broken.
+    pub fn check(&self) -> Result<(), &'static str> {
+        if self.offer.check().is_err() {
+            return Err("an agent offers too much");
+        }
+        let is_long = self.waits.as_ref().is_some_and(|waits| waits.len() > limits::WAITS_BYTES_MAX);
+        if is_long || self.depends_on.len() > limits::DEPENDENCIES_MAX {
+            return Err("an agent depends on too much");
+        }
+        Ok(())
+    }
 }
 
 /// One agent on one node as this node sees it.

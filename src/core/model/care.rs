@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Breaker;
 use crate::core::limits;
 
 /// How an agent is looked after.
@@ -15,6 +16,9 @@ pub struct Care {
     /// When it is started again.
     #[serde(default, skip_serializing_if = "Restart::is_default")]
     pub restart: Restart,
+    /// When those who ask it are spared their wait.
+    #[serde(default, skip_serializing_if = "Breaker::is_default")]
+    pub breaker: Breaker,
 }
 
 /// A check that is made again and again while an agent runs.
@@ -151,7 +155,8 @@ impl Care {
         for wait in &self.restart.waits_ms {
             span("a wait before a restart", *wait, 0)?;
         }
-        span("the time until restarts are counted anew", self.restart.steady_ms, 1)
+        span("the time until restarts are counted anew", self.restart.steady_ms, 1)?;
+        self.breaker.check()
     }
 }
 

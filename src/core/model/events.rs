@@ -34,6 +34,17 @@ pub enum Event {
         /// Why, where there is something to say.
         reason: Option<String>,
     },
+    /// An agent's breaker has opened, half-opened or closed.
+    Breaker {
+        /// The agent.
+        agent: AgentName,
+        /// Its node.
+        node: NodeId,
+        /// What it is now: `open`, `half-open` or `closed`.
+        state: String,
+        /// What failed last; `None` once it is closed.
+        reason: Option<String>,
+    },
     /// A second live process claims a node's name.
     DuplicateNode {
         /// The name claimed twice.

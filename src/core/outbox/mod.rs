@@ -595,6 +595,7 @@ fn is_final(error: &SendError) -> bool {
         | SendError::NodeDown { .. }
         | SendError::TooFar { .. }
         | SendError::NotRunning { .. }
+        | SendError::BreakerOpen { .. }
         | SendError::Overloaded { .. }
         | SendError::DeadlineExceeded { .. }
         | SendError::LinkLost { .. }

@@ -20,6 +20,9 @@ fn record(state: AgentState) -> AgentRecord {
         offer: Default::default(),
         health: Default::default(),
         order: None,
+        breaker: Default::default(),
+        depends_on: Default::default(),
+        waits: None,
     }
 }
 

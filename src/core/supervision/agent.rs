@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::AgentEffect;
-use crate::core::model::{AgentRecord, AgentSpec, AgentState, Checkup, Health, Restart};
+use super::launch::Held;
+use crate::core::limits;
+use crate::core::model::{AgentRecord, AgentSpec, AgentState, BreakerState, Checkup, Health, Restart, Turn};
 use crate::core::time::Instant;
 
 /// An agent between well and slow does not fill the histories of all nodes.
@@ -22,9 +24,22 @@ pub(super) struct Agent {
     pub(super) restarts: u32,
     /// Ends since it was last steady.
     pub(super) attempts: usize,
+    /// Why it is not started yet.
+    pub(super) held: Option<Held>,
+    /// The same in words.
+    pub(super) waits: Option<String>,
+    /// It was here when the node started: later phases wait for it.
+    pub(super) is_launched: bool,
+    /// Since the node started.
+    pub(super) has_run_here: bool,
+    pub(super) has_failed_here: bool,
     running_since: Option<Instant>,
+    /// It goes up the ladder also when its first start fails.
     has_run: bool,
     health: Health,
+    breaker: BreakerState,
+    /// Names the last opening of its breaker.
+    opening: u64,
     /// Failed checks in a row.
     failures: u32,
     /// The health that the mesh was told of.
@@ -52,9 +67,16 @@ impl Agent {
             awaited: !has_run,
             restarts: 0,
             attempts: 0,
+            held: None,
+            waits: None,
+            is_launched: has_run,
+            has_run_here: false,
+            has_failed_here: false,
             running_since: None,
             has_run,
             health: Health::Unchecked,
+            breaker: BreakerState::Closed,
+            opening: 0,
             failures: 0,
             told: Health::Unchecked.as_str(),
             paid_until: Instant::ZERO,
@@ -65,27 +87,47 @@ impl Agent {
         self.told = self.health.as_str();
         let kind = self.spec.source.kind().to_owned();
         let (state, offer, health) = (self.state.clone(), self.spec.offer.clone(), self.health.clone());
-        let record = AgentRecord { kind, state, restarts: self.restarts, offer, health, order: None };
+        let (breaker, depends_on) = (self.breaker.clone(), self.spec.launch.depends_on.clone());
+        let mut waits = self.waits.clone();
+        if let Some(waits) = &mut waits {
+            waits.truncate(waits.floor_char_boundary(limits::WAITS_BYTES_MAX));
+        }
+        let (restarts, order) = (self.restarts, None);
+        let record = AgentRecord { kind, state, restarts, offer, health, breaker, depends_on, waits, order };
         AgentEffect::Publish { agent: self.spec.name.clone(), record: Some(record) }
     }
 
     pub(super) fn on_starting(&mut self, run: u64) -> Vec<AgentEffect> {
         self.run = run;
         self.state = AgentState::Starting;
+        (self.held, self.waits) = (None, None);
         (self.health, self.failures) = (Health::Unchecked, 0);
         vec![self.publish(), AgentEffect::Start { spec: self.spec.clone(), run }]
+    }
+
+    /// Whoever has deployed it was told that it waits: its first start is tried again like any other.
+    pub(super) fn is_left_waiting(&mut self) {
+        (self.has_run, self.awaited) = (true, false);
+    }
+
+    /// Whether its last health check failed.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failures > 0
     }
 
     pub(super) fn on_running(&mut self, now: Instant) -> Vec<AgentEffect> {
         self.state = AgentState::Running;
         self.running_since = Some(now);
-        self.has_run = true;
+        (self.has_run, self.has_run_here) = (true, true);
+        // One that was started anew has its trial at once.
+        self.half_open();
         let told = self.started(Ok(()));
         std::iter::once(self.publish()).chain(told).collect()
     }
 
     /// A run has ended by itself.
     pub(super) fn on_ended(&mut self, reason: String, now: Instant) -> Vec<AgentEffect> {
+        self.has_failed_here = true;
         if !self.has_run {
             self.state = AgentState::Failed { reason: reason.clone(), quarantined: false };
             let told = self.started(Err(reason));
@@ -118,6 +160,39 @@ impl Agent {
         }
         let is_news = self.health.as_str() != self.told && self.may_tell(now);
         if is_news { vec![self.publish()] } else { vec![] }
+    }
+
+    /// Its runtime refuses messages, or lets them through again. `opening` names it, if it is one.
+    pub(super) fn on_breaker(&mut self, turn: Turn, opening: u64) -> Vec<AgentEffect> {
+        match turn {
+            Turn::Opened { why } => {
+                (self.breaker, self.opening) = (BreakerState::Open { why }, opening);
+                let after = Duration::from_millis(self.spec.care.breaker.open_ms.into());
+                let agent = self.spec.name.clone();
+                vec![self.publish(), AgentEffect::BreakerAfter { agent, opening, after }]
+            }
+            Turn::Closed if self.breaker.is_closed() => vec![],
+            Turn::Closed => {
+                self.breaker = BreakerState::Closed;
+                vec![self.publish()]
+            }
+        }
+    }
+
+    /// The time of an open breaker is over: senders are to know, or nobody would ever make the trial.
+    pub(super) fn on_breaker_due(&mut self, opening: u64) -> Vec<AgentEffect> {
+        if self.opening != opening || !self.half_open() {
+            return vec![];
+        }
+        vec![self.publish()]
+    }
+
+    fn half_open(&mut self) -> bool {
+        let BreakerState::Open { why } = &self.breaker else {
+            return false;
+        };
+        self.breaker = BreakerState::HalfOpen { why: why.clone() };
+        true
     }
 
     /// Whether a change of health may be told now: a few at once, then one in each [`HEALTH_TOLD_EVERY`]. (The generic cell

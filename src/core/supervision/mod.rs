@@ -19,6 +19,7 @@
 //! Each start is a run with a number of its own; reports of an earlier run are outdated.
 
 mod agent;
+mod launch;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +27,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use self::agent::{Agent, Ending};
+use self::launch::Held;
 use super::contract::AgentReport;
 use super::ids::AgentName;
 use super::limits;
@@ -51,6 +53,12 @@ pub(crate) enum AgentEffect {
         run: u64,
         after: Duration,
     },
+    /// Call [`Supervision::handle_breaker`] then.
+    BreakerAfter {
+        agent: AgentName,
+        opening: u64,
+        after: Duration,
+    },
     /// The record that the mesh should see, `None` when the agent is gone.
     Publish {
         agent: AgentName,
@@ -72,6 +80,8 @@ pub(crate) enum AgentEffect {
 pub(crate) struct Supervision {
     agents: BTreeMap<AgentName, Agent>,
     runs: u64,
+    /// Breakers that have opened.
+    openings: u64,
 }
 
 impl Supervision {
@@ -87,23 +97,37 @@ impl Supervision {
         self.agents.len()
     }
 
-    /// Begins to run an agent that has just been deployed; it must not be here yet.
+    /// Begins to run an agent that has just been deployed; it must not be here yet. One that depends on others is started by
+    /// [`Supervision::tend`].
     pub(crate) fn add(&mut self, spec: AgentSpec) -> Vec<AgentEffect> {
-        self.begin(Agent::new(spec, false))
+        let held = (!spec.launch.depends_on.is_empty()).then_some(Held::Deployed);
+        self.begin(Agent::new(spec, false), held)
     }
 
-    /// Begins to run an agent that was here before the node started.
+    /// Takes in an agent that was here before the node started; it is started by [`Supervision::tend`].
     pub(crate) fn resume(&mut self, spec: AgentSpec) -> Vec<AgentEffect> {
-        self.begin(Agent::new(spec, true))
+        self.begin(Agent::new(spec, true), Some(Held::Launch))
     }
 
-    fn begin(&mut self, agent: Agent) -> Vec<AgentEffect> {
+    /// Whether an agent that was deployed waits for others. From then on nobody waits for its first start.
+    pub(crate) fn leave_waiting(&mut self, name: &AgentName) -> bool {
+        let agent = self.agents.get_mut(name).filter(|agent| agent.held.is_some());
+        agent.map(Agent::is_left_waiting).is_some()
+    }
+
+    fn begin(&mut self, mut agent: Agent, held: Option<Held>) -> Vec<AgentEffect> {
         let name = agent.spec.name.clone();
+        agent.held = held;
         assert!(!self.agents.contains_key(&name), "an agent is added once");
         assert!(
             self.agents.len() < limits::AGENTS_PER_NODE_MAX,
             "the bound is checked before the spec is stored"
         );
+        if agent.held.is_some() {
+            let publish = agent.publish();
+            self.agents.insert(name, agent);
+            return vec![publish];
+        }
         self.agents.insert(name.clone(), agent);
         self.become_starting(&name)
     }
@@ -114,6 +138,9 @@ impl Supervision {
             return vec![];
         };
         let is_ending = agent.ending.take().is_some();
+        if agent.held.is_some() {
+            return self.become_gone(name);
+        }
         match agent.state {
             AgentState::Draining => vec![],
             AgentState::Restarting { .. } | AgentState::Failed { .. } if !is_ending => self.become_gone(name),
@@ -142,6 +169,9 @@ impl Supervision {
         };
         agent.attempts = 0;
         agent.awaited = true;
+        if agent.held.is_some() {
+            return self.become_starting_again(name);
+        }
         match (&agent.state, &mut agent.ending) {
             (_, Some(ending)) => {
                 *ending = Ending::Again(Duration::ZERO);
@@ -179,6 +209,10 @@ impl Supervision {
             (AgentReport::Running, AgentState::Starting) => agent.on_running(now),
             (AgentReport::Checked { found }, AgentState::Running) => agent.on_checked(&found, now),
             (AgentReport::Running | AgentReport::Checked { .. }, _) => vec![],
+            (AgentReport::Breaker(turn), _) => {
+                self.openings += 1;
+                agent.on_breaker(turn, self.openings)
+            }
             (AgentReport::Stopped | AgentReport::Ended { .. }, _) if agent.ending.is_some() => {
                 self.on_ended_here(name)
             }
@@ -206,15 +240,38 @@ impl Supervision {
         }
     }
 
-    /// Starts an agent again, if it still waits for that.
-    pub(crate) fn handle_restart(&mut self, name: &AgentName, run: u64) -> Vec<AgentEffect> {
+    /// Starts an agent again, if it still waits for that; later attempts wait for what it depends on first.
+    pub(crate) fn handle_restart(
+        &mut self,
+        name: &AgentName,
+        run: u64,
+        elsewhere: &dyn Fn(&AgentName) -> bool,
+    ) -> Vec<AgentEffect> {
         let waits = |a: &&mut Agent| {
             a.run == run && a.ending.is_none() && matches!(a.state, AgentState::Restarting { .. })
         };
         if self.agents.get_mut(name).filter(waits).is_none() {
             return vec![];
         }
-        self.become_starting_again(name)
+        let has_waited = self.agents.get(name).is_some_and(|agent| agent.held.is_some());
+        let (has_to_wait, mut effects) =
+            if has_waited { (false, vec![]) } else { self.prepare_attempt(name, elsewhere) };
+        if !has_to_wait {
+            effects.extend(self.become_starting_again(name));
+            return effects;
+        }
+        let waits = self.missing(name, elsewhere);
+        let agent = self.agents.get_mut(name).expect("it was looked up");
+        (agent.held, agent.waits) = (Some(Held::Ladder), waits);
+        effects.push(agent.publish());
+        let after = limits::DEPENDENCY_WAIT;
+        effects.push(AgentEffect::RestartAfter { agent: name.clone(), run, after });
+        effects
+    }
+
+    /// The time of an open breaker is over, if it is still open.
+    pub(crate) fn handle_breaker(&mut self, name: &AgentName, opening: u64) -> Vec<AgentEffect> {
+        self.agents.get_mut(name).map(|agent| agent.on_breaker_due(opening)).unwrap_or_default()
     }
 
     fn become_starting_again(&mut self, name: &AgentName) -> Vec<AgentEffect> {

@@ -1,7 +1,9 @@
 //! What the supervision of agents does, step by step.
 
 use super::*;
-use crate::core::model::{AgentSource, Care, Checkup, Health, HealthCheck, Probe, Restart};
+use crate::core::model::{
+    AgentSource, BreakerState, Care, Checkup, Health, HealthCheck, Launch, Probe, Restart, Turn,
+};
 
 fn name() -> AgentName {
     AgentName::new("a").expect("valid")
@@ -51,6 +53,7 @@ impl Bench {
                 AgentEffect::Publish { record, .. } => self.record = record,
                 other @ (AgentEffect::Stop { .. }
                 | AgentEffect::RestartAfter { .. }
+                | AgentEffect::BreakerAfter { .. }
                 | AgentEffect::Started { .. }
                 | AgentEffect::Gone { .. }) => rest.push(other),
             }
@@ -73,7 +76,7 @@ impl Bench {
 
     fn wait_is_over(&mut self) {
         let run = self.run;
-        let effects = self.here.handle_restart(&name(), run);
+        let effects = self.here.handle_restart(&name(), run, &|_| false);
         self.take_in(effects);
         assert_eq!(self.run, run + 1, "it is started");
     }
@@ -118,7 +121,11 @@ fn an_agent_that_keeps_ending_waits_longer_each_time_and_is_then_in_quarantine()
     let record = bench.record.clone().expect("it is here");
     assert_eq!((record.state.as_str(), record.restarts), ("quarantined", 7));
     assert_eq!(record.state.reason(), Some("exit status 1"));
-    assert_eq!(bench.here.handle_restart(&name(), bench.run), vec![], "nobody starts it but an operator");
+    assert_eq!(
+        bench.here.handle_restart(&name(), bench.run, &|_| false),
+        vec![],
+        "nobody starts it but an operator"
+    );
     assert_eq!(bench.restart(), []);
     assert_eq!(bench.report(AgentReport::Running, 4), [started(Ok(()))]);
     assert_eq!(bench.ended(5), bench.after(1), "the count has begun anew");
@@ -285,7 +292,7 @@ fn reports_and_timers_of_an_earlier_run_are_outdated() {
     bench.wait_is_over();
     let report = AgentReport::Ended { reason: "late".to_owned() };
     assert_eq!(bench.here.handle_report(&name(), first, report, at(2)), vec![]);
-    assert_eq!(bench.here.handle_restart(&name(), first), vec![]);
+    assert_eq!(bench.here.handle_restart(&name(), first, &|_| false), vec![]);
     bench.report(AgentReport::Running, 3);
     bench.found(timeout(), 4);
     let found = AgentReport::Checked { found: timeout() };
@@ -320,7 +327,7 @@ fn a_stopped_agent_drains_and_goes_and_one_that_waits_goes_at_once() {
     bench.ended(1);
     let effects = bench.here.stop(&name());
     assert_eq!(bench.take_in(effects), gone);
-    assert_eq!(bench.here.handle_restart(&name(), bench.run), vec![], "its timer is outdated");
+    assert_eq!(bench.here.handle_restart(&name(), bench.run, &|_| false), vec![], "its timer is outdated");
 
     // One that is being ended for its health: its run has to be over first.
     let mut bench = Bench::running(checked());
@@ -330,4 +337,199 @@ fn a_stopped_agent_drains_and_goes_and_one_that_waits_goes_at_once() {
     assert_eq!(bench.take_in(effects), bench.stop(true));
     assert_eq!(bench.state(), "draining");
     assert_eq!(bench.report(AgentReport::Stopped, 3), gone);
+}
+
+#[test]
+fn an_open_breaker_is_told_and_half_opens_in_time_or_when_the_agent_was_started_anew() {
+    let mut bench = Bench::running(spec());
+    let opened = |bench: &mut Bench, seconds| {
+        let turn = Turn::Opened { why: "no".to_owned() };
+        bench.report(AgentReport::Breaker(turn), seconds)
+    };
+    let breaker = |bench: &Bench| bench.record.clone().expect("it is here").breaker;
+    let half_open = BreakerState::HalfOpen { why: "no".to_owned() };
+    let due =
+        |opening| vec![AgentEffect::BreakerAfter { agent: name(), opening, after: Duration::from_secs(60) }];
+    assert_eq!(opened(&mut bench, 1), due(1));
+    assert_eq!(
+        (breaker(&bench).as_str(), breaker(&bench).why(), bench.state()),
+        ("open", Some("no"), "running")
+    );
+    let effects = bench.here.handle_breaker(&name(), 1);
+    bench.take_in(effects);
+    assert_eq!(breaker(&bench), half_open);
+    // The trial has failed; what was due before means nothing any more.
+    assert_eq!(opened(&mut bench, 62), due(2));
+    assert_eq!(bench.here.handle_breaker(&name(), 1), []);
+    assert!(breaker(&bench).is_open());
+    // It is started anew: the ladder does not ask its breaker, nor the breaker for its time.
+    assert_eq!(bench.ended(63), bench.after(1));
+    bench.wait_is_over();
+    assert!(breaker(&bench).is_open());
+    bench.report(AgentReport::Running, 65);
+    assert_eq!(breaker(&bench), half_open);
+    assert_eq!(bench.here.handle_breaker(&name(), 2), []);
+    assert_eq!(bench.report(AgentReport::Breaker(Turn::Closed), 66), []);
+    assert!(breaker(&bench).is_closed());
+}
+
+/// Agents of a node that starts, with what was started, in order.
+struct Launched {
+    here: Supervision,
+    started: Vec<(String, u64)>,
+}
+
+impl Launched {
+    fn new(agents: &[(&str, Launch)]) -> Self {
+        let mut launched = Self { here: Supervision::default(), started: vec![] };
+        for (agent, launch) in agents {
+            let source = AgentSource::Native { builtin: "echo".to_owned() };
+            let spec = AgentSpec::new(AgentName::new(agent).expect("valid"), source);
+            let effects = launched.here.resume(AgentSpec { launch: launch.clone(), ..spec });
+            launched.take_in(effects);
+        }
+        launched
+    }
+
+    fn take_in(&mut self, effects: Vec<AgentEffect>) {
+        for effect in effects {
+            if let AgentEffect::Start { spec, run } = effect {
+                self.started.push((spec.name.to_string(), run));
+            }
+        }
+    }
+
+    /// What is started now, with these running elsewhere.
+    fn tend(&mut self, elsewhere: &[&str]) -> Vec<String> {
+        self.started.clear();
+        let effects = self.here.tend(&|agent| elsewhere.contains(&agent.as_str()));
+        self.take_in(effects);
+        self.started.iter().map(|(agent, _)| agent.clone()).collect()
+    }
+
+    fn report(&mut self, agent: &str, report: AgentReport) {
+        let agent = AgentName::new(agent).expect("valid");
+        let run = self.here.agents[&agent].run;
+        let effects = self.here.handle_report(&agent, run, report, at(1));
+        self.take_in(effects);
+    }
+
+    fn ended(&mut self, agent: &str) {
+        self.report(agent, AgentReport::Ended { reason: "exit status 1".to_owned() });
+    }
+
+    fn waits(&self, agent: &str) -> Option<&str> {
+        self.here.agents[&AgentName::new(agent).expect("valid")].waits.as_deref()
+    }
+}
+
+fn phase(phase: i32) -> Launch {
+    Launch { phase, ..Launch::default() }
+}
+
+fn after(others: &[&str]) -> Launch {
+    let depends_on = others.iter().map(|other| AgentName::new(other).expect("valid")).collect();
+    Launch { depends_on, ..Launch::default() }
+}
+
+#[test]
+fn phases_begin_one_after_the_other_and_a_failed_agent_holds_the_next_unless_it_is_optional() {
+    let optional = Launch { optional: true, ..phase(1) };
+    let mut node = Launched::new(&[
+        ("web", phase(2)),
+        ("cache", optional),
+        ("db", phase(1)),
+        ("log", phase(-1)),
+        ("late", phase(3)),
+    ]);
+    assert_eq!(node.tend(&[]), ["log"]);
+    assert_eq!(node.waits("web"), Some("it waits for the agents of phase -1"));
+    assert_eq!(node.tend(&[]), [""; 0]);
+    node.report("log", AgentReport::Running);
+    assert_eq!(node.tend(&[]), ["cache", "db"]);
+    node.ended("cache");
+    node.ended("db");
+    assert_eq!(node.tend(&[]), [""; 0]);
+    let held = "it waits for phase 1, which is held up: db has failed and is not optional";
+    assert_eq!((node.waits("web"), node.waits("late")), (Some(held), Some(held)));
+    // Its ladder goes on; once it has run, the next phase begins, and the optional one does not count.
+    let db = AgentName::new("db").expect("valid");
+    let run = node.here.agents[&db].run;
+    let effects = node.here.handle_restart(&db, run, &|_| false);
+    node.take_in(effects);
+    node.report("db", AgentReport::Running);
+    assert_eq!(node.tend(&[]), ["web"]);
+    // What has run once does not hold others when it ends later.
+    node.ended("log");
+    node.report("web", AgentReport::Running);
+    assert_eq!(node.tend(&[]), ["late"]);
+    assert!(!node.here.is_holding());
+}
+
+#[test]
+fn at_most_ten_are_starting_at_once() {
+    let names: Vec<_> = (0..12).map(|n| format!("a{n:02}")).collect();
+    let agents: Vec<_> = names.iter().map(|name| (name.as_str(), phase(0))).collect();
+    let mut node = Launched::new(&agents);
+    assert_eq!(node.tend(&[]).len(), 10);
+    node.report("a03", AgentReport::Running);
+    assert_eq!(node.tend(&[]), ["a10"]);
+    node.ended("a04");
+    assert_eq!(node.tend(&[]), ["a11"]);
+}
+
+#[test]
+fn an_agent_is_started_once_what_it_depends_on_runs_here_or_elsewhere() {
+    let mut node = Launched::new(&[("web", after(&["db", "far"])), ("db", phase(0))]);
+    assert_eq!(node.tend(&[]), ["db"]);
+    assert_eq!(node.waits("web"), Some("it depends on db, far, which does not run anywhere in the mesh"));
+    assert_eq!(node.tend(&["far"]), [""; 0]);
+    assert_eq!(node.waits("web"), Some("it depends on db, which does not run here"));
+    node.report("db", AgentReport::Running);
+    assert_eq!(node.tend(&["far"]), ["web"]);
+    // One that waits is stopped without having run.
+    let mut node = Launched::new(&[("web", after(&["db"]))]);
+    let web = AgentName::new("web").expect("valid");
+    assert!(node.here.stop(&web).contains(&AgentEffect::Gone { agent: web }));
+}
+
+#[test]
+fn the_later_attempts_of_the_ladder_wait_for_dependencies_and_the_last_ones_start_them_first() {
+    let mut node = Launched::new(&[("a", after(&["db"])), ("db", phase(0))]);
+    node.tend(&[]);
+    node.report("db", AgentReport::Running);
+    node.tend(&[]);
+    let (a, db) = (name(), AgentName::new("db").expect("valid"));
+    let due = |node: &mut Launched| {
+        node.started.clear();
+        let run = node.here.agents[&a].run;
+        let effects = node.here.handle_restart(&a, run, &|_| false);
+        let wait = AgentEffect::RestartAfter { agent: a.clone(), run, after: limits::DEPENDENCY_WAIT };
+        let waits = effects.contains(&wait);
+        node.take_in(effects);
+        (waits, node.started.iter().map(|(agent, _)| agent.clone()).collect::<Vec<_>>())
+    };
+    let none: [&str; 0] = [];
+    node.ended("db");
+    for _ in 0..3 {
+        node.ended("a");
+        assert_eq!(due(&mut node), (false, vec!["a".to_owned()]), "the first three ask for nobody");
+    }
+    node.ended("a");
+    assert_eq!(due(&mut node), (true, vec![]));
+    assert_eq!(node.waits("a"), Some("it depends on db, which does not run here"));
+    assert_eq!(due(&mut node), (false, vec!["a".to_owned()]), "it has waited for long enough");
+    node.ended("a");
+    assert!(due(&mut node).0);
+    let run = node.here.agents[&db].run;
+    let effects = node.here.handle_restart(&db, run, &|_| false);
+    node.take_in(effects);
+    node.report("db", AgentReport::Running);
+    assert_eq!(node.tend(&[]), ["a"], "what it waits for runs again");
+    node.ended("db");
+    node.ended("a");
+    assert_eq!(due(&mut node), (true, vec!["db".to_owned()]), "the sixth attempt starts it first");
+    assert_eq!(node.tend(&[]), none);
+    node.report("db", AgentReport::Running);
+    assert_eq!(node.tend(&[]), ["a"]);
 }

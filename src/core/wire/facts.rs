@@ -172,6 +172,20 @@ pub struct AgentStats {
     /// The last checks of its health, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<CheckEntry>,
+    /// How its breaker stands; `None` while nothing has failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<BreakerStats>,
+}
+
+/// How the breaker of an agent stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BreakerStats {
+    /// Failures in a row while it is closed.
+    pub failures: u32,
+    /// When the agent is tried again, in milliseconds; `None` while messages go through, or the next one would.
+    pub retry_ms: Option<u64>,
+    /// What failed last.
+    pub why: String,
 }
 
 /// A check of an agent's health.

@@ -34,7 +34,10 @@ impl Recorded {
         match self {
             Self::Finding(finding) => Some(&finding.node),
             Self::Event(
-                Event::Member { node, .. } | Event::Agent { node, .. } | Event::DuplicateNode { node, .. },
+                Event::Member { node, .. }
+                | Event::Agent { node, .. }
+                | Event::Breaker { node, .. }
+                | Event::DuplicateNode { node, .. },
             ) => Some(node),
             Self::Event(Event::Ordered { from, to, .. }) => to.as_ref().or(from.as_ref()),
             Self::Event(
@@ -52,7 +55,9 @@ impl Recorded {
     #[must_use]
     pub fn agent(&self) -> Option<&AgentName> {
         match self {
-            Self::Event(Event::Agent { agent, .. } | Event::Ordered { agent, .. }) => Some(agent),
+            Self::Event(
+                Event::Agent { agent, .. } | Event::Ordered { agent, .. } | Event::Breaker { agent, .. },
+            ) => Some(agent),
             Self::Finding(_) | Self::Event(_) => None,
         }
     }
@@ -78,7 +83,7 @@ impl Recorded {
             Self::Event(Event::Member { reason: text, .. } | Event::DuplicateNode { address: text, .. }) => {
                 Some(text)
             }
-            Self::Event(Event::Agent { reason, .. }) => reason.as_mut(),
+            Self::Event(Event::Agent { reason, .. } | Event::Breaker { reason, .. }) => reason.as_mut(),
             Self::Event(Event::Refused { peer, reason }) => {
                 cut(peer);
                 Some(reason)

@@ -14,6 +14,7 @@ use crate::core::model::AgentSpec;
 /// What one node may ask another to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "requests are few, and each is moved a few times")]
 pub enum RequestBody {
     /// Answer at once.
     Ping,
@@ -79,6 +80,7 @@ pub enum RequestBody {
 /// What a request brings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "as of requests")]
 pub enum ResponseBody {
     /// Done, and nothing to say.
     Done,

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{Control, FrameKind, RequestBody, ResponseBody, check};
 use super::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN};
-use crate::core::error::Refusal;
+use crate::core::error::{Refusal, SendError};
 use crate::core::ids::NodeId;
 use crate::core::model::{AgentSource, Hello};
 
@@ -125,6 +125,7 @@ impl RequestBody {
                 if matches!(spec.source, AgentSource::Wasm(_))
                     || !spec.offer.is_plain()
                     || !spec.care.is_default()
+                    || !spec.launch.is_default()
                     || spec.of_folder =>
             {
                 2
@@ -190,6 +191,20 @@ impl Refusal {
     }
 }
 
+impl SendError {
+    /// The same for somebody who speaks this version.
+    #[must_use]
+    pub fn said_in(self, version: u8) -> Self {
+        if version < 2
+            && let Self::BreakerOpen { agent, node, reason, .. } = &self
+        {
+            let state = format!("left alone for a while: {reason}");
+            return Self::NotRunning { agent: agent.clone(), node: node.clone(), state };
+        }
+        self
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -248,6 +263,18 @@ mod tests {
         }
         let wrong = rmp_serde::to_vec_named(&("check", "no nonce")).expect("encodes");
         assert!(matches!(decode::<Control>(&wrong), Err(WireError::Body(_))));
+    }
+
+    #[test]
+    fn an_open_breaker_is_told_to_an_earlier_version_in_words_that_it_knows() {
+        let (agent, node) = ("a".parse().expect("valid"), "n".parse().expect("valid"));
+        let open = SendError::BreakerOpen { agent, node, reason: "no".to_owned(), retry_ms: 1 };
+        assert_eq!(open.clone().said_in(2), open);
+        let said = open.said_in(1);
+        assert_eq!(
+            (said.code(), said.to_string().contains("left alone for a while: no")),
+            ("not_running", true)
+        );
     }
 
     #[test]

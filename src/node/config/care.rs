@@ -1,4 +1,4 @@
-//! The keys `health` and `restart` of a manifest.
+//! The keys `health`, `restart` and `breaker` of a manifest.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,10 +9,11 @@ use super::manifest::{items, text};
 use super::values;
 use super::yaml::{Node, Value};
 use crate::core::limits;
-use crate::core::model::{HealthCheck, Probe, Restart};
+use crate::core::model::{Breaker, HealthCheck, Probe, Restart};
 
 const HEALTH_KEYS: [&str; 6] = ["check", "path", "content", "interval", "timeout", "failures"];
 const RESTART_KEYS: [&str; 2] = ["waits", "steady"];
+const BREAKER_KEYS: [&str; 2] = ["failures", "open"];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -65,6 +66,21 @@ pub(super) fn restart(node: &Node) -> Result<Restart, String> {
     })
 }
 
+/// When those who ask the agent are spared their wait.
+pub(super) fn breaker(node: &Node) -> Result<Breaker, String> {
+    let entries = entries(node, &BREAKER_KEYS)?;
+    let failures = entries.get("failures").map(|node| {
+        within("failures", text(node).and_then(|text| values::integer(text, 1, limits::BREAKER_FAILURES_MAX)))
+    });
+    let open =
+        entries.get("open").map(|node| within("open", millis(node, limits::BREAKER_OPEN_MS_MIN.into())));
+    let usual = Breaker::default();
+    Ok(Breaker {
+        failures: failures.transpose()?.unwrap_or(usual.failures),
+        open_ms: open.transpose()?.unwrap_or(usual.open_ms),
+    })
+}
+
 fn within<T>(key: &str, read: Result<T, String>) -> Result<T, String> {
     read.map_err(|why| format!("{key}: {why}"))
 }
@@ -81,7 +97,7 @@ fn entries<'a>(node: &'a Node, keys: &[&'static str]) -> Result<&'a BTreeMap<Str
     Ok(entries)
 }
 
-fn millis(node: &Node, min_ms: u64) -> Result<u32, String> {
+pub(super) fn millis(node: &Node, min_ms: u64) -> Result<u32, String> {
     let max = Duration::from_millis(limits::CARE_SPAN_MS_MAX.into());
     let span = values::duration(text(node)?, Duration::from_millis(min_ms), max)?;
     u32::try_from(span.as_millis()).map_err(|error| error.to_string())
@@ -92,7 +108,7 @@ mod tests {
     use std::path::Path;
     use std::sync::Arc;
 
-    use crate::core::model::{Care, HealthCheck, Probe, Restart};
+    use crate::core::model::{Breaker, Care, HealthCheck, Probe, Restart};
     use crate::node::config::Manifest;
 
     fn care(text: &str) -> Result<Care, String> {
@@ -114,6 +130,10 @@ mod tests {
         assert_eq!(care("health: {check: answer, content: well?}").expect("good").health, Some(answer));
         let restart = Restart { waits_ms: vec![0, 2000], ..Restart::default() };
         assert_eq!(care("restart: {waits: [0s, 2s]}").expect("good").restart, restart);
+        let breaker = Breaker { failures: 5, ..Breaker::default() };
+        assert_eq!(care("breaker: {failures: 5}").expect("good").breaker, breaker);
+        let breaker = Breaker { open_ms: 2500, ..Breaker::default() };
+        assert_eq!(care("breaker: {open: 2500ms}").expect("good").breaker, breaker);
         assert_eq!(care("restart: {waits: []}").expect("good").restart.waits_ms, [0_u32; 0]);
     }
 
@@ -131,6 +151,9 @@ mod tests {
             ("health: http", "health: it has the keys check, path"),
             ("restart: {waits: 1s}", "restart: waits: a list is wanted here"),
             ("restart: {steady: 2d}", "restart: steady: "),
+            ("breaker: {failures: 0}", "agent.yaml:4: breaker: failures: "),
+            ("breaker: {open: 100ms}", "breaker: open: "),
+            ("breaker: {opens: 1s}", "did you mean open?"),
         ] {
             let why = care(text).expect_err(text);
             assert!(why.contains(words), "{text}: {why}");

@@ -16,7 +16,7 @@ use super::values;
 use super::yaml::{self, Node, Value};
 use crate::core::ids::{AgentName, Tag};
 use crate::core::limits;
-use crate::core::model::{Balance, Care, Grants, InstanceLife, Offer, ProcessProtocol, Target};
+use crate::core::model::{Balance, Care, Grants, InstanceLife, Launch, Offer, ProcessProtocol, Target};
 
 /// An agent as its manifest describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub struct Manifest {
     pub offer: Offer,
     /// How it is looked after.
     pub care: Care,
+    /// When it is started.
+    pub launch: Launch,
 }
 
 /// What an agent is made of, on the machine of its manifest.
@@ -63,7 +65,7 @@ pub enum ManifestSource {
     },
 }
 
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 18] = [
     "name",
     "kind",
     "source",
@@ -77,6 +79,11 @@ const KEYS: [&str; 13] = [
     "grants",
     "health",
     "restart",
+    "breaker",
+    "phase",
+    "depends_on",
+    "optional",
+    "start_timeout",
 ];
 const WASM_KEYS: [&str; 4] = ["instance", "memory_bytes", "fuel", "grants"];
 
@@ -220,7 +227,24 @@ impl Reader<'_> {
         let fuel = self.take("fuel", bounded(limits::WASM_FUEL_MAX));
         let grants = self.take("grants", grants).unwrap_or_default();
         let health = self.take("health", care::health);
-        let care = Care { health, restart: self.take("restart", care::restart).unwrap_or_default() };
+        let care = Care {
+            health,
+            restart: self.take("restart", care::restart).unwrap_or_default(),
+            breaker: self.take("breaker", care::breaker).unwrap_or_default(),
+        };
+        let launch = Launch {
+            phase: self.take("phase", phase).unwrap_or_default(),
+            depends_on: self.take("depends_on", names).unwrap_or_default(),
+            optional: self.take("optional", |node| values::boolean(text(node)?)).unwrap_or_default(),
+            timeout_ms: self
+                .take("start_timeout", |node| care::millis(node, limits::START_TIMEOUT_MS_MIN.into())),
+        };
+        if let Some(Err(why)) = name.as_ref().map(|name| launch.check(name)) {
+            let given = |key: &&str| self.entries.contains_key(*key);
+            let key = ["depends_on", "start_timeout"].into_iter().find(given).unwrap_or("phase");
+            let line = self.entries.get(key).map(|node| node.line);
+            self.report(line, key, why);
+        }
         let source = source?;
         let kind = kind.unwrap_or_else(|| kind_of(&source));
         self.refuse_keys_of_other_kinds(kind);
@@ -241,7 +265,7 @@ impl Reader<'_> {
                 fuel: fuel.unwrap_or(limits::WASM_FUEL_DEFAULT),
             },
         };
-        Some(Manifest { name: name?, source, offer, care })
+        Some(Manifest { name: name?, source, offer, care, launch })
     }
 
     /// A path is meant from the manifest; a bare name is the node's to look up.
@@ -313,6 +337,16 @@ fn texts<T>(node: &Node, make: impl Fn(&str) -> T) -> Result<Vec<T>, String> {
     items(node)?.iter().map(|item| text(item).map(&make)).collect()
 }
 
+fn names(node: &Node) -> Result<BTreeSet<AgentName>, String> {
+    items(node)?.iter().map(parsed::<AgentName>).collect()
+}
+
+fn phase(node: &Node) -> Result<i32, String> {
+    let (text, max) = (text(node)?, limits::PHASE_MAX);
+    let phase = text.parse().ok().filter(|phase| (-max..=max).contains(phase));
+    phase.ok_or_else(|| format!("{} is not a whole number from -{max} to {max}", super::error::quoted(text)))
+}
+
 fn tags(node: &Node) -> Result<BTreeSet<Tag>, String> {
     items(node)?.iter().map(parsed::<Tag>).collect()
 }
@@ -381,7 +415,16 @@ mod tests {
             fuel: 1000,
         };
         let name = AgentName::new("notes").expect("valid");
-        assert_eq!(manifest, Manifest { name, source, offer, care: Care::default() });
+        assert_eq!(
+            manifest,
+            Manifest { name, source, offer, care: Care::default(), launch: Launch::default() }
+        );
+        let late = read(
+            "name: a\nsource: echo\nphase: -2\ndepends_on: [b, c]\noptional: true\nstart_timeout: 30s\n",
+        );
+        let depends_on = ["b", "c"].map(|name| AgentName::new(name).expect("valid")).into();
+        let wanted = Launch { phase: -2, depends_on, optional: true, timeout_ms: Some(30_000) };
+        assert_eq!(late.expect("good").launch, wanted);
         let process = read("name: a\nsource: sh\nargs: [-c, 'exec agent']\n").expect("good");
         assert!(
             matches!(process.source, ManifestSource::Process { args, .. } if args == ["-c", "exec agent"])
@@ -420,6 +463,12 @@ mod tests {
             ("name: a\nsource: x.wasm\nfuel: -1\n", "agent.yaml:3: fuel: \"-1\" is not a whole number"),
             ("name: a\nsource: x.wasm\ngrants: {keys: [x]}\n", "agent.yaml:3: grants: \"keys\" is neither"),
             ("name: a\nsource: x.wasm\ngrants: {addresses: ['queue:x']}\n", "there is no form \"queue\""),
+            (
+                "name: a\nsource: echo\ndepends_on: [b, a]\n",
+                "agent.yaml:3: depends_on: it depends on itself: a -> a",
+            ),
+            ("name: a\nsource: echo\nphase: 1001\n", "agent.yaml:3: phase: \"1001\" is not a whole number"),
+            ("name: a\nsource: echo\nstart_timeout: 1ms\n", "agent.yaml:3: start_timeout: "),
             ("- a\n", "agent.yaml:1: a manifest is a list of keys and values"),
             ("name: a\nname: b\nsource: sh\n", "this key is given twice: first on line 1"),
             ("name: {a\n", "not valid YAML"),

@@ -6,7 +6,7 @@
 //! 2. with `prefer_local_region`, if one of the rest is in the own region, only such stay;
 //! 3. with `latency_aware_routing`, only those stay whose expected round trip is next to the lowest.
 //!
-//! What stays shares the messages. An instance on the node itself goes before all of this, and a sender
+//! Instances whose breaker is open are passed over as long as another one stays. What stays shares the messages. An instance on the node itself goes before all of this, and a sender
 //! that names the node gets that node. What is not known is not held against an instance in step 1: a node
 //! that has just come is not refused, it is only not preferred.
 
@@ -32,7 +32,21 @@ pub(super) fn is_usable(instance: &Instance) -> bool {
 }
 
 pub(super) fn choose(own_region: &str, instances: &[Arc<Instance>], rule: &CrossRegion) -> Choice {
-    let usable = || instances.iter().enumerate().filter(|(_, i)| is_usable(i));
+    let closed = choose_of(own_region, instances, rule, |instance| !instance.is_open);
+    if closed.chosen.is_empty() && instances.iter().any(|i| i.is_open && is_usable(i)) {
+        return choose_of(own_region, instances, rule, |_| true);
+    }
+    closed
+}
+
+/// Of those that may be taken.
+fn choose_of(
+    own_region: &str,
+    instances: &[Arc<Instance>],
+    rule: &CrossRegion,
+    may_be: impl Fn(&Instance) -> bool,
+) -> Choice {
+    let usable = || instances.iter().enumerate().filter(|(_, i)| is_usable(i) && may_be(i));
     let here: Vec<_> = usable().filter(|(_, i)| matches!(i.way, Way::Here)).map(|(index, _)| index).collect();
     if !here.is_empty() {
         return Choice { chosen: here, too_far: None };
@@ -130,6 +144,17 @@ mod tests {
         let unknown = [instance("a", "us", None)];
         assert_eq!(chosen("eu", &unknown, &near), [0], "not known is not too far");
         assert_eq!(chosen("", &all[..2], &near), [1], "without a region nothing crosses, and near is near");
+    }
+
+    #[test]
+    fn one_whose_breaker_is_open_is_taken_only_where_no_other_is_left() {
+        let near = rule(true, true, Some(100));
+        let open = |instance: Instance| Instance { is_open: true, ..instance };
+        let here = Instance { way: Way::Here, ..instance("own", "eu", None) };
+        let all = [open(here.clone()), instance("a", "eu", Some(40)), open(instance("b", "eu", Some(1)))];
+        assert_eq!(chosen("eu", &all, &near), [1], "also before the one on the node itself");
+        assert_eq!(chosen("eu", &[open(here), all[2].clone()], &near), [0]);
+        assert_eq!(chosen("eu", &[all[2].clone(), instance("c", "us", Some(200))], &near), [0]);
     }
 
     #[test]

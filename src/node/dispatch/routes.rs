@@ -46,6 +46,8 @@ pub struct Instance {
     pub status: MemberStatus,
     /// What that node says of the agent.
     pub state: AgentState,
+    /// Whether its node refuses messages to it, because it keeps failing.
+    pub is_open: bool,
     /// The way there.
     pub way: Way,
     /// The region of its node; empty when that has none.
@@ -253,6 +255,7 @@ pub(super) mod tests {
             node: NodeId::new(node).expect("valid"),
             status: MemberStatus::Alive,
             state: AgentState::Running,
+            is_open: false,
             way: Way::NoLink,
             region: String::new(),
             rtt: None,

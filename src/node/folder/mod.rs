@@ -210,7 +210,7 @@ impl Folder {
         });
         self.stop_what_is_gone().await;
         let due: Vec<_> = self.plan.wanted.keys().filter(|name| self.is_due(name)).cloned().collect();
-        let mut work = Vec::new();
+        let (mut work, mut waiting) = (Vec::new(), Vec::new());
         for name in due {
             match self.spec_of(&name).await {
                 Ok(spec) => match self.running.get(&name) {
@@ -229,10 +229,24 @@ impl Folder {
                     },
                     // It is there, and did not tell what it is made of.
                     None if here.contains_key(&name) => {}
+                    // Files are read in any order: what it depends on comes first.
+                    _ if let Some(first) = spec.launch.depends_on.iter().find(|other| {
+                        self.plan.wanted.contains_key(*other)
+                            && !view.agents.iter().any(|a| a.name == **other)
+                    }) =>
+                    {
+                        let why =
+                            format!("it depends on {first}, which is in the folder and not deployed yet");
+                        waiting.push((name, why));
+                    }
                     runs => work.push((name, runs.is_some(), spec)),
                 },
                 Err(why) => self.put_off(&name, why),
             }
+        }
+        // Of those that come now nothing is to be said.
+        if work.is_empty() {
+            self.failures.extend(waiting);
         }
         // Then the files are looked at again: they may have changed meanwhile.
         work.truncate(limits::FOLDER_STARTS_A_ROUND);
@@ -313,7 +327,7 @@ impl Folder {
             return Ok(spec.clone());
         }
         let manifest = manifest.clone();
-        let Manifest { name, source, offer, care } = manifest.clone();
+        let Manifest { name, source, offer, care, launch } = manifest.clone();
         let source = match source {
             ManifestSource::Native { builtin } => AgentSource::Native { builtin },
             ManifestSource::Process { protocol, command, args } => {
@@ -327,7 +341,7 @@ impl Folder {
                 AgentSource::Wasm(WasmSource { module, origin, instance, grants, memory_bytes, fuel })
             }
         };
-        let spec = AgentSpec { offer, care, of_folder: true, ..AgentSpec::new(name.clone(), source) };
+        let spec = AgentSpec { offer, care, launch, of_folder: true, ..AgentSpec::new(name.clone(), source) };
         spec.check()?;
         self.specs.insert(name, (manifest, stamp, spec.clone()));
         Ok(spec)

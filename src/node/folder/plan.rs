@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::core::ids::AgentName;
 use crate::core::limits;
+use crate::core::model::{Dependencies, cycle_through, path_text};
 use crate::node::config::Manifest;
 
 /// What a file of the folder is: a manifest, or why it cannot be read.
@@ -45,6 +46,7 @@ pub(super) fn plan(
     for (path, manifest) in good {
         plan.want(path, manifest, owners);
     }
+    plan.refuse_cycles();
     plan
 }
 
@@ -85,6 +87,23 @@ impl Plan {
         self.complaints.insert(path, why);
     }
 
+    /// Agents that depend on each other never start: those that run go on as they are.
+    fn refuse_cycles(&mut self) {
+        let of = |(name, (_, manifest)): (&AgentName, &(PathBuf, Manifest))| {
+            (name.clone(), manifest.launch.depends_on.clone())
+        };
+        let all: Dependencies = self.wanted.iter().map(of).collect();
+        for name in all.keys() {
+            if let Some(cycle) = cycle_through(&all, name)
+                && let Some((path, _)) = self.wanted.remove(name)
+            {
+                let why = format!("agents that depend on each other never start: {}", path_text(&cycle));
+                self.complaints.insert(path, why);
+                self.kept.insert(name.clone());
+            }
+        }
+    }
+
     /// The file that holds a name although it cannot be read.
     fn holder_of(&self, name: &AgentName) -> Option<&Path> {
         let held = self.owners.iter().find(|(_, owned)| *owned == name && self.kept.contains(*owned));
@@ -105,7 +124,13 @@ mod tests {
 
     fn manifest(name: &str) -> Manifest {
         let source = ManifestSource::Native { builtin: "echo".to_owned() };
-        Manifest { name: agent(name), source, offer: Offer::default(), care: Default::default() }
+        Manifest {
+            name: agent(name),
+            source,
+            offer: Offer::default(),
+            care: Default::default(),
+            launch: Default::default(),
+        }
     }
 
     fn agent(name: &str) -> AgentName {
@@ -158,6 +183,24 @@ mod tests {
         assert_eq!(wanted(&renamed), [("one", "backup.yaml")]);
         let fresh = planned(&[("b.yaml", Some("one")), ("a.yaml", Some("one"))], &Plan::default(), true);
         assert_eq!(wanted(&fresh), [("one", "a.yaml")]);
+    }
+
+    #[test]
+    fn agents_that_depend_on_each_other_stay_as_they_are_and_the_way_is_told() {
+        let depending = |name: &str, on: &str| {
+            let mut manifest = manifest(name);
+            manifest.launch.depends_on.insert(agent(on));
+            (PathBuf::from(format!("{name}.yaml")), Ok(manifest))
+        };
+        let lying = [depending("one", "two"), depending("two", "one"), depending("three", "one")];
+        let plan = plan(lying.into(), &BTreeMap::new(), true);
+        assert_eq!(wanted(&plan), [("three", "three.yaml")]);
+        assert!(
+            plan.complaints[Path::new("two.yaml")].ends_with("two -> one -> two"),
+            "{:?}",
+            plan.complaints
+        );
+        assert!(plan.spares(&agent("one")) && plan.complaints.len() == 2);
     }
 
     #[test]

@@ -11,13 +11,15 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::breaker::{BreakerAtWork, shown_by};
 use super::log::{Log, shown};
-use super::mailbox::{Known, Mailbox, Over, Phase, Refused, Tracking};
-use super::{Delivery, Finish, usage, wasm};
+use super::mailbox::{Account, Known, Mailbox, Over, Phase, Refused, Settled, Tracking};
+use super::{Delivery, Finish, Reports, usage, wasm};
+use crate::core::contract::AgentReport;
 use crate::core::error::SendError;
 use crate::core::ids::{AgentName, ModuleId, NodeId};
 use crate::core::limits;
-use crate::core::model::{AgentSource, Answer, ProcessProtocol};
+use crate::core::model::{AgentSource, AgentSpec, Answer, Breaker, ProcessProtocol, Shown};
 use crate::core::wire::{AgentStats, CheckEntry};
 
 /// An agent of this node.
@@ -28,6 +30,8 @@ pub(super) struct Agent {
     pub(super) address: String,
     pub(super) log: Log,
     pub(super) run: ArcSwap<Run>,
+    pub(super) breaker: BreakerAtWork,
+    reports: Reports,
     requests: AtomicU64,
     errors: AtomicU64,
     answered: AtomicU64,
@@ -47,6 +51,10 @@ pub(super) struct Run {
     pub(super) stop: watch::Sender<Option<Duration>>,
     /// The module that it is made of.
     pub(super) module: Option<ModuleId>,
+    /// When its breaker opens.
+    breaker: Breaker,
+    /// How long its start may take.
+    pub(super) start_timeout: Duration,
     pid: AtomicU32,
     /// Where it listens, if it does.
     port: AtomicU16,
@@ -63,7 +71,9 @@ pub(super) enum Intake {
 
 impl Run {
     /// A run that is starting.
-    pub(super) fn new(number: u64, source: &AgentSource) -> Self {
+    pub(super) fn new(number: u64, spec: &AgentSpec) -> Self {
+        let (source, breaker) = (&spec.source, spec.care.breaker);
+        let start_timeout = spec.launch.timeout();
         let intake = match source {
             AgentSource::Native { .. } => Intake::Echo(AtomicU8::new(Phase::Starting as u8)),
             AgentSource::Process { protocol: ProcessProtocol::Stdio, .. } => {
@@ -82,7 +92,7 @@ impl Run {
             AgentSource::Native { .. } | AgentSource::Process { .. } => None,
         };
         let (pid, port) = (AtomicU32::new(0), AtomicU16::new(0));
-        Self { number, intake, stop, module, pid, port, since: OnceLock::new() }
+        Self { number, intake, stop, module, breaker, start_timeout, pid, port, since: OnceLock::new() }
     }
 
     pub(super) fn phase(&self) -> Phase {
@@ -144,13 +154,15 @@ impl Run {
 }
 
 impl Agent {
-    pub(super) fn new(name: AgentName, node: NodeId, run: Run) -> Self {
+    pub(super) fn new(name: AgentName, node: NodeId, run: Run, reports: Reports) -> Self {
         Self {
             address: format!("{name}@{node}"),
             name,
             node,
             log: Log::default(),
             run: ArcSwap::from_pointee(run),
+            breaker: BreakerAtWork::new(),
+            reports,
             requests: AtomicU64::new(0),
             errors: AtomicU64::new(0),
             answered: AtomicU64::new(0),
@@ -162,6 +174,15 @@ impl Agent {
 
     /// Takes a message, or answers it, or refuses it.
     pub(super) fn deliver(&self, delivery: Delivery) {
+        self.take_in(delivery, false);
+    }
+
+    /// The same for a health check, which the breaker lets through.
+    pub(super) fn deliver_check(&self, delivery: Delivery) {
+        self.take_in(delivery, true);
+    }
+
+    fn take_in(&self, delivery: Delivery, is_check: bool) {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let run = self.run.load();
         let mailbox = match &run.intake {
@@ -176,8 +197,18 @@ impl Agent {
             }
             Intake::Mailbox(mailbox) => mailbox,
         };
-        let result = mailbox.insert(delivery, Instant::now());
+        let account = match self.admit(mailbox, &delivery, is_check) {
+            Ok(account) => account,
+            Err(error) => {
+                drop(run);
+                return self.finish(Some(delivery.finish), Err(error));
+            }
+        };
+        let result = mailbox.insert(delivery, account, Instant::now());
         drop(run);
+        if result.is_err() {
+            self.note(account, Shown::Nothing, "");
+        }
         match result {
             Ok(None) => {}
             Ok(Some(finish)) => finish(Ok(None)),
@@ -191,6 +222,32 @@ impl Agent {
                 };
                 self.finish(Some(finish), Err(error));
             }
+        }
+    }
+
+    /// Whether the breaker lets a message through, and what it is to show.
+    fn admit(&self, mailbox: &Mailbox, delivery: &Delivery, is_check: bool) -> Result<Account, SendError> {
+        if is_check {
+            return Ok(Account::None);
+        }
+        // Of an agent that does not run that is what is told.
+        if self.breaker.is_closed() || mailbox.phase() != Phase::Running {
+            return Ok(Account::Usual);
+        }
+        let tells = mailbox.tracks(delivery.wants_answer);
+        self.breaker.admit(tells, delivery.message.deadline_ms).map_err(|retry_ms| SendError::BreakerOpen {
+            agent: self.name.clone(),
+            node: self.node.clone(),
+            reason: self.breaker.why(),
+            retry_ms,
+        })
+    }
+
+    /// What a message has shown of the agent. The core hears of it when the breaker turns.
+    fn note(&self, account: Account, shown: Shown, why: &str) {
+        let run = self.run.load();
+        if let Some(turn) = self.breaker.note(account, shown, why, run.breaker) {
+            (self.reports)(self.name.clone(), run.number, AgentReport::Breaker(turn));
         }
     }
 
@@ -214,7 +271,8 @@ impl Agent {
         id: Uuid,
         result: Result<Answer, SendError>,
     ) -> Result<(), Known> {
-        let (finish, took) = mailbox.settle(id)?;
+        let Settled { finish, took, had_for, account } = mailbox.settle(id)?;
+        self.note_result(account, &result, had_for);
         // What ends by its deadline shows nothing of the agent.
         let is_of_agent = !matches!(result, Err(SendError::DeadlineExceeded { .. }));
         self.settled.fetch_add(u64::from(is_of_agent), Ordering::Relaxed);
@@ -229,19 +287,40 @@ impl Agent {
 
     /// Ends the messages whose deadline has passed.
     pub(super) fn expire(&self, mailbox: &Mailbox, now: Instant) {
-        for Over { finish, deadline_ms, was_taken } in mailbox.expire(now) {
-            if finish.is_none() && !was_taken {
+        for Over { finish, deadline_ms, had_for, account } in mailbox.expire(now) {
+            let result = Err(SendError::DeadlineExceeded { deadline_ms: deadline_ms.into() });
+            self.note_result(account, &result, had_for.unwrap_or_default());
+            if finish.is_none() && had_for.is_none() {
                 self.log
                     .push(&format!("shoal: dropped a message that waited longer than its {deadline_ms} ms"));
             }
-            self.finish(finish, Err(SendError::DeadlineExceeded { deadline_ms: deadline_ms.into() }));
+            self.finish(finish, result.map(Some));
         }
     }
 
-    /// Ends the messages that a run leaves behind.
-    pub(super) fn abandon(&self, run: &Run, reason: &str) {
-        for Over { finish, was_taken, .. } in run.close() {
-            let error = if was_taken { self.failed(reason) } else { self.not_running(Phase::Ended.as_str()) };
+    fn note_result(&self, account: Account, result: &Result<Answer, SendError>, had_for: Duration) {
+        match result {
+            Ok(_) => self.note(account, Shown::Works, ""),
+            Err(SendError::AgentFailed { reason, .. }) => self.note(account, Shown::Fails, reason),
+            Err(error) => self.note(account, shown_by(result, had_for), &error.to_string()),
+        }
+    }
+
+    /// Ends the messages that a run leaves behind, which is its fault or not.
+    pub(super) fn abandon(&self, run: &Run, reason: &str, is_fault: bool) {
+        let over = run.close();
+        // That it ended is one failure, however many messages it had.
+        let given = over.iter().filter(|over| over.had_for.is_some() && over.account != Account::None);
+        let is_trial = over.iter().any(|over| over.account == Account::Trial);
+        let account = if is_trial { Account::Trial } else { Account::Usual };
+        match given.count() {
+            0 => self.note(account, Shown::Nothing, ""),
+            _ if is_fault => self.note(account, Shown::Fails, reason),
+            _ => self.note(account, Shown::Nothing, ""),
+        }
+        for Over { finish, had_for, .. } in over {
+            let error =
+                if had_for.is_some() { self.failed(reason) } else { self.not_running(Phase::Ended.as_str()) };
             self.finish(finish, Err(error));
         }
     }
@@ -300,6 +379,7 @@ impl Agent {
             cpu_ms,
             memory_bytes,
             checks: self.checks.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect(),
+            breaker: self.breaker.stats(),
         }
     }
 }

@@ -151,7 +151,7 @@ impl Checker {
             extensions: Default::default(),
         };
         let finish = Box::new(move |result| _ = told.send(result));
-        self.agent.deliver(Delivery { message, wants_answer: true, finish });
+        self.agent.deliver_check(Delivery { message, wants_answer: true, finish });
         let unhealthy = |why: String| Some(Checkup::Unhealthy { why });
         match hears.await {
             Ok(Ok(_)) => Some(Checkup::Healthy),

@@ -74,14 +74,39 @@ pub(super) struct Taken {
     pub(super) left: Duration,
 }
 
+/// What a message may tell of its agent to the agent's breaker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Account {
+    /// Nothing: it is a health check.
+    None,
+    /// Whether it works.
+    Usual,
+    /// It decides whether the breaker closes.
+    Trial,
+}
+
 /// A message that is over.
 pub(super) struct Over {
     /// Its sender's, unless the sender wanted no answer.
     pub(super) finish: Option<Finish>,
     /// The deadline that it came with.
     pub(super) deadline_ms: u32,
-    /// Whether the agent was given it.
-    pub(super) was_taken: bool,
+    /// For how long the agent had it, if it was given it.
+    pub(super) had_for: Option<Duration>,
+    /// What it tells.
+    pub(super) account: Account,
+}
+
+/// A message that has its answer.
+pub(super) struct Settled {
+    /// Its sender's, unless the sender wanted no answer.
+    pub(super) finish: Option<Finish>,
+    /// Since it was put in.
+    pub(super) took: Duration,
+    /// For how long the agent had it.
+    pub(super) had_for: Duration,
+    /// What it tells.
+    pub(super) account: Account,
 }
 
 /// What is known of a message that an agent names.
@@ -138,6 +163,7 @@ struct Waiting {
     finish: Option<Finish>,
     deadline: Instant,
     bytes: usize,
+    account: Account,
 }
 
 struct Outstanding {
@@ -145,6 +171,8 @@ struct Outstanding {
     deadline: (Instant, u64),
     deadline_ms: u32,
     hops: u8,
+    taken: Instant,
+    account: Account,
 }
 
 struct Recent {
@@ -197,6 +225,7 @@ impl Mailbox {
     pub(super) fn insert(
         &self,
         delivery: Delivery,
+        account: Account,
         now: Instant,
     ) -> Result<Option<Finish>, (Finish, Refused)> {
         let Delivery { message, wants_answer, finish } = delivery;
@@ -220,7 +249,7 @@ impl Mailbox {
         let sooner = inner.deadlines.first().is_none_or(|(first, ..)| deadline < *first);
         inner.deadlines.insert((deadline, number, message.id));
         let (kept, told) = if wants_answer { (Some(finish), None) } else { (None, Some(finish)) };
-        inner.waiting.insert(number, Waiting { message, finish: kept, deadline, bytes });
+        inner.waiting.insert(number, Waiting { message, finish: kept, deadline, bytes, account });
         drop(inner);
         self.arrived.notify_one();
         if sooner {
@@ -238,7 +267,7 @@ impl Mailbox {
         if tracked && inner.outstanding.len() >= self.window {
             return None;
         }
-        let (number, Waiting { message, finish, deadline, bytes }) = inner.waiting.pop_first()?;
+        let (number, Waiting { message, finish, deadline, bytes, account }) = inner.waiting.pop_first()?;
         inner.waiting_bytes -= bytes;
         if inner.recent.len() == limits::AGENT_WINDOW_MAX {
             inner.recent.pop_front();
@@ -246,7 +275,8 @@ impl Mailbox {
         inner.recent.push_back(Recent { id: message.id, hops: message.hops, wants_answer });
         if tracked {
             let (deadline_ms, hops) = (message.deadline_ms, message.hops);
-            let outstanding = Outstanding { finish, deadline: (deadline, number), deadline_ms, hops };
+            let deadline = (deadline, number);
+            let outstanding = Outstanding { finish, deadline, deadline_ms, hops, taken: now, account };
             inner.outstanding.insert(message.id, outstanding);
         } else {
             inner.in_hand += 1;
@@ -269,13 +299,13 @@ impl Mailbox {
         self.lock().written / PIPE_BYTES
     }
 
-    /// Takes out an outstanding message, because there is an answer to it; with the time since it was put in.
+    /// Takes out an outstanding message, because there is an answer to it.
     ///
     /// # Errors
     /// What is known of the message, when it is not outstanding.
-    pub(super) fn settle(&self, id: Uuid) -> Result<(Option<Finish>, Duration), Known> {
+    pub(super) fn settle(&self, id: Uuid) -> Result<Settled, Known> {
         let mut inner = self.lock();
-        let Some(Outstanding { finish, deadline: (deadline, number), deadline_ms, .. }) =
+        let Some(Outstanding { finish, deadline: (deadline, number), deadline_ms, taken, account, .. }) =
             inner.outstanding.remove(&id)
         else {
             let wants_none = inner.recent.iter().any(|recent| recent.id == id && !recent.wants_answer);
@@ -287,7 +317,8 @@ impl Mailbox {
         drop(inner);
         self.arrived.notify_one();
         let left = deadline.saturating_duration_since(Instant::now());
-        Ok((finish, Duration::from_millis(deadline_ms.into()).saturating_sub(left)))
+        let took = Duration::from_millis(deadline_ms.into()).saturating_sub(left);
+        Ok(Settled { finish, took, had_for: taken.elapsed(), account })
     }
 
     /// When the next message is over.
@@ -304,11 +335,14 @@ impl Mailbox {
         {
             inner.deadlines.remove(&first);
             inner.ids.remove(&id);
-            if let Some(Waiting { message, finish, bytes, .. }) = inner.waiting.remove(&number) {
+            if let Some(Waiting { message, finish, bytes, account, .. }) = inner.waiting.remove(&number) {
                 inner.waiting_bytes -= bytes;
-                over.push(Over { finish, deadline_ms: message.deadline_ms, was_taken: false });
-            } else if let Some(Outstanding { finish, deadline_ms, .. }) = inner.outstanding.remove(&id) {
-                over.push(Over { finish, deadline_ms, was_taken: true });
+                over.push(Over { finish, deadline_ms: message.deadline_ms, had_for: None, account });
+            } else if let Some(Outstanding { finish, deadline_ms, taken, account, .. }) =
+                inner.outstanding.remove(&id)
+            {
+                let had_for = Some(now.saturating_duration_since(taken));
+                over.push(Over { finish, deadline_ms, had_for, account });
             }
         }
         self.tell_if_empty(&inner);
@@ -329,16 +363,23 @@ impl Mailbox {
         let waiting = std::mem::take(&mut inner.waiting).into_values().map(|waiting| Over {
             finish: waiting.finish,
             deadline_ms: waiting.message.deadline_ms,
-            was_taken: false,
+            had_for: None,
+            account: waiting.account,
         });
         let outstanding = std::mem::take(&mut inner.outstanding).into_values().map(|outstanding| Over {
             finish: outstanding.finish,
             deadline_ms: outstanding.deadline_ms,
-            was_taken: true,
+            had_for: Some(outstanding.taken.elapsed()),
+            account: outstanding.account,
         });
         let over = waiting.chain(outstanding).collect();
         self.tell_if_empty(&inner);
         over
+    }
+
+    /// Whether the agent has to say what became of a message.
+    pub(super) fn tracks(&self, wants_answer: bool) -> bool {
+        wants_answer || self.tracking == Tracking::All
     }
 
     /// Whether nothing waits, is in hand or is outstanding.
@@ -434,17 +475,29 @@ mod tests {
         let now = Instant::now();
         let mailbox = open(Tracking::Answers, 1);
         for n in 0..limits::MAILBOX_MESSAGES_MAX {
-            assert_eq!(refusal(mailbox.insert(delivery(message(n as u128, 1, 1000), true), now)), None);
+            assert_eq!(
+                refusal(mailbox.insert(delivery(message(n as u128, 1, 1000), true), Account::Usual, now)),
+                None
+            );
         }
         let next = delivery(message(u128::MAX, 1, 1000), true);
-        assert_eq!(refusal(mailbox.insert(next, now)), Some(Refused::Full));
+        assert_eq!(refusal(mailbox.insert(next, Account::Usual, now)), Some(Refused::Full));
 
         let mailbox = open(Tracking::Answers, 1);
         let half = limits::MAILBOX_BYTES_MAX / 2;
-        assert_eq!(refusal(mailbox.insert(delivery(message(1, half, 1000), true), now)), None);
-        assert_eq!(refusal(mailbox.insert(delivery(message(2, half, 1000), true), now)), Some(Refused::Full));
+        assert_eq!(
+            refusal(mailbox.insert(delivery(message(1, half, 1000), true), Account::Usual, now)),
+            None
+        );
+        assert_eq!(
+            refusal(mailbox.insert(delivery(message(2, half, 1000), true), Account::Usual, now)),
+            Some(Refused::Full)
+        );
         assert!(mailbox.take(now).is_some());
-        assert_eq!(refusal(mailbox.insert(delivery(message(2, half, 1000), true), now)), None);
+        assert_eq!(
+            refusal(mailbox.insert(delivery(message(2, half, 1000), true), Account::Usual, now)),
+            None
+        );
     }
 
     #[tokio::test]
@@ -452,7 +505,10 @@ mod tests {
         let now = Instant::now();
         let mailbox = open(Tracking::Answers, 1);
         for n in 1..=3 {
-            assert_eq!(refusal(mailbox.insert(delivery(message(n, 1, 1000), n < 3), now)), None);
+            assert_eq!(
+                refusal(mailbox.insert(delivery(message(n, 1, 1000), n < 3), Account::Usual, now)),
+                None
+            );
         }
         assert_eq!(mailbox.take(now).expect("room").message.id, Uuid::from_u128(1));
         assert!(mailbox.take(now).is_none());
@@ -476,35 +532,35 @@ mod tests {
         let now = Instant::now();
         let mailbox = open(Tracking::Answers, 1);
         for (n, ms) in [(1, 100), (2, 50), (3, 200)] {
-            assert_eq!(refusal(mailbox.insert(delivery(message(n, 1, ms), true), now)), None);
+            assert_eq!(refusal(mailbox.insert(delivery(message(n, 1, ms), true), Account::Usual, now)), None);
         }
         assert!(mailbox.take(now).is_some());
         assert_eq!(mailbox.next_deadline(), Some(now + Duration::from_millis(50)));
         let over: Vec<_> = mailbox
             .expire(now + Duration::from_millis(100))
             .iter()
-            .map(|o| (o.deadline_ms, o.was_taken))
+            .map(|o| (o.deadline_ms, o.had_for.is_some()))
             .collect();
         assert_eq!(over, [(50, false), (100, true)]);
         assert_eq!(mailbox.take(now).expect("the window is free again").message.id, Uuid::from_u128(3));
         assert_eq!(mailbox.close().len(), 1);
         assert!(mailbox.is_empty());
         let late = delivery(message(4, 1, 1000), true);
-        assert_eq!(refusal(mailbox.insert(late, now)), Some(Refused::Phase(Phase::Ended)));
+        assert_eq!(refusal(mailbox.insert(late, Account::Usual, now)), Some(Refused::Phase(Phase::Ended)));
     }
 
     #[tokio::test]
     async fn one_id_is_here_once() {
         let now = Instant::now();
         let mailbox = open(Tracking::Answers, 8);
-        assert_eq!(refusal(mailbox.insert(delivery(message(1, 1, 1000), true), now)), None);
+        assert_eq!(refusal(mailbox.insert(delivery(message(1, 1, 1000), true), Account::Usual, now)), None);
         assert_eq!(
-            refusal(mailbox.insert(delivery(message(1, 1, 1000), true), now)),
+            refusal(mailbox.insert(delivery(message(1, 1, 1000), true), Account::Usual, now)),
             Some(Refused::Duplicate)
         );
         assert!(mailbox.take(now).is_some());
         assert_eq!(
-            refusal(mailbox.insert(delivery(message(1, 1, 1000), true), now)),
+            refusal(mailbox.insert(delivery(message(1, 1, 1000), true), Account::Usual, now)),
             Some(Refused::Duplicate)
         );
     }
@@ -516,7 +572,7 @@ mod tests {
         assert_eq!(mailbox.hops_of_next(None), 0);
         for (n, hops) in [(1, 7), (2, 3)] {
             let message = Message { hops, ..message(n, 1, 1000) };
-            assert_eq!(refusal(mailbox.insert(delivery(message, n == 1), now)), None);
+            assert_eq!(refusal(mailbox.insert(delivery(message, n == 1), Account::Usual, now)), None);
             assert!(mailbox.take(now).is_some());
         }
         assert_eq!(mailbox.hops_of_next(None), 4);

@@ -9,6 +9,7 @@
 //! slowness, noise or end touches no other: each run has its own tasks, mailbox, pipes and bounds.
 
 mod agent;
+mod breaker;
 mod checks;
 mod command;
 mod http;
@@ -148,7 +149,7 @@ pub struct RuntimeConfig {
 }
 
 /// Takes reports: which agent, which run, what. Must not block.
-type Reports = Box<dyn Fn(AgentName, u64, AgentReport) + Send + Sync>;
+type Reports = Arc<dyn Fn(AgentName, u64, AgentReport) + Send + Sync>;
 
 /// The agents of one node. A clone is another handle to the same agents.
 #[derive(Clone)]
@@ -208,11 +209,12 @@ impl Runtime {
         let kept =
             ENVIRONMENT.iter().filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?)));
         let environment = kept.chain([("PATH".into(), path.clone())]).collect();
+        let reports: Reports = Arc::new(reports);
         let ground = Arc::new(Ground {
             wasm: Wasm::new(config.modules.clone()),
-            measured: Arc::new(measured(config.node.clone())),
+            measured: Arc::new(measured(config.node.clone(), Arc::clone(&reports))),
             config,
-            reports: Box::new(reports),
+            reports,
             outlet: OnceLock::new(),
             commons: OnceLock::new(),
             agents: ArcSwap::default(),
@@ -285,8 +287,8 @@ impl Runtime {
                         checks::check(Arc::downgrade(&ground), Arc::clone(&agent), Arc::clone(&run), check);
                     AbortOnDrop(self.0.tokio.spawn(check))
                 });
-                let guard =
-                    RunGuard { ground, agent, run, reason: "its node stopped".to_owned(), _checks: checks };
+                let reason = "its node stopped".to_owned();
+                let guard = RunGuard { ground, agent, run, reason, is_fault: false, _checks: checks };
                 self.0.tokio.spawn(live(guard, spec.source));
             }
             Err(reason) => {
@@ -386,10 +388,12 @@ impl fmt::Debug for Runtime {
 }
 
 /// What answers measurements, and runs from the beginning.
-fn measured(node: NodeId) -> Agent {
-    let run = Run::new(0, &AgentSource::Native { builtin: "echo".to_owned() });
+fn measured(node: NodeId, reports: Reports) -> Agent {
+    let name = AgentName::new(MEASURED_AGENT).expect("it is a name");
+    let spec = AgentSpec::new(name.clone(), AgentSource::Native { builtin: "echo".to_owned() });
+    let run = Run::new(0, &spec);
     run.become_phase(Phase::Running);
-    Agent::new(AgentName::new(MEASURED_AGENT).expect("it is a name"), node, run)
+    Agent::new(name, node, run, reports)
 }
 
 /// Looks for modules that nobody uses. Agents that come back with their node are there long before the first look.
@@ -426,7 +430,13 @@ impl Ground {
             AgentReport::Checked { found } => {
                 tracing::debug!(%agent, run, found = found.as_str(), why = found.why(), "health check");
             }
+            AgentReport::Breaker(turn) => tracing::info!(%agent, run, %turn, "breaker"),
             AgentReport::Stopped => tracing::info!(%agent, run, "agent stopped"),
+        }
+        if report == AgentReport::Running
+            && let Some(agent) = self.agents.load().get(agent)
+        {
+            agent.breaker.renew();
         }
         (self.reports)(agent.clone(), run, report);
     }
@@ -438,7 +448,7 @@ impl Ground {
         if self.is_stopping.load(Ordering::Acquire) {
             return Err("the node is stopping".to_owned());
         }
-        let run = Run::new(number, &spec.source);
+        let run = Run::new(number, spec);
         let agents = self.agents.load();
         let agent = if let Some(agent) = agents.get(&spec.name) {
             if agent.run.load().phase() != Phase::Ended {
@@ -453,7 +463,12 @@ impl Ground {
                     limits::AGENTS_PER_NODE_MAX
                 ));
             }
-            let agent = Arc::new(Agent::new(spec.name.clone(), self.config.node.clone(), run));
+            let agent = Arc::new(Agent::new(
+                spec.name.clone(),
+                self.config.node.clone(),
+                run,
+                Arc::clone(&self.reports),
+            ));
             let mut agents = HashMap::clone(&agents);
             agents.insert(spec.name.clone(), Arc::clone(&agent));
             self.agents.store(Arc::new(agents));
@@ -483,10 +498,12 @@ async fn live(mut guard: RunGuard, source: AgentSource) {
     };
     guard.reason = match &report {
         AgentReport::Ended { reason } => reason.clone(),
-        AgentReport::Stopped | AgentReport::Running | AgentReport::Checked { .. } => {
-            "it was stopped before it answered".to_owned()
-        }
+        AgentReport::Stopped
+        | AgentReport::Running
+        | AgentReport::Checked { .. }
+        | AgentReport::Breaker(_) => "it was stopped before it answered".to_owned(),
     };
+    guard.is_fault = matches!(report, AgentReport::Ended { .. });
     // Who hears the report may start the next run at once.
     guard.close();
     ground.report(&agent.name, run.number, report);
@@ -499,6 +516,8 @@ struct RunGuard {
     run: Arc<Run>,
     /// Why what it was given has no answer.
     reason: String,
+    /// Whether that speaks against the agent.
+    is_fault: bool,
     _checks: Option<AbortOnDrop>,
 }
 
@@ -513,7 +532,7 @@ impl Drop for AbortOnDrop {
 
 impl RunGuard {
     fn close(&self) {
-        self.agent.abandon(&self.run, &self.reason);
+        self.agent.abandon(&self.run, &self.reason, self.is_fault);
     }
 }
 

@@ -157,11 +157,7 @@ impl Supervision {
             protocol,
             child,
             line,
-            stage: Stage::Starting {
-                is_ready: false,
-                settled: None,
-                deadline: now + limits::AGENT_START_DEADLINE,
-            },
+            stage: Stage::Starting { is_ready: false, settled: None, deadline: now + run.start_timeout },
             writer,
             readers,
             faults,
@@ -221,7 +217,7 @@ impl Supervision {
         match self.stage {
             Stage::Starting { settled: Some(settled), .. } if settled <= now => self.on_ready(),
             Stage::Starting { deadline, .. } if deadline <= now => {
-                let within = limits::AGENT_START_DEADLINE.as_secs();
+                let within = self.run.start_timeout.as_secs();
                 let what = match self.protocol {
                     ProcessProtocol::Http => "did not accept a connection at the port in PORT",
                     ProcessProtocol::Stdio => "was not started by its keeper",

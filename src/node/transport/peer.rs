@@ -126,6 +126,12 @@ impl Peer {
         self.link
     }
 
+    /// The version that both ends speak.
+    #[must_use]
+    pub fn version(&self) -> u8 {
+        self.bulk.version()
+    }
+
     /// Who is at the other end, by its certificate.
     #[must_use]
     pub fn node(&self) -> &NodeId {

@@ -61,7 +61,7 @@ impl Worker {
         let (ground, agent, source) = (Arc::clone(ground), Arc::clone(agent), Arc::new(source));
         let worker = Self { ground, agent, source, prepared, idle: Mutex::default() };
         if let Some(place) = worker.ground.wasm.shelf().free_place() {
-            let within = limits::AGENT_START_DEADLINE;
+            let within = worker.agent.run.load().start_timeout;
             let instance = worker.make(place, within).await.map_err(|ended| match ended {
                 Ended::Deadline => format!("its instance was not made within {} s", within.as_secs()),
                 Ended::Failed(reason) => reason,
