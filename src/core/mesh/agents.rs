@@ -9,7 +9,7 @@ use crate::core::error::Refusal;
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
 use crate::core::model::{
-    AgentRecord, AgentSpec, AgentState, Event, Health, MemberStatus, cycle_through, path_text,
+    AgentRecord, AgentSpec, AgentState, Dependencies, Event, Health, MemberStatus, cycle_through, path_text,
 };
 use crate::core::supervision::AgentEffect;
 use crate::core::wire::ResponseBody;
@@ -56,12 +56,7 @@ impl Mesh {
     /// What an agent depends on is known somewhere, does not depend on it in turn, and is not started in a later phase.
     fn check_dependencies(&self, spec: &AgentSpec) -> Result<(), String> {
         let (name, launch) = (&spec.name, &spec.launch);
-        let mut all = self.supervision.dependencies();
-        for (_, owner) in self.registry.owners() {
-            for (agent, record) in &owner.agents {
-                all.entry(agent.clone()).or_default().extend(record.depends_on.iter().cloned());
-            }
-        }
+        let mut all = self.all_dependencies();
         all.entry(name.clone()).or_default().extend(launch.depends_on.iter().cloned());
         if let Some(unknown) = launch.depends_on.iter().find(|other| !all.contains_key(*other)) {
             return Err(format!(
@@ -91,6 +86,20 @@ impl Mesh {
         }
     }
 
+    /// What all agents of the mesh depend on, as far as known; instances of a blueprint by its name.
+    pub(super) fn all_dependencies(&self) -> Dependencies {
+        let mut all = self.blueprint_dependencies();
+        for (agent, depends_on) in self.supervision.dependencies() {
+            all.entry(agent.base()).or_default().extend(depends_on);
+        }
+        for (_, owner) in self.registry.owners() {
+            for (agent, record) in &owner.agents {
+                all.entry(agent.base()).or_default().extend(record.depends_on.iter().cloned());
+            }
+        }
+        all
+    }
+
     /// Starts the agents that wait and may start now.
     pub(super) fn tend_agents(&mut self) {
         if !self.supervision.is_holding() || !matches!(self.phase, Phase::Running) {
@@ -112,7 +121,12 @@ impl Mesh {
         let mut wanted = self.supervision.wanted_elsewhere();
         wanted.retain(|agent| {
             self.registry.owners().any(|(node, owner)| {
-                owner.agents.get(agent).is_some_and(|record| record.state == AgentState::Running)
+                let instances = owner.agents.range(agent.of_slot(0)..);
+                let mut found = instances
+                    .take_while(|(other, _)| other.base() == *agent)
+                    .map(|(_, record)| record)
+                    .chain(owner.agents.get(agent));
+                found.any(|record| record.state == AgentState::Running)
                     && self.status_of(&node.key()).is_some_and(MemberStatus::is_reachable)
             })
         });

@@ -12,8 +12,8 @@ use crate::core::error::Refusal;
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
 use crate::core::model::{
-    AgentState, BLUEPRINTS_PREFIX, Blueprint, BlueprintRecord, DRAINED_PREFIX, Instances, Mode, Plan, Post,
-    Writes,
+    AgentState, BLUEPRINTS_PREFIX, Blueprint, BlueprintRecord, DRAINED_PREFIX, Dependencies, Instances, Mode,
+    Plan, Post, Writes, cycle_through, path_text,
 };
 use crate::core::placement::{self, Landscape};
 use crate::core::wire::{
@@ -138,7 +138,37 @@ impl Mesh {
             rewritten.insert(name.clone(), BlueprintRecord { removed: true, ..record.clone() });
         }
         self.check_room(&rewritten)?;
+        self.check_dependencies_of(&rewritten).map_err(|why| Refusal::BadRequest { why })?;
         Ok(rewritten)
+    }
+
+    /// What blueprints depend on is known, and does not depend on them in turn.
+    fn check_dependencies_of(&self, rewritten: &Rewritten) -> Result<(), String> {
+        let mut all = self.all_dependencies();
+        for (name, record) in rewritten {
+            let depends_on = record.wanted().map(|blueprint| blueprint.spec.launch.depends_on.clone());
+            all.insert(name.clone(), depends_on.unwrap_or_default());
+        }
+        for (name, record) in rewritten.iter().filter(|(_, record)| !record.removed) {
+            let depends_on = &record.current.blueprint.spec.launch.depends_on;
+            if let Some(unknown) = depends_on.iter().find(|other| !all.contains_key(*other)) {
+                return Err(format!(
+                    "blueprint {name}: it depends on {unknown}, and neither a blueprint nor an agent of that name is known"
+                ));
+            }
+            if let Some(path) = cycle_through(&all, name) {
+                let path = path_text(&path);
+                return Err(format!("blueprint {name}: those that depend on each other never start: {path}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The dependencies of all blueprints that are wanted.
+    pub(in crate::core::mesh) fn blueprint_dependencies(&self) -> Dependencies {
+        let wanted =
+            self.desired.blueprints.iter().filter_map(|(name, record)| Some((name, record.wanted()?)));
+        wanted.map(|(name, blueprint)| (name.clone(), blueprint.spec.launch.depends_on.clone())).collect()
     }
 
     fn check_name(&self, blueprint: &Blueprint) -> Result<(), String> {
