@@ -5,7 +5,7 @@ use super::Mesh;
 use crate::core::contract::{Effect, Output};
 use crate::core::error::{Refusal, Refused};
 use crate::core::ids::LinkId;
-use crate::core::wire::Control;
+use crate::core::wire::{Control, OwnedBatch};
 
 impl Mesh {
     /// Sends a control frame, unless the link's other end is too old for it: then whoever asked is told,
@@ -36,6 +36,10 @@ impl Mesh {
                     Ok(_) => "the answer cannot be said in this node's version of the protocol".to_owned(),
                 };
                 Some(Control::Response { id, result: Err(Refusal::BadRequest { why }) })
+            }
+            Control::Owned { batches } if self.links.get(link).is_some_and(|link| link.version > 0) => {
+                let batches = batches.into_iter().map(OwnedBatch::without_slots).collect();
+                Some(Control::Owned { batches })
             }
             Control::Members { .. }
             | Control::Summary { .. }
@@ -91,7 +95,7 @@ mod tests {
     use crate::core::ids::{Incarnation, MeshId, ProcessId, RequestId};
     use crate::core::model::{Event, Hello, NodeCard, Overrides, Profile};
     use crate::core::time::Instant;
-    use crate::core::wire::RequestBody;
+    use crate::core::wire::{OwnedRecord, RequestBody};
 
     const LINK: LinkId = LinkId(1);
 
@@ -186,6 +190,26 @@ mod tests {
         mesh.output(Output::Control { link: LINK, frame: Control::Response { id: 5, result: Err(refusal) } });
         let told = Control::Response { id: 5, result: Err(Refusal::BadRequest { why: text }) };
         assert_eq!(outputs(&mut mesh).pop(), Some(Output::Control { link: LINK, frame: told }));
+    }
+
+    #[test]
+    fn an_older_node_is_not_told_of_agents_whose_names_it_would_refuse() {
+        let mut mesh = mesh();
+        link_up(&mut mesh, hello(1, 1));
+        let record = |path: &str, n| OwnedRecord { path: path.to_owned(), n, value: None };
+        let batch = |records| OwnedBatch {
+            node: card("node-2").node_id,
+            start: 1,
+            after: 0,
+            upto: 3,
+            floor: 0,
+            records,
+        };
+        let frame =
+            |records| Output::Control { link: LINK, frame: Control::Owned { batches: vec![batch(records)] } };
+        mesh.output(frame(vec![record("load", 1), record("agents/web#1", 2), record("agents/web", 3)]));
+        let told = frame(vec![record("load", 1), record("agents/web", 3)]);
+        assert_eq!(outputs(&mut mesh).pop(), Some(told));
     }
 
     #[test]

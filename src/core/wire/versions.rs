@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use super::{Control, FrameKind, RequestBody, ResponseBody, check};
+use super::{Control, FrameKind, OwnedBatch, OwnedRecord, RequestBody, ResponseBody, check};
 use super::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN};
 use crate::core::error::{Refusal, SendError};
 use crate::core::ids::NodeId;
@@ -85,6 +85,8 @@ impl Control {
     #[must_use]
     pub fn since_version(&self) -> u8 {
         match self {
+            // Version 1 takes no record of an agent whose name has the number of a slot.
+            Self::Owned { batches } if batches.iter().any(OwnedBatch::names_slots) => 2,
             Self::Members { .. }
             | Self::Summary { .. }
             | Self::OwnedDigest { .. }
@@ -202,6 +204,27 @@ impl SendError {
             return Self::NotRunning { agent: agent.clone(), node: node.clone(), state };
         }
         self
+    }
+}
+
+impl OwnedBatch {
+    /// Whether a record is that of an agent that fills a slot of a blueprint.
+    #[must_use]
+    pub fn names_slots(&self) -> bool {
+        self.records.iter().any(OwnedRecord::names_slot)
+    }
+
+    /// The same without the records of agents that fill slots.
+    #[must_use]
+    pub fn without_slots(mut self) -> Self {
+        self.records.retain(|record| !record.names_slot());
+        self
+    }
+}
+
+impl OwnedRecord {
+    fn names_slot(&self) -> bool {
+        self.path.contains('#')
     }
 }
 

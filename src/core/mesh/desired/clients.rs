@@ -364,7 +364,7 @@ impl Mesh {
         self.desired.applying.insert(number, Applying { requester, left: writes.len(), answer });
         for (key, value) in writes {
             if !self.write_desired(&key, value, By::Applying(number)) {
-                self.on_applying_stored(number, false);
+                return self.on_applying_stored(number, false);
             }
         }
     }

@@ -34,6 +34,8 @@ const PLAN_PAUSE_LARGE: Duration = Duration::from_millis(200);
 const LARGE: usize = 1_000;
 /// A node that has not been heard of since this process started is not held for gone before.
 const RETURN_PATIENCE: Duration = Duration::from_secs(10);
+/// So long after the disk took nothing it is tried again.
+const WRITE_PAUSE: Duration = Duration::from_secs(1);
 /// Who has not answered is asked again.
 const CATCH_UP_PATIENCE: Duration = Duration::from_millis(250);
 
@@ -209,11 +211,19 @@ impl Mesh {
         let more = plan.steps.len() > limits::ORDERS_IN_FLIGHT_MAX;
         for step in plan.steps.into_iter().take(limits::ORDERS_IN_FLIGHT_MAX) {
             if !self.give_order(step) {
+                self.rest_for(WRITE_PAUSE);
                 break;
             }
         }
         self.desired.plan_due |= more;
         self.watch_on();
+    }
+
+    /// Nothing is planned for a while.
+    fn rest_for(&mut self, pause: Duration) {
+        if let Some(leading) = &mut self.desired.leading {
+            leading.planned = self.now + pause;
+        }
     }
 
     /// Writes an order. `false`: the disk takes none now.
