@@ -9,7 +9,7 @@ use super::client::{ANSWER_DEADLINE, Client, Connection};
 use super::print::{self, Table};
 use super::{Failure, Shown, client_of, deploy};
 use crate::api::types::{
-    Blueprint, BlueprintDetail, BlueprintStatus, Changes, Drain, Instances, Pause, Planned, Rebalance,
+    Agent, Blueprint, BlueprintDetail, BlueprintStatus, Changes, Drain, Instances, Pause, Planned, Rebalance,
     RollBack, Scale,
 };
 use crate::core::ids::{AgentName, NodeId};
@@ -201,7 +201,7 @@ pub(super) async fn apply(args: ApplyArgs) -> Result<(), Failure> {
     let planned: Planned = client.post("/v1/blueprints", &changes, ANSWER_DEADLINE).await?;
     print::show(args.shown.output, &planned, |planned| text_of(planned, "is being done"))?;
     match args.wait {
-        Some(patience) => settle(&client, &changes, patience).await,
+        Some(patience) => settle(&client, &changes, &planned, patience).await,
         None => Ok(()),
     }
 }
@@ -239,40 +239,65 @@ pub(super) async fn apply_one(client: &Client, shown: Shown, blueprint: Blueprin
     print::show(shown.output, &planned, |planned| text_of(planned, "is being done"))
 }
 
-/// Waits until what was applied runs.
-async fn settle(client: &Client, changes: &Changes, patience: Duration) -> Result<(), Failure> {
+/// Waits until what was applied runs, and what was removed does not.
+async fn settle(
+    client: &Client,
+    changes: &Changes,
+    planned: &Planned,
+    patience: Duration,
+) -> Result<(), Failure> {
     let begun = tokio::time::Instant::now();
     loop {
-        let all: Vec<BlueprintStatus> = client.get("/v1/blueprints").await?;
-        let applied =
-            |status: &&BlueprintStatus| changes.blueprints.iter().any(|b| b.agent.name == status.name);
-        let Some(open) = all.iter().filter(applied).find(|status| !has_settled(status)) else {
+        let Some(open) = still_open(client, changes, planned).await? else {
             return Ok(());
         };
         if begun.elapsed() >= patience {
-            let why =
-                open.unplaced.iter().next().map(|(slot, why)| format!("; {slot}: {why}")).unwrap_or_default();
-            return Err(Failure::TimedOut(format!(
-                "after {} s {} of {} instances of {} run version {}{why}: see `shoal blueprint info {}`",
-                patience.as_secs(),
-                open.updated,
-                open.instances,
-                open.name,
-                open.version,
-                open.name
-            )));
+            return Err(Failure::TimedOut(format!("after {} s {open}", patience.as_secs())));
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
+/// What is not yet as it was applied; `None`: nothing.
+async fn still_open(
+    client: &Client,
+    changes: &Changes,
+    planned: &Planned,
+) -> Result<Option<String>, Failure> {
+    let all: Vec<BlueprintStatus> = client.get("/v1/blueprints").await?;
+    for Blueprint { agent, .. } in &changes.blueprints {
+        let name = &agent.name;
+        let Some(status) = all.iter().find(|status| status.name == *name) else {
+            return Err(Failure::Refused(format!("blueprint {name} was removed meanwhile")));
+        };
+        let change = planned.blueprints.iter().find(|change| change.name == *name);
+        let applied = change.and_then(|change| change.to_version);
+        if applied.is_some_and(|applied| status.version > applied) {
+            let why = format!("blueprint {name} is at version {} meanwhile: {}", status.version, status.why);
+            return Err(Failure::Refused(why));
+        }
+        if !has_settled(status) {
+            let why = status.unplaced.iter().next().map(|(slot, why)| format!("; {slot}: {why}"));
+            return Ok(Some(format!(
+                "{} of {} instances of {name} run version {}{}: see `shoal blueprint info {name}`",
+                status.updated,
+                status.wanted,
+                status.version,
+                why.unwrap_or_default()
+            )));
+        }
+    }
+    if changes.remove.is_empty() {
+        return Ok(None);
+    }
+    let agents: Vec<Agent> = client.get("/v1/agents").await?;
+    let left = agents.iter().find(|agent| agent.reachable && changes.remove.contains(&agent.name.base()));
+    Ok(left.map(|left| format!("{} still runs on {}", left.name, left.node)))
+}
+
 /// Whether all that is wanted runs, as the current version says.
 fn has_settled(status: &BlueprintStatus) -> bool {
-    let wanted = match status.instances {
-        Instances::Count(count) => u32::from(count),
-        Instances::Each(_) => status.placed,
-    };
-    status.unplaced.is_empty() && status.placed == wanted && status.updated == wanted
+    status.unplaced.is_empty() && status.placed == status.wanted && status.updated == status.wanted
 }
 
 fn text_of(planned: &Planned, what: &str) -> String {

@@ -250,6 +250,65 @@ fn a_version_that_fails_is_taken_back_by_itself_and_one_that_was_good_is_not() {
 }
 
 #[test]
+fn a_version_that_was_good_stays_when_an_instance_stumbles_after_a_change_of_numbers() {
+    let mut world = healthy_mesh(3, 32);
+    for command in ["first", "second"] {
+        apply(&mut world, 0, blueprint("web", WEB, command));
+        until_runs(&mut world, "web", 6, command, seconds(30));
+        world.run_for(seconds(3));
+    }
+    scale(&mut world, 0, "web", 8);
+    let slot = name("web#0");
+    let machine = running(&world, "web")[&slot][0].0;
+    let node = world.node(machine).clone();
+    world.request(machine, &node, RequestBody::RestartAgent { agent: slot, release: false });
+    until_runs(&mut world, "web", 8, "second", seconds(5));
+    world.run_for(seconds(60));
+    let status = stands(&mut world, 0, "web");
+    assert_eq!((status.version, status.updated), (3, 8), "{status:?}");
+    // What the operator takes back is the change of numbers.
+    planned(desired(&mut world, 0, DesiredRequest::RollBack { name: name("web"), version: None }));
+    until_runs(&mut world, "web", 6, "second", seconds(10));
+}
+
+#[test]
+fn what_one_of_several_clients_at_once_was_told_is_stored_holds() {
+    let mut world = healthy_mesh(3, 33);
+    apply(&mut world, 0, blueprint("web", WEB, "first"));
+    until_runs(&mut world, "web", 6, "first", seconds(2));
+    let machine = holder(&mut world);
+    let node = world.node(machine).clone();
+    let counts = [7, 8, 9, 5];
+    let ask = |count| {
+        RequestBody::Desired(DesiredRequest::Scale { name: name("web"), instances: Instances::Count(count) })
+    };
+    let asked: Vec<_> = counts.map(|count| world.request(machine, &node, ask(count))).into();
+    world.run_for(seconds(5));
+    for id in asked {
+        assert!(world.report().replies[&(machine, id)].1.is_ok());
+    }
+    let found = detail(&mut world, machine, "web");
+    let told: Vec<_> = found.record.former.iter().rev().map(|version| version.blueprint.instances).collect();
+    assert_eq!(told, [6, 7, 8, 9].map(Instances::Count), "each came after the one before");
+    assert_eq!(found.status.instances, Instances::Count(5));
+    until_runs(&mut world, "web", 5, "first", seconds(5));
+}
+
+#[test]
+fn the_plan_of_an_update_is_applied_on_a_node_that_gives_no_orders() {
+    let mut world = healthy_mesh(3, 34);
+    apply(&mut world, 0, blueprint("web", WEB, "first"));
+    until_runs(&mut world, "web", 6, "first", seconds(2));
+    world.run_for(seconds(3));
+    let other = (holder(&mut world) + 1) % 3;
+    let changes = Changes { blueprints: vec![blueprint("web", WEB, "second")], remove: vec![] };
+    let plan = planned(desired(&mut world, other, DesiredRequest::Plan(changes.clone())));
+    assert_eq!(plan.steps, 6, "all of it is told");
+    planned(desired(&mut world, other, DesiredRequest::Apply { changes, plan_id: Some(plan.id) }));
+    until_runs(&mut world, "web", 6, "second", seconds(30));
+}
+
+#[test]
 fn a_former_version_comes_back_when_somebody_wants_it() {
     let mut world = healthy_mesh(3, 25);
     for command in ["first", "second", "third"] {

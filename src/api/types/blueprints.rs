@@ -234,6 +234,8 @@ pub struct BlueprintStatus {
     pub why: String,
     /// How many instances it wants.
     pub instances: Instances,
+    /// How many that are at present.
+    pub wanted: u32,
     /// Slots that are given to a node.
     pub placed: u32,
     /// Instances that take messages.
@@ -253,6 +255,7 @@ impl From<wire::BlueprintStatus> for BlueprintStatus {
             version: status.version,
             why: status.why,
             instances: status.instances.into(),
+            wanted: status.wanted,
             placed: status.placed,
             running: status.running,
             updated: status.updated,

@@ -298,16 +298,33 @@ impl BlueprintRecord {
     #[must_use]
     pub fn followed_by(&self, blueprint: Blueprint, why: String, goes_back: bool) -> Self {
         let number = self.current.number + 1;
-        let current = Version { number, blueprint, why, goes_back, settled: false };
+        // Where only the number of instances or their places change, what was found of the version still holds.
+        let is_same = blueprint.digest() == self.current.blueprint.digest();
+        let settled = is_same && self.current.settled;
+        let goes_back = goes_back || (is_same && self.current.goes_back);
+        let current = Version { number, blueprint, why, goes_back, settled };
         let former = std::iter::once(&self.current).chain(&self.former).cloned();
-        let former = former.take(limits::BLUEPRINT_VERSIONS_MAX).collect();
-        let mut next = Self { current, former, removed: false, paused: false };
-        while !next.former.is_empty()
-            && crate::core::wire::encode_value(&next).len() > limits::BLUEPRINT_RECORD_BYTES_MAX
-        {
-            next.former.pop();
+        let mut next = Self { current, former: former.collect(), removed: false, paused: false };
+        while next.is_too_long() {
+            next.forget_one();
         }
         next
+    }
+
+    fn is_too_long(&self) -> bool {
+        let bytes = || crate::core::wire::encode_value(self).len();
+        let (count, max) = (self.former.len(), limits::BLUEPRINT_VERSIONS_MAX);
+        count > max || (count > 0 && bytes() > limits::BLUEPRINT_RECORD_BYTES_MAX)
+    }
+
+    /// Forgets the oldest version that a later one has the instances of, or else the oldest: what runs somewhere is known for
+    /// as long as can be.
+    fn forget_one(&mut self) {
+        let mut later = BTreeSet::from([self.current.blueprint.digest()]);
+        let is_repeated = |version: &Version| !later.insert(version.blueprint.digest());
+        let repeated: Vec<_> = self.former.iter().map(is_repeated).collect();
+        let oldest = repeated.iter().rposition(|repeated| *repeated);
+        self.former.remove(oldest.unwrap_or(self.former.len() - 1));
     }
 
     /// The blueprint, unless it was removed.
@@ -316,11 +333,30 @@ impl BlueprintRecord {
         (!self.removed).then_some(&self.current.blueprint)
     }
 
-    /// The last version before whose instances are made of something else than the current one's.
+    /// The version to go back to when the current one has failed: the last before whose instances are made of something else
+    /// and were all steady once; if there is none, the last that is made of something else.
     #[must_use]
     pub fn before(&self) -> Option<&Version> {
         let digest = self.current.blueprint.digest();
-        self.former.iter().find(|former| former.blueprint.digest() != digest)
+        let others = || self.former.iter().filter(|former| former.blueprint.digest() != digest);
+        others().find(|former| former.settled).or_else(|| others().next())
+    }
+
+    /// The version that an operator means who wants the one before: a change of numbers or places is taken back, or else it is
+    /// [`BlueprintRecord::before`].
+    #[must_use]
+    pub fn previous(&self) -> Option<&Version> {
+        let digest = self.current.blueprint.digest();
+        let last = self.former.first()?;
+        if last.blueprint.digest() == digest { Some(last) } else { self.before() }
+    }
+
+    /// The record once nothing of it should run any more.
+    #[must_use]
+    pub fn ended(&self) -> Self {
+        let number = self.current.number + 1;
+        let current = Version { number, why: "removed".to_owned(), ..self.current.clone() };
+        Self { current, removed: true, ..self.clone() }
     }
 
     /// The version whose instances are made of that.

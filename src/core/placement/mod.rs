@@ -2,7 +2,7 @@
 //!
 //! [`plan`] looks at the blueprints, at the orders that hold, at the nodes and at what they say of their agents, and says
 //! which orders to give, each with its reason. It keeps nothing, knows no time and asks nobody, so the same state gives the
-//! same plan on every node. [`check`] looks at a plan once more, with other eyes: what it finds is a mistake of [`plan`], and
+//! same plan on every node. [`check()`] looks at a plan once more, with other eyes: what it finds is a mistake of [`plan`], and
 //! such a plan is not carried out.
 //!
 //! - An instance stays where it is as long as its node is there and may have it.
@@ -112,6 +112,12 @@ pub fn plan(landscape: Landscape<'_>) -> Plan {
         rollout::advance(landscape, record, &mut occupancy, &mut plan);
     }
     plan
+}
+
+/// Whether a node takes an instance of a blueprint of which each has one.
+#[must_use]
+pub fn takes_one(blueprint: &Blueprint, host: &Host) -> bool {
+    host.state == HostState::Up && choose::may_have(blueprint, host).is_ok()
 }
 
 /// The slots of a blueprint that should be filled.
@@ -256,7 +262,7 @@ fn end_on_node(
             occupancy.leave(&post.node, blueprint.name());
             plan.order(slot, StepAction::Stop, None, trouble.to_string());
         }
-        Trouble::Lost(_) | Trouble::GivenUp(_) => {
+        Trouble::Lost(_) | Trouble::GivenUp(_) | Trouble::Late => {
             plan.unplaced.insert(slot, trouble.to_string());
         }
     }
@@ -273,6 +279,8 @@ enum Trouble {
     Unfit(String),
     /// Its node has given up on it.
     GivenUp(String),
+    /// Its node has not begun it in time, and may do better another day.
+    Late,
 }
 
 impl std::fmt::Display for Trouble {
@@ -282,6 +290,7 @@ impl std::fmt::Display for Trouble {
             Self::Drained => f.write_str("its node is drained"),
             Self::Unfit(why) => write!(f, "its node may not have it: {why}"),
             Self::GivenUp(why) => write!(f, "its node has given up on it: {why}"),
+            Self::Late => f.write_str("its node has not begun it in time"),
         }
     }
 }
@@ -305,9 +314,7 @@ fn trouble_of(
     }
     match landscape.observed.get(slot) {
         Some(Observed::Failed { reason }) => Some(Trouble::GivenUp(reason.clone())),
-        Some(Observed::Unsteady { stumbled: None, overdue: true }) => {
-            Some(Trouble::GivenUp("it has not begun in time".to_owned()))
-        }
+        Some(Observed::Unsteady { stumbled: None, overdue: true }) => Some(Trouble::Late),
         Some(Observed::Unsteady { .. } | Observed::Steady) | None => None,
     }
 }

@@ -29,6 +29,11 @@ pub(super) enum Held {
 /// From this attempt on the ladder waits for dependencies, and from the second one on it starts those anew that have ended.
 const ATTEMPTS_IN_COMPANY: [usize; 2] = [4, 6];
 
+/// What an agent waits for that may start but for the number of those that do at once.
+fn turn_text() -> Option<String> {
+    Some(format!("it waits for its turn: {} start at once", limits::LAUNCHES_AT_ONCE_MAX))
+}
+
 impl Supervision {
     /// Whether somebody waits to be started.
     pub(crate) fn is_holding(&self) -> bool {
@@ -78,8 +83,8 @@ impl Supervision {
                 } else {
                     self.become_starting(&name)
                 });
-            } else if agent.waits != why {
-                agent.waits = why;
+            } else if agent.waits != why.clone().or_else(turn_text) {
+                agent.waits = why.or_else(turn_text);
                 effects.push(agent.publish());
             }
         }

@@ -109,6 +109,13 @@ impl Supervision {
         self.begin(Agent::new(spec, true), Some(Held::Launch))
     }
 
+    /// Takes in an agent that the node is ordered to run: as one that was here before, but no phase waits for it.
+    pub(crate) fn take_order(&mut self, spec: AgentSpec) -> Vec<AgentEffect> {
+        let mut agent = Agent::new(spec, true);
+        agent.is_launched = false;
+        self.begin(agent, Some(Held::Launch))
+    }
+
     /// Whether an agent that was deployed waits for others. From then on nobody waits for its first start.
     pub(crate) fn leave_waiting(&mut self, name: &AgentName) -> bool {
         let agent = self.agents.get_mut(name).filter(|agent| agent.held.is_some());

@@ -122,6 +122,8 @@ pub struct BlueprintStatus {
     pub why: String,
     /// How many instances it wants; `per-node`: as many as nodes may have one.
     pub instances: Instances,
+    /// How many that are at present.
+    pub wanted: u32,
     /// Slots that are given to a node.
     pub placed: u32,
     /// Instances that take messages.

@@ -289,6 +289,13 @@ mod tests {
     }
 
     #[test]
+    fn the_example_is_good() {
+        let found = read(include_str!("../../../config/mesh.yaml")).expect("good");
+        let names: Vec<_> = found.iter().map(|blueprint| blueprint.agent.name.as_str()).collect();
+        assert_eq!(names, ["gateway", "orders", "stock"]);
+    }
+
+    #[test]
     fn a_manifest_is_a_blueprint_of_one_instance() {
         let found = read("name: web\nsource: echo\n").expect("good");
         assert_eq!((found.len(), found[0].instances), (1, Instances::Count(1)));

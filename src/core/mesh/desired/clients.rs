@@ -35,6 +35,32 @@ impl Mesh {
         if self.passes_on(requester, &request) {
             return;
         }
+        if request.changes_something() && self.is_changing() {
+            if self.desired.changes.len() >= limits::REQUESTS_IN_FLIGHT_MAX {
+                let what = format!("the list of changes of {}", self.own);
+                return self.answer(requester, Err(Refusal::Overloaded { what }));
+            }
+            return self.desired.changes.push_back((requester, request));
+        }
+        self.execute_desired(requester, request);
+    }
+
+    /// Whether a change is on its way to the disk.
+    fn is_changing(&self) -> bool {
+        !self.desired.applying.is_empty()
+            || self.desired.leading.as_ref().is_some_and(|leading| !leading.is_at_rest())
+    }
+
+    /// Makes the changes that have waited for one that is stored now.
+    pub(super) fn change_on(&mut self) {
+        while !self.is_changing()
+            && let Some((requester, request)) = self.desired.changes.pop_front()
+        {
+            self.execute_desired(requester, request);
+        }
+    }
+
+    fn execute_desired(&mut self, requester: Requester, request: DesiredRequest) {
         let made = match request {
             DesiredRequest::Blueprints => Ok(self.blueprint_list()),
             DesiredRequest::Blueprint { name } => self.blueprint_detail(&name),
@@ -55,7 +81,12 @@ impl Mesh {
 
     /// Only the holder of the lease gives orders, and only it knows for how long what runs has run.
     fn passes_on(&mut self, requester: Requester, request: &DesiredRequest) -> bool {
-        let is_its_own = matches!(request, DesiredRequest::Rebalance { .. } | DesiredRequest::Plan(_));
+        let is_its_own = matches!(
+            request,
+            DesiredRequest::Rebalance { .. }
+                | DesiredRequest::Plan(_)
+                | DesiredRequest::Apply { plan_id: Some(_), .. }
+        );
         let is_of_client = matches!(requester, Requester::Local(_) | Requester::Own);
         let holder = self.leader().filter(|holder| **holder != self.own).cloned();
         match holder {
@@ -135,7 +166,7 @@ impl Mesh {
         }
         for name in remove {
             let record = self.known_blueprint(name)?;
-            rewritten.insert(name.clone(), BlueprintRecord { removed: true, ..record.clone() });
+            rewritten.insert(name.clone(), record.ended());
         }
         self.check_room(&rewritten)?;
         self.check_dependencies_of(&rewritten).map_err(|why| Refusal::BadRequest { why })?;
@@ -189,7 +220,7 @@ impl Mesh {
         let nodes = self.shared.roster().map_or(1, |roster| roster.members.len());
         let (mut count, mut slots) = (0, 0);
         for (_, record) in all {
-            count += 1;
+            count += usize::from(!record.removed);
             slots += match record.wanted().map(|blueprint| blueprint.instances) {
                 Some(Instances::Count(count)) => usize::from(count),
                 Some(Instances::PerNode) => nodes,
@@ -254,7 +285,7 @@ impl Mesh {
         self.change_one(requester, name, |record| {
             let former = match version {
                 Some(number) => record.former.iter().find(|former| former.number == number),
-                None => record.former.first(),
+                None => record.previous(),
             };
             let Some(former) = former else {
                 let known: Vec<_> = record.former.iter().map(|former| former.number.to_string()).collect();
@@ -322,7 +353,7 @@ impl Mesh {
 
     fn rebalance(&mut self, moves_max: u32, dry_run: bool) -> Answer {
         self.may_change()?;
-        let busy = self.desired.leading.as_ref().is_none_or(|leading| !leading.is_at_rest());
+        let busy = !self.gives_orders();
         if busy && !dry_run {
             let why = "orders are being given just now, or nobody holds the lease: try again in a moment";
             return Err(Refusal::NoAnswer { node: self.own.clone(), reason: why.to_owned() });
@@ -383,8 +414,16 @@ impl Mesh {
         };
         match is_stored {
             true => self.answer(requester, Ok(ResponseBody::Desired(planned_answer(answer)))),
-            false => self.refuse_for_store(requester, "the disk takes no writes"),
+            false => {
+                let node = self.own.clone();
+                let reason =
+                    "the disk took nothing more; of several blueprints some may be stored: look with \
+                              `shoal blueprint list`"
+                        .to_owned();
+                self.answer(requester, Err(Refusal::NoAnswer { node, reason }));
+            }
         }
+        self.change_on();
     }
 
     fn blueprint_list(&mut self) -> DesiredAnswer {
@@ -431,6 +470,17 @@ impl Mesh {
         of_it.filter_map(|(slot, order)| Some((slot, order, order.post.as_ref()?)))
     }
 
+    /// How many instances there should be.
+    fn wanted_of(&self, blueprint: &Blueprint) -> u32 {
+        match blueprint.instances {
+            Instances::Count(count) => u32::from(count),
+            Instances::PerNode => {
+                let hosts = self.hosts();
+                hosts.values().filter(|host| placement::takes_one(blueprint, host)).count() as u32
+            }
+        }
+    }
+
     /// What the node of a slot tells of it, and whether that is by the order that holds.
     fn told_of(&self, slot: &AgentName, post: &Post) -> Option<(&AgentState, bool)> {
         if !self.status_of(&post.node.key())?.is_reachable() {
@@ -459,6 +509,7 @@ impl Mesh {
             version: record.current.number,
             why: record.current.why.clone(),
             instances: record.current.blueprint.instances,
+            wanted: self.wanted_of(&record.current.blueprint),
             placed,
             running,
             updated,
@@ -467,6 +518,19 @@ impl Mesh {
                 .take(limits::REASONS_TOLD_MAX)
                 .map(|(slot, why)| (slot.clone(), why.clone()))
                 .collect(),
+        }
+    }
+}
+
+impl DesiredRequest {
+    fn changes_something(&self) -> bool {
+        match self {
+            Self::Apply { .. }
+            | Self::Scale { .. }
+            | Self::RollBack { .. }
+            | Self::Pause { .. }
+            | Self::Drain { .. } => true,
+            Self::Plan(_) | Self::Blueprints | Self::Blueprint { .. } | Self::Rebalance { .. } => false,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::super::{Mesh, Phase};
 use crate::core::ids::AgentName;
 use crate::core::limits;
-use crate::core::model::{AgentSpec, AgentState, Mode, OnCut, OrderEpoch, Post, SpecDigest};
+use crate::core::model::{AgentSpec, AgentState, Mode, OrderEpoch, Post, SpecDigest};
 
 /// What this node runs by order.
 #[derive(Debug)]
@@ -49,10 +49,11 @@ impl Mesh {
         let wanted = |slot: &AgentName| {
             let order = self.desired.orders.get(slot)?;
             let post = order.post.as_ref().filter(|post| post.node == self.own)?;
-            let record = self.desired.blueprints.get(&slot.base())?;
-            let version = record.version_of(post.digest)?;
-            let stops = is_cut && version.blueprint.on_cut == OnCut::Stop;
-            (!stops).then(|| (slot.clone(), (order.epoch, post.digest)))
+            // What runs already goes on, also when the version that it is of is forgotten.
+            let runs = self.desired.followed.get(slot).is_some_and(|followed| followed.digest == post.digest);
+            let is_known = runs || self.desired.version_at(&slot.base(), post.digest).is_some();
+            let stops = is_cut && self.desired.stops_when_cut(slot, post.digest);
+            (is_known && !stops).then(|| (slot.clone(), (order.epoch, post.digest)))
         };
         self.desired.mine.iter().filter_map(wanted).collect()
     }
@@ -68,7 +69,10 @@ impl Mesh {
         let told = self.registry.owner(node).and_then(|owner| owner.agents.get(slot));
         let has_begun = told
             .is_some_and(|record| record.order == Some(order.epoch) && record.state == AgentState::Running);
-        *relieves == self.own && *node != self.own && !has_begun
+        let followed = self.desired.followed.get(slot);
+        let stops = matches!(self.shared.mode(), Mode::Degraded)
+            && followed.is_some_and(|followed| self.desired.stops_when_cut(slot, followed.digest));
+        *relieves == self.own && *node != self.own && !has_begun && !stops
     }
 
     fn begin_slot(&mut self, slot: AgentName, epoch: OrderEpoch, digest: SpecDigest) {
@@ -84,12 +88,12 @@ impl Mesh {
         };
         tracing::info!(%slot, %epoch, "ordered to run");
         self.desired.followed.insert(slot, Followed { epoch, digest });
-        let effects = self.supervision.resume(spec);
+        let effects = self.supervision.take_order(spec);
         self.run_agent_effects(effects);
     }
 
     fn spec_of(&self, slot: &AgentName, digest: SpecDigest) -> Option<AgentSpec> {
-        let version = self.desired.blueprints.get(&slot.base())?.version_of(digest)?;
+        let version = self.desired.version_at(&slot.base(), digest)?;
         Some(version.blueprint.spec_of(slot.slot()?))
     }
 

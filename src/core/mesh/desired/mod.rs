@@ -24,16 +24,16 @@ mod clients;
 mod follow;
 mod orders;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{Mesh, Requester};
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::model::{
-    AgentState, BLUEPRINTS_PREFIX, BlueprintRecord, DRAINED_PREFIX, Event, Mode, ORDERS_PREFIX, Order,
-    OrderEpoch, Sibling, slot_of_key,
+    AgentState, BLUEPRINTS_PREFIX, BlueprintRecord, DRAINED_PREFIX, Event, Mode, ORDERS_PREFIX, OnCut, Order,
+    OrderEpoch, Post, Sibling, SpecDigest, Version, slot_of_key,
 };
 use crate::core::time::Instant;
-use crate::core::wire::{Planned, decode_value};
+use crate::core::wire::{DesiredRequest, Planned, decode_value};
 
 use self::follow::Followed;
 use self::orders::Leading;
@@ -42,6 +42,8 @@ use self::orders::Leading;
 #[derive(Debug, Default)]
 pub(super) struct Desired {
     blueprints: BTreeMap<AgentName, BlueprintRecord>,
+    /// What the instances of each version are made of: of the current one first.
+    digests: BTreeMap<AgentName, Vec<SpecDigest>>,
     /// By slot.
     orders: BTreeMap<AgentName, Order>,
     drained: BTreeSet<NodeId>,
@@ -56,9 +58,29 @@ pub(super) struct Desired {
     plan_due: bool,
     /// There is a timer for then.
     armed: Option<Instant>,
+    /// And one for then, which is not soon.
+    armed_late: Option<Instant>,
     moving: Moving,
     /// Clients that wait until their changes are stored, by a number.
     applying: BTreeMap<u64, Applying>,
+    /// Changes that wait for those: each is made of what the one before has left.
+    changes: VecDeque<(Requester, DesiredRequest)>,
+}
+
+impl Desired {
+    /// The version of a blueprint whose instances are made of that.
+    fn version_at(&self, name: &AgentName, digest: SpecDigest) -> Option<&Version> {
+        let at = self.digests.get(name)?.iter().position(|known| *known == digest)?;
+        let record = self.blueprints.get(name)?;
+        if at == 0 { Some(&record.current) } else { record.former.get(at - 1) }
+    }
+
+    /// Whether an instance ends while its node is among a minority.
+    fn stops_when_cut(&self, slot: &AgentName, digest: SpecDigest) -> bool {
+        let name = slot.base();
+        let version = self.version_at(&name, digest).or_else(|| Some(&self.blueprints.get(&name)?.current));
+        version.is_some_and(|version| version.blueprint.on_cut == OnCut::Stop)
+    }
 }
 
 /// What was ordered and does not run yet.
@@ -102,7 +124,6 @@ impl Mesh {
             return;
         }
         self.desired.plan_due = true;
-        self.desired.follow_due = true;
     }
 
     /// Of two that were written at once, the one with the higher version holds, then the later one.
@@ -110,15 +131,20 @@ impl Mesh {
         let Ok(name) = AgentName::new(name) else {
             return;
         };
+        self.desired.follow_due = true;
         let rank = |(sibling, record): &(Sibling, BlueprintRecord)| {
-            (record.current.number, sibling.hlc, sibling.dot)
+            (record.current.number, record.removed, sibling.hlc, sibling.dot)
         };
         match self.decoded::<BlueprintRecord>(key).into_iter().max_by_key(rank) {
             Some((_, record)) if *record.current.blueprint.name() == name => {
+                let versions = std::iter::once(&record.current).chain(&record.former);
+                let digests = versions.map(|version| version.blueprint.digest()).collect();
+                self.desired.digests.insert(name.clone(), digests);
                 self.desired.blueprints.insert(name, record);
             }
             Some(_) | None => {
                 self.desired.blueprints.remove(&name);
+                self.desired.digests.remove(&name);
             }
         }
     }
@@ -127,18 +153,26 @@ impl Mesh {
         let orders = self.decoded::<Order>(key).into_iter().map(|(_, order)| order);
         let Some(order) = orders.max_by_key(|order| order.epoch) else {
             self.desired.orders.remove(&slot);
-            self.desired.mine.remove(&slot);
+            self.desired.follow_due |= self.desired.mine.remove(&slot);
             return;
         };
         let concerns = |node: &NodeId| *node == self.own;
         let post = order.post.as_ref();
         let is_mine =
             post.is_some_and(|post| concerns(&post.node) || post.relieves.as_ref().is_some_and(concerns));
-        let _ =
-            if is_mine { self.desired.mine.insert(slot.clone()) } else { self.desired.mine.remove(&slot) };
+        let was_mine = match is_mine {
+            true => !self.desired.mine.insert(slot.clone()),
+            false => self.desired.mine.remove(&slot),
+        };
+        self.desired.follow_due |= was_mine || is_mine;
         let before = self.desired.orders.insert(slot.clone(), order.clone());
-        if before.as_ref() != Some(&order) && self.shared.mode() == Mode::Healthy {
-            self.tell_order(slot, before, order);
+        if before.as_ref() != Some(&order) {
+            self.note_moving(&slot, &order);
+            if self.shared.mode() == Mode::Healthy {
+                let from = before.and_then(|order| order.post).map(|post| post.node);
+                let to = order.post.map(|post| post.node);
+                self.event(Event::Ordered { agent: slot, from, to, why: order.why });
+            }
         }
     }
 
@@ -155,21 +189,20 @@ impl Mesh {
         values.into_iter().filter_map(decode).collect()
     }
 
-    fn tell_order(&mut self, slot: AgentName, before: Option<Order>, order: Order) {
-        let now = self.now;
+    /// What is ordered and does not run by that order yet is on its way.
+    fn note_moving(&mut self, slot: &AgentName, order: &Order) {
+        let runs = |post: &Post| {
+            let told = self.registry.owner(&post.node).and_then(|owner| owner.agents.get(slot));
+            told.is_some_and(|told| told.order == Some(order.epoch) && told.state == AgentState::Running)
+        };
+        let is_on_its_way = order.post.as_ref().is_some_and(|post| !runs(post));
         let moving = &mut self.desired.moving;
-        match &order.post {
-            Some(_) => {
-                moving.since.get_or_insert(now);
-                moving.ordered += u32::from(moving.slots.insert(slot.clone(), order.epoch).is_none());
-            }
-            None => {
-                moving.slots.remove(&slot);
-            }
+        if is_on_its_way {
+            moving.since.get_or_insert(self.now);
+            moving.ordered += u32::from(moving.slots.insert(slot.clone(), order.epoch).is_none());
+        } else {
+            moving.slots.remove(slot);
         }
-        let from = before.and_then(|order| order.post).map(|post| post.node);
-        let to = order.post.map(|post| post.node);
-        self.event(Event::Ordered { agent: slot, from, to, why: order.why });
     }
 
     /// A node has told something of an agent.

@@ -36,6 +36,8 @@ const LARGE: usize = 1_000;
 const RETURN_PATIENCE: Duration = Duration::from_secs(10);
 /// So long after the disk took nothing it is tried again.
 const WRITE_PAUSE: Duration = Duration::from_secs(1);
+/// A timer for what comes within that is one of its own.
+const SOON: Duration = Duration::from_secs(1);
 /// Who has not answered is asked again.
 const CATCH_UP_PATIENCE: Duration = Duration::from_millis(250);
 
@@ -78,7 +80,7 @@ impl Mesh {
     pub(super) fn lead(&mut self) {
         let LeaseView::Mine { term, .. } = self.shared.lease_now(self.now) else {
             self.desired.leading = None;
-            return;
+            return self.change_on();
         };
         if self.desired.leading.as_ref().is_none_or(|leading| leading.term != term) {
             self.begin_leading(term);
@@ -90,7 +92,9 @@ impl Mesh {
         let may = self.shared.mode() == Mode::Healthy
             && self.shared.writes() == Writes::Apply
             && !self.is_leaving();
-        if leading.told.is_some() || !leading.is_at_rest() || !may {
+        // A client's change that is on its way to the disk is not to be written over.
+        let is_at_rest = leading.is_at_rest() && self.desired.applying.is_empty();
+        if leading.told.is_some() || !is_at_rest || !may {
             return;
         }
         let is_large = self.desired.orders.len() > LARGE;
@@ -109,16 +113,30 @@ impl Mesh {
         self.give_orders();
     }
 
+    /// Whether this node holds the lease, knows what was ordered before, and has nothing on its way to the disk.
+    pub(super) fn gives_orders(&self) -> bool {
+        let LeaseView::Mine { term, .. } = self.shared.lease_now(self.now) else {
+            return false;
+        };
+        let is_ready =
+            |leading: &Leading| leading.term == term && leading.told.is_none() && leading.is_at_rest();
+        self.desired.leading.as_ref().is_some_and(is_ready) && !self.waits_for_members()
+    }
+
     fn look_again(&mut self, at: Instant) {
-        if self.desired.armed.is_none_or(|armed| at < armed || armed <= self.now) {
-            self.desired.armed = Some(at);
+        // One that comes before is enough: it looks when it is due next.
+        let is_soon = at < self.now + SOON;
+        let armed = if is_soon { &mut self.desired.armed } else { &mut self.desired.armed_late };
+        if armed.is_none_or(|armed| at < armed || armed <= self.now) {
+            *armed = Some(at);
             self.timers.set(at, Timer::Desired);
         }
     }
 
     pub(in crate::core::mesh) fn on_desired_timer(&mut self) {
-        if self.desired.armed.is_some_and(|at| at <= self.now) {
-            self.desired.armed = None;
+        let now = self.now;
+        for armed in [&mut self.desired.armed, &mut self.desired.armed_late] {
+            armed.take_if(|at| *at <= now);
         }
         // `settle` comes next and does what is due.
     }
@@ -198,12 +216,12 @@ impl Mesh {
         };
         let plan = placement::plan(landscape);
         if let Err(wrong) = placement::check(landscape, &plan) {
-            return tracing::error!(wrong, "a plan is not carried out, because it breaks a rule");
+            tracing::error!(wrong, "a plan is not carried out, because it breaks a rule");
+            self.rest_for(WRITE_PAUSE);
+            return self.watch_on();
         }
         let settled = placement::settled(landscape);
-        if let Some(leading) = &mut self.desired.leading {
-            leading.planned = self.now;
-        }
+        self.rest_for(Duration::ZERO);
         for (name, why) in plan.roll_back {
             self.take_back(&name, &why);
         }
@@ -275,6 +293,7 @@ impl Mesh {
             leading.storing.remove(slot);
         }
         self.desired.plan_due |= !is_stored;
+        self.change_on();
     }
 
     /// The record of a blueprint that the holder of the lease has changed is stored, or could not be.
@@ -283,6 +302,7 @@ impl Mesh {
             leading.rewriting.remove(name);
         }
         self.desired.plan_due |= !is_stored;
+        self.change_on();
     }
 
     /// The version before the current one holds again.
@@ -316,8 +336,11 @@ impl Mesh {
     fn rewrite(&mut self, name: &AgentName, record: &BlueprintRecord) {
         let key = format!("{BLUEPRINTS_PREFIX}{name}");
         let is_written = self.write_desired(&key, Some(encode_value(record)), By::Record(name.clone()));
-        if let (true, Some(leading)) = (is_written, &mut self.desired.leading) {
-            leading.rewriting.insert(name.clone());
+        match &mut self.desired.leading {
+            Some(leading) if is_written => {
+                leading.rewriting.insert(name.clone());
+            }
+            Some(_) | None => self.rest_for(WRITE_PAUSE),
         }
     }
 
@@ -329,6 +352,11 @@ impl Mesh {
 
     fn host(&self, node: &NodeId) -> Option<Host> {
         let key = node.key();
+        if self.links.proven(&key).and_then(|link| self.links.get(link)).is_some_and(|link| link.version < 2)
+        {
+            // It knows nothing of orders.
+            return None;
+        }
         let card = if *node == self.own { &self.card } else { self.links.card(&key)? };
         let is_there = self.status_of(&key).is_some_and(MemberStatus::is_reachable);
         let goes = self.desired.drained.contains(node) || self.is_going(&key);
@@ -402,7 +430,7 @@ impl Watched {
             Some(AgentState::Running) if illness.is_none() => {
                 let since = *self.running_since.get_or_insert(now);
                 if now.since(since) >= update.min_healthy {
-                    self.stumbled = None;
+                    (self.stumbled, self.since) = (None, now);
                     return Observed::Steady;
                 }
             }
@@ -414,6 +442,10 @@ impl Watched {
                 self.running_since = None;
                 self.stumbled = illness.or(self.stumbled.take());
             }
+        }
+        if told.is_some_and(|told| told.waits.is_some()) {
+            // What it waits for is not its fault.
+            self.since = now;
         }
         let overdue = now.since(self.since) > update.deadline;
         Observed::Unsteady { stumbled: self.stumbled.clone(), overdue }
