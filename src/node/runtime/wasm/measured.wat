@@ -1,5 +1,4 @@
-;; The agent whose start is measured: it answers each message with two letters. What the node runs is measured.wasm beside
-;; it, which a test compares with this text.
+;; The agent whose start is measured: it answers each message with two letters.
 (component
   (import "shoal:agent/types@0.1.0" (instance $types
     (type $message (record
