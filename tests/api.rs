@@ -92,7 +92,8 @@ fn an_agent_is_deployed_asked_described_and_stopped_on_this_node_and_on_another(
             listed,
             json!([{"name": "shout", "node": node, "kind": "stdio", "state": "running", "reason": null,
                 "restarts": 0, "reachable": true, "capabilities": [], "topics": [], "health": null,
-                "health_why": null}])
+                "health_why": null, "breaker_state": "closed", "breaker_why": null, "depends_on": [],
+                "waits": null}])
         );
         let info = first.get(&format!("/v1/agents/shout?node={node}")).json();
         assert_eq!((&info["capabilities"], &info["balance"]), (&json!([]), &json!("round-robin")));

@@ -41,10 +41,8 @@ impl Bench {
             all.push(node);
         }
         for node in &all {
-            node.until("/v1/cluster/roster", |answer| {
-                let roster = answer.json();
-                roster["members"].as_array().is_some_and(|members| members.len() == nodes)
-            });
+            node.until("/v1/cluster/roster", |answer| answer.json()["voters"] == nodes);
+            node.until("/v1/cluster/status", |answer| answer.json()["mode"] == "healthy");
         }
         Self { place, nodes: all }
     }

@@ -290,7 +290,7 @@ mod tests {
 
     #[test]
     fn the_example_is_good() {
-        let found = read(include_str!("../../../config/mesh.yaml")).expect("good");
+        let found = read(include_str!("../../../examples/mesh.yaml")).expect("good");
         let names: Vec<_> = found.iter().map(|blueprint| blueprint.agent.name.as_str()).collect();
         assert_eq!(names, ["gateway", "orders", "stock"]);
     }
