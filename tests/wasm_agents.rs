@@ -20,8 +20,8 @@ use shoal::core::error::{Refusal, SendError};
 use shoal::core::ids::{AgentName, ModuleId, NodeId};
 use shoal::core::limits;
 use shoal::core::model::{
-    Actor, Address, AgentSource, AgentSpec, Answer, Clock, Dot, Grants, Guarantee, InstanceLife, Message,
-    Mode, Performative, Target, WasmSource, Writer,
+    Actor, Address, AgentSource, AgentSpec, Answer, Breaker, Care, Clock, Dot, Grants, Guarantee,
+    InstanceLife, Message, Mode, Performative, Target, WasmSource, Writer,
 };
 use shoal::core::wire::{ModulePart, SiblingValue, StateAnswer, StateRequest, StateValue};
 use shoal::node::runtime::{Commons, Delivery, Draft, Outlet, Runtime, RuntimeConfig};
@@ -226,8 +226,10 @@ fn name(text: &str) -> AgentName {
     AgentName::new(text).expect("a valid name")
 }
 
+/// An agent that may fail as often as a test wants it to.
 fn spec(agent: &str, source: WasmSource) -> AgentSpec {
-    AgentSpec::new(name(agent), AgentSource::Wasm(source))
+    let care = Care { breaker: Breaker { failures: 1_000, ..Breaker::default() }, ..Care::default() };
+    AgentSpec { care, ..AgentSpec::new(name(agent), AgentSource::Wasm(source)) }
 }
 
 fn message(to: &str, content: &str, within: Duration) -> Message {

@@ -16,9 +16,9 @@ use bytes::Bytes;
 use super::ledger::Ledger;
 use super::world::World;
 use crate::core::error::Refusal;
-use crate::core::ids::NodeId;
+use crate::core::ids::{AgentName, NodeId};
 use crate::core::mesh::SharedView;
-use crate::core::model::{Actor, Clock, Dot, Epoch, Mode, Outcome, Roster, Ticket, TicketState};
+use crate::core::model::{Actor, AgentSpec, Clock, Dot, Epoch, Mode, Outcome, Roster, Ticket, TicketState};
 use crate::core::time::Instant;
 use crate::core::wire::{RequestBody, ResponseBody, StateAnswer, StateRequest};
 
@@ -146,6 +146,12 @@ impl SharedChecks {
 }
 
 impl World {
+    /// The agents that run on a machine.
+    pub fn agents(&self, machine: usize) -> impl Iterator<Item = (&AgentName, &AgentSpec)> {
+        let agents = self.machines[machine].process.iter().flat_map(|process| &process.agents);
+        agents.map(|(agent, (_, spec))| (agent, spec))
+    }
+
     /// After every step of a machine.
     pub(super) fn check_shared_step(&mut self, machine: usize) {
         let mut checks = std::mem::take(&mut self.checkers.shared);

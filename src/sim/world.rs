@@ -539,12 +539,6 @@ impl World {
         self.input_after(takes, machine, Input::Agent { agent: agent.clone(), run, report });
     }
 
-    /// The agents that run on a machine.
-    pub fn agents(&self, machine: usize) -> impl Iterator<Item = (&AgentName, &AgentSpec)> {
-        let process = self.machines[machine].process.as_ref();
-        process.into_iter().flat_map(|process| &process.agents).map(|(agent, (_, spec))| (agent, spec))
-    }
-
     /// A client of the machine's node asks something; the answer is in [`Report::replies`].
     ///
     /// # Panics
