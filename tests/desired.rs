@@ -133,6 +133,12 @@ fn what_a_killed_node_had_answers_elsewhere_and_comes_back_nowhere_twice() {
         moved(&detail) && detail["status"]["running"] == 12
     });
     println!("12 of 12 run again {:?} after the kill", begun.elapsed());
+    // What messages go by is published a moment after it is known.
+    bench.nodes[0].until("/v1/agents", |answer| {
+        let agents = answer.json();
+        let runs = |agent: &&Value| agent["state"] == "running" && agent["node"] != name.as_str();
+        agents.as_array().is_some_and(|agents| agents.iter().filter(runs).count() == 12)
+    });
     for slot in answer.json()["slots"].as_array().expect("a list") {
         let slot = slot["slot"].as_str().expect("text");
         assert_eq!(ask(&bench.nodes[0], slot).expect("answered")["version"], "one");

@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::rows::{self, DeadRow, LetterRow};
 use super::{Outbox, OutboxFull};
 use crate::core::contract::Change;
+use crate::core::error::SendError;
 use crate::core::limits;
 use crate::core::model::DeadLetter;
 
@@ -131,5 +132,27 @@ impl Outbox {
         if let Some(row) = self.dead.remove(&number) {
             self.dead_bytes -= row.letter.bytes();
         }
+    }
+}
+
+/// Whether no later try can end otherwise.
+pub(super) fn is_final(error: &SendError) -> bool {
+    match error {
+        SendError::ContentTooLarge { .. } | SendError::BadAddress { .. } | SendError::TooManyHops { .. } => {
+            true
+        }
+        SendError::UnknownAgent { .. }
+        | SendError::NoRecipient { .. }
+        | SendError::NodeDown { .. }
+        | SendError::TooFar { .. }
+        | SendError::NotRunning { .. }
+        | SendError::BreakerOpen { .. }
+        | SendError::Overloaded { .. }
+        | SendError::DeadlineExceeded { .. }
+        | SendError::LinkLost { .. }
+        | SendError::AgentFailed { .. }
+        | SendError::Joining { .. }
+        | SendError::NotPromised { .. }
+        | SendError::Stopping { .. } => false,
     }
 }

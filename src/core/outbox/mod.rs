@@ -23,6 +23,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use uuid::Uuid;
 
+use self::dead::is_final;
 use self::rows::{DeadRow, LetterRow, Row};
 use super::contract::Change;
 use super::error::SendError;
@@ -582,28 +583,6 @@ impl Outbox {
 fn lane(row: &LetterRow) -> Option<Lane> {
     let Message { from, to, conversation_id, .. } = &row.message;
     conversation_id.as_ref().map(|conversation| (from.clone(), to.clone(), conversation.clone()))
-}
-
-/// Whether no later try can end otherwise.
-fn is_final(error: &SendError) -> bool {
-    match error {
-        SendError::ContentTooLarge { .. } | SendError::BadAddress { .. } | SendError::TooManyHops { .. } => {
-            true
-        }
-        SendError::UnknownAgent { .. }
-        | SendError::NoRecipient { .. }
-        | SendError::NodeDown { .. }
-        | SendError::TooFar { .. }
-        | SendError::NotRunning { .. }
-        | SendError::BreakerOpen { .. }
-        | SendError::Overloaded { .. }
-        | SendError::DeadlineExceeded { .. }
-        | SendError::LinkLost { .. }
-        | SendError::AgentFailed { .. }
-        | SendError::Joining { .. }
-        | SendError::NotPromised { .. }
-        | SendError::Stopping { .. } => false,
-    }
 }
 
 fn trace(row: &LetterRow, tries: u32, failed: Vec<FailedTry>, state: LetterState) -> LetterTrace {
