@@ -125,6 +125,8 @@ fn what_a_killed_node_had_answers_elsewhere_and_comes_back_nowhere_twice() {
     bench.apply(&bench.web("one", "instances: 12\nplacement: {strategy: spread}\n"));
     let killed = bench.nodes.pop().expect("three");
     let name = killed.name();
+    let slots = bench.detail()["slots"].as_array().expect("a list").clone();
+    let had = slots.iter().find(|slot| slot["node"] == name.as_str()).expect("four of twelve");
     killed.signal("KILL");
     let begun = Instant::now();
     let moved = |detail: &Value| !nodes_of(detail).contains(&name);
@@ -143,7 +145,7 @@ fn what_a_killed_node_had_answers_elsewhere_and_comes_back_nowhere_twice() {
         let slot = slot["slot"].as_str().expect("text");
         assert_eq!(ask(&bench.nodes[0], slot).expect("answered")["version"], "one");
     }
-    let events = bench.nodes[0].shoal(&["why", "web#2"]);
+    let events = bench.nodes[0].shoal(&["why", had["slot"].as_str().expect("text")]);
     assert!(events.out.contains(&format!("{name} is gone")), "{events:?}");
     drop(killed);
     let back = bench.place.start(&name, &[]);
