@@ -36,7 +36,7 @@ pub(crate) struct DeployArgs {
     /// Name of the agent; messages are addressed to it
     #[arg(long, required_unless_present = "file")]
     name: Option<AgentName>,
-    /// Manifest of the agent: it takes the place of SOURCE and all other flags but --target-node
+    /// Manifest of the agent: it takes the place of SOURCE and all other flags but --target-node and those of instances
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "source", "name", "kind", "capability", "topic", "balance", "args", "instance", "memory_bytes", "fuel",
         "grant_state", "grant_address",
