@@ -56,7 +56,7 @@ pub use modes::{
     Writes,
 };
 pub use offer::{Balance, Offer};
-pub use performance::{Figures, Gauge, Samples, Verdict};
+pub use performance::{Figures, Gauge, Samples, Verdict, measuring_message};
 pub use plan::{Plan, Step, StepAction};
 pub use replica::{Hlc, KeyState, KeyUpdate, Sibling, Slot, Writer, check_key};
 pub use roster::{Electorate, Epoch, Roster, Seat};

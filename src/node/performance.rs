@@ -4,7 +4,6 @@
 //! It is in nobody's view, so the routes to it are made here and are nobody else's. One message, or one instance, at a
 //! time, so many of them, so long, and one measurement at a time: other messages wait for none of it.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::clock;
@@ -14,8 +13,8 @@ use crate::core::error::{Refusal, SendError};
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
 use crate::core::model::{
-    Address, AgentState, CrossRegion, Figures, Gauge, MEASURED_AGENT, MemberStatus, Message, Offer,
-    Performative, Samples, Verdict,
+    Address, AgentState, CrossRegion, Figures, Gauge, MEASURED_AGENT, MemberStatus, Message, Offer, Samples,
+    Verdict, measuring_message,
 };
 use crate::core::wire::RequestBody;
 
@@ -154,19 +153,6 @@ impl Handle {
     }
 
     fn measuring_message(&self, to: Address) -> Message {
-        Message {
-            id: clock::message_id(),
-            from: format!("{MEASURED_AGENT}@{}", self.own),
-            to,
-            performative: Performative::Request,
-            conversation_id: None,
-            in_reply_to: None,
-            content_type: "application/octet-stream".to_owned(),
-            content: vec![0; limits::MEASURED_CONTENT_BYTES].into(),
-            deadline_ms: limits::MEASURED_ASK_DEADLINE_MS,
-            traceparent: None,
-            hops: 0,
-            extensions: BTreeMap::new(),
-        }
+        measuring_message(clock::message_id(), format!("{MEASURED_AGENT}@{}", self.own), to)
     }
 }

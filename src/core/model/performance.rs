@@ -1,8 +1,31 @@
 //! What is measured of a running mesh, the most that it should take, and what a measurement says of that.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use uuid::Uuid;
+
+use super::{Address, Message, Performative};
 use crate::core::limits;
+
+/// The message that is sent to measure: [`limits::MEASURED_CONTENT_BYTES`] zeros.
+#[must_use]
+pub fn measuring_message(id: Uuid, from: String, to: Address) -> Message {
+    Message {
+        id,
+        from,
+        to,
+        performative: Performative::Request,
+        conversation_id: None,
+        in_reply_to: None,
+        content_type: "application/octet-stream".to_owned(),
+        content: vec![0; limits::MEASURED_CONTENT_BYTES].into(),
+        deadline_ms: limits::MEASURED_ASK_DEADLINE_MS,
+        traceparent: None,
+        hops: 0,
+        extensions: BTreeMap::new(),
+    }
+}
 
 /// One thing that is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,7 +1,6 @@
 //! How long a WASM agent takes to start: a fresh instance of a small component that is part of this binary is made, in
 //! the node's own pool, and answers one message. Nothing of it stays but its compiled code.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,7 @@ use super::host::Host;
 use super::instance::{Ended, Instance, Prepared};
 use crate::core::ids::ModuleId;
 use crate::core::limits;
-use crate::core::model::{Address, Message, Performative, Samples, WasmSource};
+use crate::core::model::{Address, Message, Samples, WasmSource, measuring_message};
 use crate::node::clock;
 use crate::node::runtime::Ground;
 use crate::node::runtime::mailbox::Taken;
@@ -75,20 +74,8 @@ async fn start(
 }
 
 fn message(ground: &Ground) -> Message {
-    Message {
-        id: clock::message_id(),
-        from: ground.measured.address.clone(),
-        to: Address { agent: ground.measured.name.clone(), node: None },
-        performative: Performative::Request,
-        conversation_id: None,
-        in_reply_to: None,
-        content_type: "application/octet-stream".to_owned(),
-        content: vec![0; limits::MEASURED_CONTENT_BYTES].into(),
-        deadline_ms: limits::MEASURED_ASK_DEADLINE_MS,
-        traceparent: None,
-        hops: 0,
-        extensions: BTreeMap::new(),
-    }
+    let to = Address { agent: ground.measured.name.clone(), node: None };
+    measuring_message(clock::message_id(), ground.measured.address.clone(), to)
 }
 
 #[cfg(test)]
