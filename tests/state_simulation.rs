@@ -12,6 +12,8 @@ mod crashes;
 mod desired;
 #[path = "state_simulation/disks.rs"]
 mod disks;
+#[path = "state_simulation/exclusive.rs"]
+mod exclusive;
 #[path = "state_simulation/large.rs"]
 mod large;
 #[path = "state_simulation/letters.rs"]

@@ -34,6 +34,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("core::links", &["GROUND"]),
     ("core::membership", &["GROUND"]),
     ("core::partition", &["GROUND"]),
+    ("core::permits", &["GROUND"]),
     ("core::placement", &["GROUND"]),
     ("core::queue", &["GROUND"]),
     ("core::register", &["GROUND"]),

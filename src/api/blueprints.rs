@@ -13,7 +13,7 @@ use super::types::{
     Blueprint, BlueprintDetail, BlueprintStatus, Changes, Drain, Pause, Planned, Rebalance, RollBack, Scale,
 };
 use crate::core::ids::{AgentName, NodeId};
-use crate::core::model;
+use crate::core::model::{self, AgentSpec};
 use crate::core::wire::{self, DesiredAnswer, DesiredRequest, RequestBody, ResponseBody};
 
 pub(super) async fn plan(
@@ -132,7 +132,7 @@ fn taken(api: &Api, changes: Changes) -> Result<(wire::Changes, Option<String>),
 }
 
 fn taken_one(own: &NodeId, blueprint: Blueprint) -> Result<model::Blueprint, String> {
-    let Blueprint { agent, instances, placement, update, on_cut } = blueprint;
+    let Blueprint { agent, instances, placement, update, on_cut, exclusive } = blueprint;
     let name: AgentName = agent.name.clone();
     if agent.node.is_some() {
         return Err(format!(
@@ -140,6 +140,7 @@ fn taken_one(own: &NodeId, blueprint: Blueprint) -> Result<model::Blueprint, Str
         ));
     }
     let spec = spec_of(agent, own).map_err(|why| format!("blueprint {name}: {why}"))?;
+    let spec = AgentSpec { exclusive, ..spec };
     Ok(model::Blueprint {
         spec,
         instances: instances.into(),

@@ -222,13 +222,14 @@ async fn changes(client: &Client, args: &ChangesArgs) -> Result<Changes, Failure
 }
 
 async fn described(client: &Client, blueprint: BlueprintManifest) -> Result<Blueprint, Failure> {
-    let BlueprintManifest { agent, instances, placement, update, on_cut } = blueprint;
+    let BlueprintManifest { agent, instances, placement, update, on_cut, exclusive } = blueprint;
     Ok(Blueprint {
         agent: deploy::agent_of(client, agent, None).await?,
         instances: instances.into(),
         placement: placement.into(),
         update: update.into(),
         on_cut,
+        exclusive,
     })
 }
 
@@ -389,6 +390,12 @@ async fn info(args: &OneArgs) -> Result<(), Failure> {
             ("Instances", status.instances.to_string()),
             ("Running", format!("{}, {} of them of this version", status.running, status.updated)),
         ]);
+        if detail.exclusive {
+            text.push_str(&print::pairs(&[(
+                "Exclusive",
+                "no instance ever runs twice at a time".to_owned(),
+            )]));
+        }
         let mut slots = Table::new(&["INSTANCE", "NODE", "STATE", "VERSION", "ORDER", "WHY"]);
         for slot in &detail.slots {
             let state = print::or_nothing(slot.state.clone(), |state| state);

@@ -83,6 +83,9 @@ struct PlacedArgs {
     /// Rather on these nodes, the first one first
     #[arg(long, value_name = "NODES", requires = "instances", value_delimiter = ',')]
     prefer_nodes: Vec<NodeId>,
+    /// No instance ever runs twice at a time: it runs under a permit that a quorum renews, and ends when it is cut off
+    #[arg(long, requires = "instances")]
+    exclusive: bool,
 }
 
 fn instances(word: &str) -> Result<Instances, String> {
@@ -133,11 +136,11 @@ pub(super) async fn run(args: DeployArgs) -> Result<(), Failure> {
         None => flagged(&client, &args).await?,
     };
     if let Some(instances) = args.placed.instances {
-        let PlacedArgs { placement_strategy, prefer_nodes, .. } = args.placed;
+        let PlacedArgs { placement_strategy, prefer_nodes, exclusive, .. } = args.placed;
         let strategy = placement_strategy.unwrap_or_default();
         let placement = Placement { strategy, prefer: prefer_nodes, ..Placement::default() };
         let (update, on_cut) = (Default::default(), Default::default());
-        let described = Blueprint { agent: deploy, instances, placement, update, on_cut };
+        let described = Blueprint { agent: deploy, instances, placement, update, on_cut, exclusive };
         return blueprint::apply_one(&client, args.shown, described).await;
     }
     let patience =

@@ -31,7 +31,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus};
 use rustix::process::{getrlimit, kill_process_group, setrlimit};
 
 use crate::core::limits;
-use crate::node::runtime::keeper::{BEAT, NO_STDIN, STDIN, TERMINATE};
+use crate::node::runtime::keeper::{BEAT, NO_STDIN, PERMIT, STDIN, TERMINATE};
 
 /// The arguments of `shoal keeper`.
 #[derive(Debug, clap::Args)]
@@ -39,6 +39,9 @@ pub struct KeeperArgs {
     /// How long the node may be silent before its agent is killed, in milliseconds.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     silence_ms: u64,
+    /// When it is killed, in nanoseconds of the clock that runs on in suspend, if no later time is told.
+    #[arg(long)]
+    permit_until: Option<u64>,
     /// The agent's executable and its arguments.
     #[arg(last = true, required = true)]
     command: Vec<OsString>,
@@ -67,8 +70,15 @@ pub fn run(args: &KeeperArgs) -> ExitCode {
             return ExitCode::from(EXIT_NOT_STARTED);
         }
     };
-    match start(&node, &args.command) {
-        Ok(agent) => Watch { node, agent, silence: Duration::from_millis(args.silence_ms) }.run(),
+    let deadline = match args.permit_until.map(Deadline::arm).transpose() {
+        Ok(deadline) => deadline,
+        Err(error) => {
+            report(&node, &format!("failed an exclusive agent needs a timer that kills it: {error}"));
+            return ExitCode::from(EXIT_NOT_STARTED);
+        }
+    };
+    match start(&node, &args.command, deadline.is_some()) {
+        Ok(agent) => Watch { node, agent, silence: Duration::from_millis(args.silence_ms), deadline }.run(),
         Err(error) => {
             report(&node, &format!("failed {}", error.to_string().replace(['\n', '\r'], " ")));
             ExitCode::from(EXIT_NOT_STARTED)
@@ -90,13 +100,16 @@ struct Agent {
     ended: PipeReader,
 }
 
-fn start(node: &UnixStream, command: &[OsString]) -> io::Result<Agent> {
+fn start(node: &UnixStream, command: &[OsString], dies_with_keeper: bool) -> io::Result<Agent> {
     let stdin = receive_stdin(node)?;
     confine()?;
     let (program, args) = command.split_first().expect("clap requires at least one value");
     let mut command = Command::new(program);
     command.args(args).process_group(0);
     command.stdin(stdin.map_or_else(Stdio::null, Stdio::from));
+    if dies_with_keeper {
+        die_with_parent(&mut command);
+    }
     let child = command.spawn().map_err(|error| explain(program, error))?;
     // The agent's pipes must end with the agent: no copy of them stays here.
     drop(command);
@@ -199,11 +212,68 @@ fn encode(status: WaitStatus) -> [u8; 2] {
     }
 }
 
+/// Kills an agent as soon as its keeper, which starts it, is dead.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code, reason = "the child asks for it itself, between fork and exec")]
+fn die_with_parent(command: &mut Command) {
+    let keeper = rustix::process::getpid();
+    let ask = move || {
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        // It may have died before that.
+        if rustix::process::getppid() == Some(keeper) { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
+    };
+    // SAFETY: two system calls, and nothing that allocates or locks.
+    unsafe { command.pre_exec(ask) };
+}
+
+#[cfg(not(target_os = "linux"))]
+fn die_with_parent(_command: &mut Command) {}
+
+/// A timer of the kernel that kills this process, and with it the agent, at the end of the agent's permit; also while both
+/// are stopped.
+#[cfg(target_os = "linux")]
+struct Deadline(nix::sys::timer::Timer);
+
+#[cfg(target_os = "linux")]
+impl Deadline {
+    fn arm(until: u64) -> io::Result<Self> {
+        use nix::sys::signal::{SigEvent, SigevNotify, Signal};
+        let notify = SigevNotify::SigevSignal { signal: Signal::SIGKILL, si_value: 0 };
+        let timer = nix::sys::timer::Timer::new(nix::time::ClockId::CLOCK_BOOTTIME, SigEvent::new(notify))?;
+        let mut deadline = Self(timer);
+        deadline.set(until)?;
+        Ok(deadline)
+    }
+
+    fn set(&mut self, until: u64) -> io::Result<()> {
+        use nix::sys::timer::{Expiration, TimerSetTimeFlags};
+        // Zero would disarm it.
+        let until = nix::sys::time::TimeSpec::from_duration(Duration::from_nanos(until.max(1)));
+        Ok(self.0.set(Expiration::OneShot(until), TimerSetTimeFlags::TFD_TIMER_ABSTIME)?)
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+struct Deadline;
+
+#[cfg(not(target_os = "linux"))]
+impl Deadline {
+    fn arm(_until: u64) -> io::Result<Self> {
+        Err(io::Error::other("this system has none"))
+    }
+
+    fn set(&mut self, _until: u64) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Watches one agent and its node.
 struct Watch {
     node: UnixStream,
     agent: Agent,
     silence: Duration,
+    /// When the agent is killed whatever happens, if it is exclusive.
+    deadline: Option<Deadline>,
 }
 
 /// Why waiting was over.
@@ -253,12 +323,24 @@ impl Watch {
         ExitCode::from(if by_signal == 1 { number.saturating_add(128) } else { number })
     }
 
-    fn obey(&self, order: u8) {
+    fn obey(&mut self, order: u8) {
         match order {
             BEAT => {}
+            PERMIT => self.go_on(),
             TERMINATE => self.signal(Signal::TERM),
             // KILL, and what this version does not know: better an agent that ends than one that nobody ends.
             _ => self.signal(Signal::KILL),
+        }
+    }
+
+    /// Takes in a later end of the agent's permit. What cannot be read is none: the timer stays as it is.
+    fn go_on(&mut self) {
+        let mut until = [0; 8];
+        if let Some(deadline) = &mut self.deadline
+            && self.node.read_exact(&mut until).is_ok()
+            && let Err(error) = deadline.set(u64::from_le_bytes(until))
+        {
+            report(&self.node, &format!("failed its permit cannot be made longer: {error}"));
         }
     }
 

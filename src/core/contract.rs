@@ -26,6 +26,7 @@ use super::model::{
     Action, AgentSpec, AgentView, Checkup, CrossRegion, Event, Finding, Hello, Load, MemberView, Message,
     Mode, NodeCard, Overrides, PartitionConfig, PartitionView, Profile, Turn,
 };
+use super::time::Instant;
 use super::wire::{
     AgentStats, Control, HistoryPage, HistoryQuery, ModulePart, NodeFacts, RequestBody, ResponseBody,
     StateChange,
@@ -295,6 +296,14 @@ pub enum Output {
         run: u64,
         /// How long it may take to finish what it has, in milliseconds.
         drain_ms: u64,
+    },
+    /// Until when an exclusive agent may run: it is ended then, whatever else goes on, unless a later time is told.
+    /// Told before it is started.
+    Permit {
+        /// Which.
+        agent: AgentName,
+        /// Until when.
+        until: Instant,
     },
     /// An agent is gone for good: what the runtime keeps of it (its log, its counters) may go too.
     ForgetAgent {

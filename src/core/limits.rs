@@ -8,6 +8,7 @@ mod launch;
 mod offers;
 mod outbox;
 mod performance;
+mod permits;
 mod wasm;
 
 pub use care::*;
@@ -16,6 +17,7 @@ pub use launch::*;
 pub use offers::*;
 pub use outbox::*;
 pub use performance::*;
+pub use permits::*;
 pub use wasm::*;
 
 /// Bytes of a node id. Longer: refused where it is parsed.
@@ -444,8 +446,6 @@ pub const LEASE: Duration = Duration::from_secs(1);
 pub const LEASE_RENEWAL: Duration = Duration::from_millis(300);
 /// The candidate of rank k waits k times this after a lease has lapsed.
 pub const LEASE_RANK_STEP: Duration = Duration::from_millis(100);
-/// How long a voter's permit for exclusive work lasts.
-pub const PERMIT: Duration = Duration::from_secs(1);
 /// How far two clocks may part: a holder counts so many thousandths less, a voter so many more.
 pub const CLOCK_DRIFT_MILLI: u32 = 10;
 /// A node whose wall clock is further ahead of those of most voters than this doubts itself.

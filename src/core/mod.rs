@@ -22,6 +22,7 @@ pub mod mesh;
 pub mod model;
 pub mod outbox;
 pub mod partition;
+pub mod permits;
 pub mod placement;
 pub mod queue;
 pub mod register;

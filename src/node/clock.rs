@@ -1,35 +1,56 @@
 //! The only reading of the clocks and of the system's randomness.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use uuid::Uuid;
 
 use crate::core::time::Instant;
 
-/// Monotonic time since the node started, as the core counts it.
+/// Time since the node started, as the core counts it: it never goes back, and runs on while the machine is suspended, because
+/// leases and permits are over then as well.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
-    origin: std::time::Instant,
+    /// By [`boot_nanos`].
+    origin: u64,
 }
 
 impl Clock {
     /// A clock whose origin is now.
     #[must_use]
     pub fn start() -> Self {
-        Self { origin: std::time::Instant::now() }
+        Self { origin: boot_nanos() }
     }
 
     /// Now, in the core's time.
     #[must_use]
     pub fn now(&self) -> Instant {
-        Instant::from_nanos(u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX))
+        Instant::from_nanos(boot_nanos().saturating_sub(self.origin))
     }
 
-    /// The executor's point in time that the core calls `at`.
+    /// The executor's point in time that the core calls `at`, should the machine not be suspended until then. After it was, the
+    /// executor's points are late by that: whoever waits for one asks again when it has come.
     #[must_use]
     pub fn deadline(&self, at: Instant) -> tokio::time::Instant {
-        tokio::time::Instant::from_std(self.origin + Duration::from_nanos(at.as_nanos()))
+        tokio::time::Instant::now() + at.since(self.now())
     }
+
+    /// That point in time by [`boot_nanos`].
+    #[must_use]
+    pub fn boot_nanos_at(&self, at: Instant) -> u64 {
+        self.origin.saturating_add(at.as_nanos())
+    }
+}
+
+/// Nanoseconds since the machine was started, suspended or not.
+#[must_use]
+pub fn boot_nanos() -> u64 {
+    #[cfg(target_os = "linux")]
+    const CLOCK: rustix::time::ClockId = rustix::time::ClockId::Boottime;
+    #[cfg(not(target_os = "linux"))]
+    const CLOCK: rustix::time::ClockId = rustix::time::ClockId::Monotonic;
+    let now = rustix::time::clock_gettime(CLOCK);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 /// The wall clock. It is shown and written to certificates, and orders nothing.

@@ -236,6 +236,9 @@ impl Driver {
             Output::StopAgent { agent, run, drain_ms } => {
                 self.runtime.stop(&agent, run, Duration::from_millis(drain_ms));
             }
+            Output::Permit { agent, until } => {
+                self.runtime.permit(&agent, self.clock.boot_nanos_at(until));
+            }
             Output::ForgetAgent { agent } => self.runtime.forget(&agent),
             Output::AskRuntime { question, agent, query } => {
                 let answer = self.ask_runtime(&agent, &query);

@@ -131,6 +131,8 @@ pub(super) struct Process {
     pub(super) commit_last: Instant,
     /// Agents that its runtime has, with their runs.
     pub(super) agents: BTreeMap<AgentName, (u64, AgentSpec)>,
+    /// Until when those of them that are exclusive may run, by the machine's clock.
+    pub(super) permits: BTreeMap<AgentName, Instant>,
 }
 
 /// A machine of the world.

@@ -9,7 +9,8 @@
 //! - `paths`: what lies between two machines
 //! - `net`: links, handshakes, datagrams and ordered frames over paths that lose, delay and cut
 //! - `regions`: which machine is in which region, and how far those are from each other
-//! - `world`: the one event queue, and what a driver and a runtime do with the core's outputs
+//! - `world`: the one event queue, and what a driver does with the core's outputs
+//! - `runtime`: agents that start and end, and the keepers of exclusive ones
 //! - `faults`: what can be done to a mesh, by hand or by a seeded schedule
 //! - `checkers`: what must hold after every step, and what must hold at rest
 //! - `shared`: what must hold of the state that the nodes share
@@ -41,6 +42,7 @@ mod net;
 mod paths;
 mod regions;
 mod report;
+mod runtime;
 mod scenario;
 mod shared;
 mod storms;

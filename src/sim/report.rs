@@ -54,6 +54,8 @@ pub struct Report {
     pub modes: Vec<(Instant, usize, Mode, Mode, String)>,
     /// Which nodes were killed, and when.
     pub crashes: Vec<(Instant, NodeId)>,
+    /// How often an exclusive agent was begun.
+    pub exclusive_starts: u64,
     /// Which machines' processes refused to go on, and why.
     pub fatal: Vec<(Instant, usize, String)>,
     /// Which machine noticed that a node id is claimed twice.
@@ -78,6 +80,7 @@ impl Report {
             changes: Vec::new(),
             modes: Vec::new(),
             crashes: Vec::new(),
+            exclusive_starts: 0,
             fatal: Vec::new(),
             duplicates: Vec::new(),
             refused: Vec::new(),

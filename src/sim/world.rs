@@ -24,11 +24,11 @@ use super::net::{Connection, Dial, Item};
 use super::paths::Paths;
 use super::report::Report;
 use super::workload::Clients;
-use crate::core::contract::{AgentReport, Boot, Change, Effect, Input, LinkEnd, Output, StartMode};
+use crate::core::contract::{Boot, Change, Effect, Input, LinkEnd, Output, StartMode};
 use crate::core::error::SendError;
 use crate::core::ids::{AgentName, MeshId, MeshName, NodeId, PersistNo, ProcessId, RequestId};
 use crate::core::mesh::Mesh;
-use crate::core::model::{AgentSource, AgentSpec, Checkup, Load, Message};
+use crate::core::model::{Load, Message};
 use crate::core::time::Instant;
 use crate::core::wire::RequestBody;
 
@@ -49,6 +49,7 @@ pub(super) enum Event {
     PortClosed { dial: u64 },
     DialDeadline { dial: u64 },
     Resume { machine: usize },
+    PermitOver { machine: usize, run: u64, agent: AgentName },
     Client { machine: usize },
     Letter { way: Way, message: Box<Message> },
     LetterOver { way: Way, result: Result<(), SendError> },
@@ -239,6 +240,7 @@ impl World {
             committed: PersistNo(0),
             commit_last: now,
             agents: BTreeMap::new(),
+            permits: BTreeMap::new(),
         });
         #[cfg(test)]
         self.spoil(machine);
@@ -345,6 +347,7 @@ impl World {
             Event::PortClosed { dial } => self.dial_failed(dial, "connection refused", None),
             Event::DialDeadline { dial } => self.dial_failed(dial, "timed out", None),
             Event::Resume { machine } => self.resume(machine),
+            Event::PermitOver { machine, run, agent } => self.on_permit_over(machine, run, &agent),
             Event::Client { machine } => self.on_client(machine),
             Event::Letter { way, message } => self.on_letter(way, &message),
             Event::LetterOver { way, result } => self.on_letter_over(way, result),
@@ -367,6 +370,8 @@ impl World {
             Event::FlightAgain { dial, .. } | Event::PortClosed { dial } | Event::DialDeadline { dial } => {
                 self.dials.get(dial).map(|d| d.machine)
             }
+            // Its keeper ends an agent also while the node stands still.
+            Event::PermitOver { .. } => None,
             Event::Commit { .. } | Event::Resume { .. } | Event::Client { .. } | Event::Fault(_) => None,
             // It waits with the input that it becomes.
             Event::Letter { .. } | Event::LetterOver { .. } => None,
@@ -469,6 +474,7 @@ impl World {
             Output::Persist { no, changes } => self.persist(machine, no, changes),
             Output::StartAgent { spec, run } => self.start_agent(machine, spec, run),
             Output::StopAgent { agent, run, .. } => self.stop_agent(machine, &agent, run),
+            Output::Permit { agent, until } => self.permit_agent(machine, agent, until),
             // The simulated runtime keeps nothing of an agent that is gone.
             // There are no certificates here, and so no lists that anybody could send.
             Output::ForgetAgent { .. } | Output::CheckCrl { .. } => {}
@@ -495,48 +501,6 @@ impl World {
             Output::Fatal { reason } => self.on_fatal(machine, &reason),
             Output::Stopped => self.on_stopped(machine),
         }
-    }
-
-    /// The runtime: native agents run; a process agent named `fails` does not start, one named `ends`
-    /// ends after a second, the health checks of one named `hangs` all fail, every other runs.
-    fn start_agent(&mut self, machine: usize, spec: AgentSpec, run: u64) {
-        let agent = spec.name.clone();
-        let command = match &spec.source {
-            AgentSource::Native { .. } | AgentSource::Wasm(_) => "",
-            AgentSource::Process { command, .. } => command.as_str(),
-        };
-        let (fails, ends) = (command == "fails", command == "ends");
-        let checks = spec.care.health.clone().filter(|_| command == "hangs");
-        if let Some(process) = &mut self.machines[machine].process {
-            process.agents.insert(agent.clone(), (run, spec));
-        }
-        let takes = Duration::from_millis(20).mul_f64(self.rng.random());
-        let ended = || AgentReport::Ended { reason: "exit status 1".to_owned() };
-        let first = if fails { ended() } else { AgentReport::Running };
-        self.input_after(takes, machine, Input::Agent { agent: agent.clone(), run, report: first });
-        if let Some(check) = checks {
-            for n in 1..=check.failures {
-                let found = Checkup::Timeout { after_ms: check.timeout_ms };
-                let report = AgentReport::Checked { found };
-                let after = takes + n * Duration::from_millis((check.interval_ms + check.timeout_ms).into());
-                self.input_after(after, machine, Input::Agent { agent: agent.clone(), run, report });
-            }
-        }
-        if ends {
-            let after = takes + Duration::from_secs(1);
-            self.input_after(after, machine, Input::Agent { agent, run, report: ended() });
-        }
-    }
-
-    fn stop_agent(&mut self, machine: usize, agent: &AgentName, run: u64) {
-        let takes = Duration::from_millis(20).mul_f64(self.rng.random());
-        if let Some(process) = &mut self.machines[machine].process
-            && process.agents.get(agent).is_some_and(|(running, _)| *running == run)
-        {
-            process.agents.remove(agent);
-        }
-        let report = AgentReport::Stopped;
-        self.input_after(takes, machine, Input::Agent { agent: agent.clone(), run, report });
     }
 
     /// A client of the machine's node asks something; the answer is in [`Report::replies`].
@@ -580,7 +544,7 @@ impl World {
         self.input_after(Duration::ZERO, machine, input);
     }
 
-    fn input_after(&mut self, after: Duration, machine: usize, input: Input) {
+    pub(super) fn input_after(&mut self, after: Duration, machine: usize, input: Input) {
         if let Some(run) = self.run_of(machine) {
             self.after(after, Event::Input { machine, run, input });
         }

@@ -53,6 +53,9 @@ pub struct Blueprint {
     /// What they do while their node is among a minority: `continue` or `stop`.
     #[serde(default)]
     pub on_cut: OnCut,
+    /// Whether an instance must never run twice at a time: it runs under a permit of a quorum of the voters.
+    #[serde(default)]
+    pub exclusive: bool,
 }
 
 /// Where instances are.
@@ -276,6 +279,9 @@ pub struct BlueprintDetail {
     pub update: Update,
     /// What its instances do while their node is among a minority.
     pub on_cut: OnCut,
+    /// Whether each of them never runs twice at a time.
+    #[serde(default)]
+    pub exclusive: bool,
     /// Its versions, the current one first.
     pub versions: Vec<BlueprintVersion>,
     /// Its slots, at most 2,000 of them.
@@ -335,6 +341,7 @@ impl From<wire::BlueprintDetail> for BlueprintDetail {
             placement: current.placement.clone().into(),
             update: current.update.into(),
             on_cut: current.on_cut,
+            exclusive: current.spec.exclusive,
             versions: std::iter::once(&record.current).chain(&record.former).map(version).collect(),
             slots: slots.into_iter().map(slot).collect(),
         }

@@ -17,6 +17,11 @@ use crate::core::wire::ResponseBody;
 impl Mesh {
     /// Stores a new agent; it is started once it is durable, and whoever asked is told how that went.
     pub(super) fn deploy(&mut self, spec: AgentSpec, requester: Requester) {
+        if spec.exclusive {
+            let why =
+                "only instances of a blueprint can be exclusive: write `exclusive: true` there, and apply it";
+            return self.answer(requester, Err(Refusal::BadRequest { why: why.to_owned() }));
+        }
         if let Err(why) = spec.check().and_then(|()| self.check_free(&spec.name)) {
             return self.answer(requester, Err(Refusal::BadRequest { why }));
         }
@@ -280,6 +285,8 @@ impl Mesh {
 
     fn on_agent_gone(&mut self, agent: &AgentName) {
         self.on_slot_gone(agent);
+        // Before the node ends, it gives back what it has.
+        self.tend_permits();
         self.output(Output::ForgetAgent { agent: agent.clone() });
         self.answer_restarts(agent, &Err("it was stopped before it had started".to_owned()));
         let waiting = self.undeploying.remove(agent).unwrap_or_default();

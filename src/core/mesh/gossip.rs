@@ -360,6 +360,7 @@ impl Mesh {
             | Control::StateBase { .. }
             | Control::Beats(_)
             | Control::Register { .. }) => self.on_shared(link, key, &node, frame),
+            Control::Permit { message } => self.on_permit_message(link, &node, &message),
             Control::KeepAlive => {}
         }
     }

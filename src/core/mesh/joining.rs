@@ -291,6 +291,7 @@ impl Mesh {
             | Pending::Register(_)
             | Pending::Shared(_)
             | Pending::Outbox(_)
+            | Pending::Permits(_)
             | Pending::Deploy { .. }
             | Pending::Undeploy { .. }
             | Pending::LeaveMesh { .. }

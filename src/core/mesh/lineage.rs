@@ -207,6 +207,7 @@ impl Mesh {
             if self.lineage.is_old {
                 changes.extend(self.lineage.ran.keys().map(|ran| delete(row_of(*ran))));
                 changes.push(delete(crate::core::register::row_of_soundness()));
+                changes.push(super::permits::change_of_doubt());
             }
             changes.push(put(row_of(start), encode_value(&(self.process_id, self.lineage.promises))));
         }

@@ -13,6 +13,7 @@
 //! - `regions`: how far the others are, and which of them this node talks to when it may choose
 //! - `requests`: what nodes ask of each other
 //! - `outbox`: messages that this node has promised to deliver
+//! - `permits`: who may run an exclusive agent now
 //! - `lineage` and `starts`: which processes ran on a node's store, and which of each peer was met last: how old copies show
 //! - `trust`: revocation lists, expelled nodes, links of a former certificate
 //! - `versions`: what is not said to a node of an earlier version
@@ -26,6 +27,7 @@ mod lineage;
 mod lists;
 mod neighbours;
 mod outbox;
+mod permits;
 mod records;
 mod regions;
 mod requests;
@@ -47,6 +49,7 @@ use self::lineage::Lineage;
 use self::lists::Lists;
 use self::neighbours::Neighbours;
 use self::outbox::Letters;
+use self::permits::Permits;
 use self::records::Relays;
 use self::regions::Regions;
 pub use self::regions::{cross_share, region_keep};
@@ -91,6 +94,7 @@ enum Pending {
     Register(u64),
     Shared(Durable),
     Outbox(Letters),
+    Permits(u64),
     BelongTo(MeshId),
     Deploy { spec: Box<AgentSpec>, requester: Requester },
     Undeploy { agent: AgentName, requester: Requester },
@@ -158,6 +162,7 @@ pub struct Mesh {
     nameless: BTreeSet<NodeKey>,
     shared: Shared,
     desired: Desired,
+    permits: Permits,
     outbox: Outbox,
     /// When the outbox is looked after next.
     outbox_armed: Option<Instant>,
@@ -196,6 +201,7 @@ impl Mesh {
         let starts = met.map(|rows| starts::load(rows)).unwrap_or_default();
         let lineage = met.map(|rows| Lineage::load(rows)).unwrap_or_default();
         let (shared, leftovers) = Shared::new(&boot, state, rng.random(), now);
+        let permits = Permits::new(&boot, shared.is_whole(), rng.random(), now);
         let letters = boot.remembered.tables.get(&Table::Outbox).map(Vec::as_slice).unwrap_or_default();
         let Restored { outbox, unreadable } = Outbox::restore(OutboxBounds::default(), letters, now);
         if unreadable > 0 {
@@ -245,6 +251,7 @@ impl Mesh {
             nameless: BTreeSet::new(),
             shared,
             desired: Desired::default(),
+            permits,
             outbox,
             outbox_armed: None,
             requests: BTreeMap::new(),
@@ -363,6 +370,7 @@ impl Mesh {
                 Timer::Shared => self.on_shared_timer(),
                 Timer::Outbox => self.on_outbox_timer(),
                 Timer::Desired => self.on_desired_timer(),
+                Timer::Permits => self.on_permits_timer(),
                 Timer::AgentRestart(agent, run) => self.on_restart_due(&agent, run),
                 Timer::AgentBreaker(agent, opening) => {
                     let effects = self.supervision.handle_breaker(&agent, opening);
@@ -406,6 +414,7 @@ impl Mesh {
         self.tell_near();
         self.settle_shared();
         self.tend_desired();
+        self.tend_permits();
         self.tend_outbox();
         if self.view_changed {
             self.tend_agents();
@@ -479,6 +488,7 @@ impl Mesh {
             }
             Some(Pending::Shared(durable)) => self.on_durable(durable),
             Some(Pending::Outbox(letters)) => self.on_letters_stored(letters),
+            Some(Pending::Permits(token)) => self.on_permits_stored(token),
             Some(Pending::BelongTo(mesh_id)) => self.become_joined(mesh_id),
             Some(Pending::Deploy { spec, requester }) => self.on_deploy_stored(*spec, requester),
             Some(Pending::Undeploy { agent, requester }) => self.on_undeploy_stored(agent, requester),
@@ -506,6 +516,7 @@ impl Mesh {
             }
             Some(Pending::Shared(durable)) => self.on_not_durable(durable, reason),
             Some(Pending::Outbox(letters)) => self.on_letters_not_stored(letters, reason),
+            Some(Pending::Permits(token)) => self.on_permits_not_stored(token, reason),
             Some(Pending::BelongTo(_)) => {
                 self.output(Output::Fatal { reason: format!("the mesh's id could not be stored: {reason}") });
             }

@@ -40,6 +40,8 @@ pub(super) enum Timer {
     Outbox,
     /// Something of what should run is to be looked at.
     Desired,
+    /// Permits are to be asked for, or one is over.
+    Permits,
     /// Start an agent again.
     AgentRestart(AgentName, u64),
     /// The breaker of an agent has been open for long enough.
@@ -69,6 +71,7 @@ impl Timer {
             | Self::Shared
             | Self::Outbox
             | Self::Desired
+            | Self::Permits
             | Self::AgentRestart(..)
             | Self::AgentBreaker(..)
             | Self::Renew(_)
@@ -94,6 +97,7 @@ impl Timer {
             Self::Shared => "shared state",
             Self::Outbox => "outbox",
             Self::Desired => "desired",
+            Self::Permits => "permits",
             Self::AgentRestart(..) => "agent restart",
             Self::AgentBreaker(..) => "agent breaker",
             Self::Renew(_) => "renew links",

@@ -64,6 +64,7 @@ impl Mesh {
             | Control::StateBase { .. }
             | Control::Beats(_)
             | Control::Register { .. }
+            | Control::Permit { .. }
             | Control::KeepAlive => {
                 tracing::trace!(?link, "a frame that the peer's version does not know is not sent");
                 None

@@ -75,6 +75,9 @@ pub struct AgentSpec {
     /// Whether it is there because of a manifest in the node's folder, which its end follows as well.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub of_folder: bool,
+    /// Whether it must never run twice at a time: it runs under a permit. Only instances of a blueprint can.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exclusive: bool,
 }
 
 impl AgentSpec {
@@ -82,7 +85,7 @@ impl AgentSpec {
     #[must_use]
     pub fn new(name: AgentName, source: AgentSource) -> Self {
         let (offer, care, launch) = Default::default();
-        Self { name, source, offer, care, launch, of_folder: false }
+        Self { name, source, offer, care, launch, of_folder: false, exclusive: false }
     }
 
     /// Checks the bounds of a specification.

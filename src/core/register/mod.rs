@@ -472,11 +472,10 @@ impl Register {
     }
 }
 
-/// How long a voter grants nobody after its start: until every lease and every permit that it may have granted
-/// before is over. Both run at the same time, so the longer one counts.
+/// How long a voter grants nobody after its start: until every lease that it may have granted before is over.
 #[must_use]
 pub fn quiet() -> Duration {
-    at_voter(limits::LEASE.max(limits::PERMIT))
+    at_voter(limits::LEASE)
 }
 
 /// A span as the one who granted it counts.

@@ -87,6 +87,16 @@ impl Register {
         !self.is_sound() && roster.is_some_and(is_alone)
     }
 
+    /// Whether every quorum has one of these nodes in it, even if this one is left out; also if there is no other voter.
+    #[must_use]
+    pub fn are_witnesses(&self, nodes: &BTreeSet<NodeId>) -> bool {
+        let Some(roster) = &self.durable.roster else {
+            return false;
+        };
+        let is_alone = roster.voters().all(|voter| *voter == self.own);
+        is_alone || meets_every_quorum(roster, nodes, &self.own)
+    }
+
     pub(super) fn tend_recovery(&mut self, now: Instant) -> bool {
         if self.recovery_timeout().is_none_or(|at| now < at) {
             return false;

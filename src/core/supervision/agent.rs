@@ -30,6 +30,8 @@ pub(super) struct Agent {
     pub(super) waits: Option<String>,
     /// It was here when the node started: later phases wait for it.
     pub(super) is_launched: bool,
+    /// It was told to end at once.
+    pub(super) is_cut_short: bool,
     /// Since the node started.
     pub(super) has_run_here: bool,
     pub(super) has_failed_here: bool,
@@ -70,6 +72,7 @@ impl Agent {
             held: None,
             waits: None,
             is_launched: has_run,
+            is_cut_short: false,
             has_run_here: false,
             has_failed_here: false,
             running_since: None,

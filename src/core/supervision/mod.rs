@@ -162,6 +162,35 @@ impl Supervision {
         }
     }
 
+    /// Ends an agent that may not run any more, whatever it is doing and without giving it time.
+    pub(crate) fn cut_short(&mut self, name: &AgentName) -> Vec<AgentEffect> {
+        let Some(agent) = self.agents.get_mut(name) else {
+            return vec![];
+        };
+        let run = agent.run;
+        match agent.state {
+            // It was told so already, or finishes what it has: for that there is no time any more.
+            AgentState::Draining if agent.is_cut_short => vec![],
+            AgentState::Draining => {
+                agent.is_cut_short = true;
+                vec![AgentEffect::Stop { agent: name.clone(), run, drains: false }]
+            }
+            AgentState::Starting
+            | AgentState::Running
+            | AgentState::Restarting { .. }
+            | AgentState::Failed { .. } => {
+                agent.is_cut_short = true;
+                let mut effects = self.stop(name);
+                for effect in &mut effects {
+                    if let AgentEffect::Stop { drains, .. } = effect {
+                        *drains = false;
+                    }
+                }
+                effects
+            }
+        }
+    }
+
     /// Asks all agents to end.
     pub(crate) fn stop_all(&mut self) -> Vec<AgentEffect> {
         let names: Vec<_> = self.agents.keys().cloned().collect();

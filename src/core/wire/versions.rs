@@ -110,7 +110,8 @@ impl Control {
             | Self::StateBaseAsk { .. }
             | Self::StateBase { .. }
             | Self::Beats(_)
-            | Self::Register { .. } => 2,
+            | Self::Register { .. }
+            | Self::Permit { .. } => 2,
             Self::Request { body, .. } => body.since_version(),
             Self::Response { result: Ok(body), .. } => body.since_version(),
             Self::Response { result: Err(refusal), .. } => refusal.since_version(),

@@ -30,10 +30,12 @@ pub struct BlueprintManifest {
     pub update: Update,
     /// What they do while their node is among a minority.
     pub on_cut: OnCut,
+    /// Whether an instance must never run twice at a time.
+    pub exclusive: bool,
 }
 
 const LIST: &str = "blueprints";
-const KEYS: [&str; 4] = ["instances", "placement", "update", "on_cut"];
+const KEYS: [&str; 5] = ["instances", "placement", "update", "on_cut", "exclusive"];
 const PLACEMENT_KEYS: [&str; 6] = ["strategy", "prefer", "require", "near", "apart_from", "spread_over"];
 const UPDATE_KEYS: [&str; 4] = ["max_parallel", "min_healthy", "deadline", "roll_back"];
 
@@ -45,6 +47,7 @@ pub const STRATEGIES: [(&str, PlacementStrategy); 4] = [
     ("round-robin", PlacementStrategy::RoundRobin),
 ];
 const DOMAINS: [(&str, Domain); 2] = [("zone", Domain::Zone), ("region", Domain::Region)];
+const YES_OR_NO: [(&str, bool); 2] = [("true", true), ("false", false)];
 const ON_CUT: [(&str, OnCut); 2] = [("continue", OnCut::Continue), ("stop", OnCut::Stop)];
 
 impl BlueprintManifest {
@@ -148,12 +151,15 @@ fn blueprint(
     let placement = read(take("placement"), "placement", placement, &mut report);
     let update = read(take("update"), "update", update, &mut report);
     let on_cut = read(take("on_cut"), "on_cut", |node| values::choice(text(node)?, &ON_CUT), &mut report);
+    let exclusive =
+        read(take("exclusive"), "exclusive", |node| values::choice(text(node)?, &YES_OR_NO), &mut report);
     Some(BlueprintManifest {
         agent: agent?,
         instances: instances.unwrap_or(Instances::Count(1)),
         placement: placement.unwrap_or_default(),
         update: update.unwrap_or_default(),
         on_cut: on_cut.unwrap_or_default(),
+        exclusive: exclusive.unwrap_or_default(),
     })
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::breaker::{BreakerAtWork, shown_by};
 use super::log::{Log, shown};
 use super::mailbox::{Account, Known, Mailbox, Over, Phase, Refused, Settled, Tracking};
+use super::permit::Permit;
 use super::{Delivery, Finish, Reports, usage, wasm};
 use crate::core::contract::AgentReport;
 use crate::core::error::SendError;
@@ -51,6 +52,8 @@ pub(super) struct Run {
     pub(super) stop: watch::Sender<Option<Duration>>,
     /// The module that it is made of.
     pub(super) module: Option<ModuleId>,
+    /// Until when it may run, if it is exclusive.
+    pub(super) permit: Option<Arc<Permit>>,
     /// When its breaker opens.
     breaker: Breaker,
     /// How long its start may take.
@@ -71,20 +74,21 @@ pub(super) enum Intake {
 
 impl Run {
     /// A run that is starting.
-    pub(super) fn new(number: u64, spec: &AgentSpec) -> Self {
+    pub(super) fn new(number: u64, spec: &AgentSpec, permit: Option<Arc<Permit>>) -> Self {
         let (source, breaker) = (&spec.source, spec.care.breaker);
         let start_timeout = spec.launch.timeout();
+        let mailbox = |tracking, window| {
+            Intake::Mailbox(Box::new(Mailbox::new(tracking, window).under(permit.clone())))
+        };
         let intake = match source {
             AgentSource::Native { .. } => Intake::Echo(AtomicU8::new(Phase::Starting as u8)),
             AgentSource::Process { protocol: ProcessProtocol::Stdio, .. } => {
-                Intake::Mailbox(Box::new(Mailbox::new(Tracking::Answers, limits::AGENT_WINDOW_MAX)))
+                mailbox(Tracking::Answers, limits::AGENT_WINDOW_MAX)
             }
             AgentSource::Process { protocol: ProcessProtocol::Http, .. } => {
-                Intake::Mailbox(Box::new(Mailbox::new(Tracking::All, limits::AGENT_HTTP_REQUESTS_MAX)))
+                mailbox(Tracking::All, limits::AGENT_HTTP_REQUESTS_MAX)
             }
-            AgentSource::Wasm(source) => {
-                Intake::Mailbox(Box::new(Mailbox::new(Tracking::All, wasm::window_of(source))))
-            }
+            AgentSource::Wasm(source) => mailbox(Tracking::All, wasm::window_of(source)),
         };
         let stop = watch::Sender::new(None);
         let module = match source {
@@ -92,7 +96,13 @@ impl Run {
             AgentSource::Native { .. } | AgentSource::Process { .. } => None,
         };
         let (pid, port) = (AtomicU32::new(0), AtomicU16::new(0));
-        Self { number, intake, stop, module, breaker, start_timeout, pid, port, since: OnceLock::new() }
+        let since = OnceLock::new();
+        Self { number, intake, stop, module, permit, breaker, start_timeout, pid, port, since }
+    }
+
+    /// Whether what it does counts: it needs no permit, or has one.
+    pub(super) fn may_act(&self) -> bool {
+        self.permit.as_ref().is_none_or(|permit| permit.holds())
     }
 
     pub(super) fn phase(&self) -> Phase {
@@ -172,6 +182,17 @@ impl Agent {
         }
     }
 
+    /// Whether what the agent sends and writes now is taken.
+    ///
+    /// # Errors
+    /// That its permit is over.
+    pub(super) fn check_permit(&self) -> Result<(), SendError> {
+        match self.run.load().may_act() {
+            true => Ok(()),
+            false => Err(self.not_running("over, because its permit is")),
+        }
+    }
+
     /// Takes a message, or answers it, or refuses it.
     pub(super) fn deliver(&self, delivery: Delivery) {
         self.take_in(delivery, false);
@@ -185,6 +206,11 @@ impl Agent {
     fn take_in(&self, delivery: Delivery, is_check: bool) {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let run = self.run.load();
+        if run.permit.as_ref().is_some_and(|permit| !permit.takes_messages()) {
+            drop(run);
+            return self
+                .finish(Some(delivery.finish), Err(self.not_running("without a permit for long enough")));
+        }
         let mailbox = match &run.intake {
             Intake::Echo(phase) if phase.load(Ordering::Acquire) == Phase::Running as u8 => {
                 drop(run);

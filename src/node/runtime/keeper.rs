@@ -7,6 +7,7 @@
 //! ```text
 //! node -> keeper   STDIN (with the agent's stdin attached) or NO_STDIN, once, first
 //!                  BEAT now and then; TERMINATE, KILL: a signal for the agent's whole group
+//!                  PERMIT with a time: an exclusive agent may run until then
 //!                  end of stream: the node is gone, kill the group
 //! keeper -> node   "started PID", then "exited STATUS" or "killed SIGNAL"; or, at any time, "failed WHY"
 //! ```
@@ -40,6 +41,9 @@ pub const TERMINATE: u8 = b'T';
 /// SIGKILL to the agent's group.
 pub const KILL: u8 = b'K';
 
+/// A later end of the agent's permit: eight bytes follow, nanoseconds by the clock that runs on in suspend, least first.
+pub const PERMIT: u8 = b'P';
+
 /// Bytes of a report of a keeper. Longer: the keeper is taken for broken.
 const REPORT_BYTES_MAX: usize = 4 << 10;
 
@@ -60,6 +64,8 @@ pub(super) struct Plan {
     pub(super) has_stdin: bool,
     /// How long the keeper bears the node's silence.
     pub(super) silence_max: Duration,
+    /// When the agent is killed, if no later time is told.
+    pub(super) permit_until: Option<u64>,
 }
 
 /// A keeper that was started, and the ends of its agent's pipes.
@@ -109,7 +115,9 @@ pub(super) fn start(plan: &Plan) -> io::Result<Kept> {
     let stream = UnixStream::from_std(ours)?;
     let mut child = Command::new(&plan.keeper)
         .arg("keeper")
-        .args(["--silence-ms", &plan.silence_max.as_millis().to_string(), "--"])
+        .args(["--silence-ms", &plan.silence_max.as_millis().to_string()])
+        .args(plan.permit_until.map(|until| format!("--permit-until={until}")))
+        .arg("--")
         .arg(&plan.command)
         .args(&plan.args)
         .env_clear()
@@ -147,6 +155,13 @@ impl KeeperLine {
     /// Gives an order. A keeper that does not read (stopped, or gone) misses it: the caller has deadlines.
     pub(super) fn order(&self, order: u8) {
         let _ = self.stream.try_write(&[order]);
+    }
+
+    /// Tells a later end of the agent's permit. One that is missed is followed by another.
+    pub(super) fn permit(&self, until: u64) {
+        let mut order = [PERMIT; 9];
+        order[1..].copy_from_slice(&until.to_le_bytes());
+        let _ = self.stream.try_write(&order);
     }
 
     /// The next report. May be dropped and called again at any time.

@@ -65,7 +65,8 @@ fn plan(ground: &Ground, agent: &Agent, process: Process, port: Option<&Port>) -
     let keeper = ground.config.keeper.clone();
     let has_stdin = protocol == ProcessProtocol::Stdio;
     let silence_max = limits::KEEPER_SILENCE_MAX;
-    Ok(Plan { keeper, command, args, environment, directory, has_stdin, silence_max })
+    let permit_until = agent.run.load().permit.as_ref().map(|permit| permit.until());
+    Ok(Plan { keeper, command, args, environment, directory, has_stdin, silence_max, permit_until })
 }
 
 /// A port on loopback that no other agent of this node has been given.

@@ -12,13 +12,14 @@
 //! others, and it holds its lock only for a few map operations.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::permit::Permit;
 use super::{Delivery, Finish};
 use crate::core::limits;
 use crate::core::model::Message;
@@ -132,6 +133,8 @@ pub(super) struct Mailbox {
     inner: Mutex<Inner>,
     tracking: Tracking,
     window: usize,
+    /// Under which the agent runs, if it is exclusive.
+    permit: Option<Arc<Permit>>,
     /// There may be something to take.
     pub(super) arrived: Notify,
     /// The next deadline is earlier than it was.
@@ -199,10 +202,17 @@ impl Mailbox {
             }),
             tracking,
             window,
+            permit: None,
             arrived: Notify::new(),
             sooner: Notify::new(),
             emptied: Notify::new(),
         }
+    }
+
+    /// The same for an agent that runs under a permit: it is given nothing that it may not finish.
+    pub(super) fn under(mut self, permit: Option<Arc<Permit>>) -> Self {
+        self.permit = permit;
+        self
     }
 
     /// The phase.
@@ -258,8 +268,11 @@ impl Mailbox {
         Ok(told)
     }
 
-    /// The next message for the agent, in order of arrival, unless the window is full.
+    /// The next message for the agent, in order of arrival, unless the window is full, or its permit may end first.
     pub(super) fn take(&self, now: Instant) -> Option<Taken> {
+        if self.permit.as_ref().is_some_and(|permit| !permit.takes_messages()) {
+            return None;
+        }
         let mut inner = self.lock();
         let (_, first) = inner.waiting.first_key_value()?;
         let wants_answer = first.finish.is_some();

@@ -18,6 +18,7 @@ mod launch;
 mod lines;
 mod log;
 mod mailbox;
+mod permit;
 mod process;
 mod protocol;
 mod stdio;
@@ -44,6 +45,7 @@ use tokio::sync::{Semaphore, watch};
 use self::agent::{Agent, Intake, Run};
 use self::launch::Process;
 use self::mailbox::{Mailbox, Phase};
+use self::permit::Permit;
 pub use self::wasm::Kept as KeptModule;
 use self::wasm::Wasm;
 use crate::core::contract::AgentReport;
@@ -175,6 +177,8 @@ struct Ground {
     /// Answers messages that measure the way to this node. It is no agent: nobody deploys, lists or stops it.
     measured: Arc<Agent>,
     agents: ArcSwap<HashMap<AgentName, Arc<Agent>>>,
+    /// Of exclusive agents: told before such a one is started.
+    permits: Mutex<HashMap<AgentName, Arc<Permit>>>,
     /// Held while `agents`, or the run of one, is exchanged; never over an await.
     changing: Mutex<()>,
     /// Runs that are not over.
@@ -218,6 +222,7 @@ impl Runtime {
             outlet: OnceLock::new(),
             commons: OnceLock::new(),
             agents: ArcSwap::default(),
+            permits: Mutex::default(),
             changing: Mutex::new(()),
             live: watch::Sender::new(0),
             is_stopping: AtomicBool::new(false),
@@ -287,8 +292,23 @@ impl Runtime {
                         checks::check(Arc::downgrade(&ground), Arc::clone(&agent), Arc::clone(&run), check);
                     AbortOnDrop(self.0.tokio.spawn(check))
                 });
+                let permit = run.permit.clone().map(|permit| {
+                    let run = Arc::clone(&run);
+                    AbortOnDrop(self.0.tokio.spawn(async move {
+                        permit.over().await;
+                        run.stop.send_replace(Some(Duration::ZERO));
+                    }))
+                });
                 let reason = "its node stopped".to_owned();
-                let guard = RunGuard { ground, agent, run, reason, is_fault: false, _checks: checks };
+                let guard = RunGuard {
+                    ground,
+                    agent,
+                    run,
+                    reason,
+                    is_fault: false,
+                    _checks: checks,
+                    _permit: permit,
+                };
                 self.0.tokio.spawn(live(guard, spec.source));
             }
             Err(reason) => {
@@ -310,6 +330,23 @@ impl Runtime {
         }
         let (ground, agent) = (Arc::clone(&self.0), agent.clone());
         self.0.tokio.spawn(async move { ground.report(&agent, run, AgentReport::Stopped) });
+    }
+
+    /// Until when an exclusive agent may run, by [`boot_nanos`](super::clock::boot_nanos). Told before it is started, and again and
+    /// again while it is to go on.
+    pub fn permit(&self, agent: &AgentName, until: u64) {
+        {
+            let mut permits = self.0.permits.lock().unwrap_or_else(PoisonError::into_inner);
+            match permits.get(agent) {
+                Some(permit) => permit.extend(until),
+                None => _ = permits.insert(agent.clone(), Permit::new(until)),
+            }
+        }
+        if let Some(agent) = self.0.agents.load().get(agent)
+            && let Intake::Mailbox(mailbox) = &agent.run.load().intake
+        {
+            mailbox.arrived.notify_one();
+        }
     }
 
     /// Gives a message to an agent, and returns at once. `finish` is called exactly once: by this call, when
@@ -354,6 +391,7 @@ impl Runtime {
         if agents.get(agent).is_some_and(|agent| agent.run.load().phase() == Phase::Ended) {
             agents.remove(agent);
             ground.agents.store(Arc::new(agents));
+            ground.permits.lock().unwrap_or_else(PoisonError::into_inner).remove(agent);
         }
     }
 
@@ -391,7 +429,7 @@ impl fmt::Debug for Runtime {
 fn measured(node: NodeId, reports: Reports) -> Agent {
     let name = AgentName::new(MEASURED_AGENT).expect("it is a name");
     let spec = AgentSpec::new(name.clone(), AgentSource::Native { builtin: "echo".to_owned() });
-    let run = Run::new(0, &spec);
+    let run = Run::new(0, &spec, None);
     run.become_phase(Phase::Running);
     Agent::new(name, node, run, reports)
 }
@@ -441,6 +479,16 @@ impl Ground {
         (self.reports)(agent.clone(), run, report);
     }
 
+    /// The permit of an agent that needs one.
+    fn permit_of(&self, spec: &AgentSpec) -> Result<Option<Arc<Permit>>, String> {
+        if !spec.exclusive {
+            return Ok(None);
+        }
+        let permits = self.permits.lock().unwrap_or_else(PoisonError::into_inner);
+        let permit = permits.get(&spec.name).filter(|permit| permit.holds()).cloned();
+        permit.map(Some).ok_or_else(|| "it is exclusive, and there is no permit for it".to_owned())
+    }
+
     /// Makes the run the one that takes the agent's messages.
     fn admit(&self, spec: &AgentSpec, number: u64) -> Result<(Arc<Agent>, Arc<Run>), String> {
         spec.check()?;
@@ -448,7 +496,7 @@ impl Ground {
         if self.is_stopping.load(Ordering::Acquire) {
             return Err("the node is stopping".to_owned());
         }
-        let run = Run::new(number, spec);
+        let run = Run::new(number, spec, self.permit_of(spec)?);
         let agents = self.agents.load();
         let agent = if let Some(agent) = agents.get(&spec.name) {
             if agent.run.load().phase() != Phase::Ended {
@@ -519,6 +567,7 @@ struct RunGuard {
     /// Whether that speaks against the agent.
     is_fault: bool,
     _checks: Option<AbortOnDrop>,
+    _permit: Option<AbortOnDrop>,
 }
 
 /// A task that is not to outlive its owner.

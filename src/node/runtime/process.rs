@@ -109,6 +109,8 @@ struct Supervision {
     closed: Option<(Instant, String)>,
     ready: Arc<Notify>,
     stop: watch::Receiver<Option<Duration>>,
+    /// Hears of each later end of its permit, if it is exclusive.
+    permit: Option<watch::Receiver<u64>>,
     next_beat: Instant,
     /// Where the log of this run begins.
     log_mark: u64,
@@ -164,6 +166,11 @@ impl Supervision {
             closed: None,
             ready,
             stop,
+            permit: run.permit.as_ref().map(|permit| {
+                let mut until = permit.subscribe();
+                until.mark_changed();
+                until
+            }),
             next_beat: now + limits::KEEPER_HEARTBEAT,
             log_mark,
             pid: None,
@@ -188,6 +195,7 @@ impl Supervision {
                 () = mailbox.sooner.notified() => {}
                 () = mailbox.emptied.notified() => self.on_emptied(mailbox),
                 Ok(()) = self.stop.changed() => self.on_stop(),
+                Some(until) = later_end(&mut self.permit) => self.line.permit(until),
                 () = sleep_until(wake) => self.handle_timeout(mailbox, Instant::now()),
             }
         }
@@ -357,6 +365,13 @@ impl Supervision {
         };
         ended(with_log(reason, &self.agent.log, self.log_mark))
     }
+}
+
+/// The next end of a permit that is told; `None`: there is none, and never will be.
+async fn later_end(permit: &mut Option<watch::Receiver<u64>>) -> Option<u64> {
+    let until = permit.as_mut()?;
+    until.changed().await.ok()?;
+    Some(*until.borrow_and_update())
 }
 
 fn with_log(reason: String, log: &Log, mark: u64) -> String {

@@ -215,7 +215,7 @@ impl Reader<'_> {
             guarantee,
             key,
         } = outgoing;
-        if let Err(error) = protocol::check_content(&content) {
+        if let Err(error) = protocol::check_content(&content).and_then(|()| self.agent.check_permit()) {
             return self.refuse(id, error.code(), error.to_string());
         }
         let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {

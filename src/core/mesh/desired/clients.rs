@@ -12,8 +12,8 @@ use crate::core::error::Refusal;
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
 use crate::core::model::{
-    AgentState, BLUEPRINTS_PREFIX, Blueprint, BlueprintRecord, DRAINED_PREFIX, Dependencies, Instances, Mode,
-    Plan, Post, Writes, cycle_through, path_text,
+    AgentRecord, AgentState, BLUEPRINTS_PREFIX, Blueprint, BlueprintRecord, DRAINED_PREFIX, Dependencies,
+    Instances, Mode, Plan, Post, Writes, cycle_through, path_text,
 };
 use crate::core::placement::{self, Landscape};
 use crate::core::wire::{
@@ -155,6 +155,9 @@ impl Mesh {
             if rewritten.contains_key(name) || remove.contains(name) {
                 return bad(format!("blueprint {name} is named twice"));
             }
+            if let Some(why) = self.changes_exclusiveness(blueprint) {
+                return bad(why);
+            }
             let next = match self.desired.blueprints.get(name) {
                 Some(record) if record.wanted().is_some_and(|wanted| wanted.says_the_same_as(blueprint)) => {
                     continue;
@@ -210,6 +213,29 @@ impl Mesh {
                 "an agent {name} that is of no blueprint is on {node}: stop it first, or choose another name"
             )),
             None => Ok(()),
+        }
+    }
+
+    /// An instance that needs no permit may run for long where it is not seen: beside it nothing is exclusive.
+    fn changes_exclusiveness(&self, blueprint: &Blueprint) -> Option<String> {
+        let name = blueprint.name();
+        let former = self.desired.blueprints.get(name)?;
+        let was = former.current.blueprint.spec.exclusive;
+        if was == blueprint.spec.exclusive {
+            return None;
+        }
+        let runs =
+            |agents: &BTreeMap<AgentName, AgentRecord>| agents.keys().any(|agent| agent.base() == *name);
+        let on = self.registry.owners().find(|(_, owner)| runs(&owner.agents)).map(|(node, _)| node);
+        let (was, is) = if was { ("", "not ") } else { ("not ", "") };
+        match (former.removed, on) {
+            (true, None) => None,
+            (true, Some(on)) => Some(format!(
+                "blueprint {name} was {was}exclusive, and {on} has told of an instance: it can be {is}exclusive once all have ended"
+            )),
+            (false, _) => Some(format!(
+                "blueprint {name} is {was}exclusive: remove it before it is applied as {is}exclusive"
+            )),
         }
     }
 

@@ -2,6 +2,9 @@
 //!
 //! What it runs is not on its disk: after a start it runs nothing until it has caught up with the others, because its slots
 //! may have gone elsewhere meanwhile.
+//!
+//! An exclusive agent needs a permit as well: its slot is claimed, it is begun when that is granted, and ended at once when
+//! the permit is over. What another node is to take over ends here first, and is given up only when it is gone.
 
 use std::collections::BTreeMap;
 
@@ -9,6 +12,7 @@ use super::super::{Mesh, Phase};
 use crate::core::ids::AgentName;
 use crate::core::limits;
 use crate::core::model::{AgentSpec, AgentState, Mode, OrderEpoch, Post, SpecDigest};
+use crate::core::time::Instant;
 
 /// What this node runs by order.
 #[derive(Debug)]
@@ -24,6 +28,12 @@ impl Mesh {
             return;
         }
         let wanted = self.wanted_here();
+        self.permits.look_due = true;
+        for (slot, (epoch, _)) in wanted.iter().filter(|(slot, _)| self.desired.is_exclusive(slot)) {
+            if !self.permits.holder.claim(slot, *epoch) {
+                tracing::error!(%slot, "this node has as many exclusive agents as it may: an order is not followed");
+            }
+        }
         let followed: Vec<_> = self.desired.followed.keys().cloned().collect();
         for slot in followed {
             if !wanted.contains_key(&slot) && !self.goes_on(&slot) {
@@ -72,12 +82,18 @@ impl Mesh {
         let followed = self.desired.followed.get(slot);
         let stops = matches!(self.shared.mode(), Mode::Degraded)
             && followed.is_some_and(|followed| self.desired.stops_when_cut(slot, followed.digest));
-        *relieves == self.own && *node != self.own && !has_begun && !stops
+        let is_exclusive = self.desired.is_exclusive(slot);
+        *relieves == self.own && *node != self.own && !has_begun && !stops && !is_exclusive
     }
 
     fn begin_slot(&mut self, slot: AgentName, epoch: OrderEpoch, digest: SpecDigest) {
         // What ends first leaves the name free and brings this node here again.
         if self.supervision.spec(&slot).is_some() {
+            return;
+        }
+        let is_exclusive = self.desired.is_exclusive(&slot);
+        if is_exclusive && !self.permits.holder.may_begin(&slot, self.now) {
+            // The order is followed when the permit is there.
             return;
         }
         if self.supervision.len() + self.deploying.len() >= limits::AGENTS_PER_NODE_MAX {
@@ -104,6 +120,41 @@ impl Mesh {
         self.run_agent_effects(effects);
     }
 
+    /// Gives up what does not run here any more and is not to, and ends at once what has no permit any more.
+    pub(in crate::core::mesh) fn end_what_is_over(&mut self) {
+        if self.permits.holder.slots().next().is_none() {
+            return;
+        }
+        let is_running = matches!(self.phase, Phase::Running);
+        let wanted = if is_running { self.wanted_here() } else { BTreeMap::new() };
+        let runs = |slot: &AgentName| self.supervision.spec(slot).is_some();
+        self.permits.holder.keep(|slot| wanted.contains_key(slot) || runs(slot));
+        let slots = self.permits.holder.slots();
+        let over: Vec<_> = slots
+            .filter(|slot| runs(slot) && self.permits.holder.until(slot, self.now).is_none())
+            .cloned()
+            .collect();
+        for slot in over {
+            if self.desired.followed.remove(&slot).is_some() {
+                tracing::warn!(%slot, "its permit is over: it is ended at once");
+            }
+            let effects = self.supervision.cut_short(&slot);
+            self.run_agent_effects(effects);
+        }
+    }
+
+    /// When the next permit is over of something that runs.
+    pub(in crate::core::mesh) fn next_permit_end(&self) -> Option<Instant> {
+        let holder = &self.permits.holder;
+        let running = holder.slots().filter(|slot| self.supervision.spec(slot).is_some());
+        running.filter_map(|slot| holder.until(slot, self.now)).min()
+    }
+
+    /// There is a permit for a slot that waits for it, if it does not run already.
+    pub(in crate::core::mesh) fn note_permit(&mut self, slot: &AgentName) {
+        self.desired.follow_due |= !self.desired.followed.contains_key(slot);
+    }
+
     /// Tells the others by which order an agent runs.
     fn publish_order(&mut self, slot: &AgentName) {
         let told = self.registry.owner(&self.own).and_then(|owner| owner.agents.get(slot)).cloned();
@@ -125,5 +176,6 @@ impl Mesh {
     pub(in crate::core::mesh) fn on_slot_gone(&mut self, agent: &AgentName) {
         self.desired.followed.remove(agent);
         self.desired.follow_due = true;
+        self.permits.look_due = true;
     }
 }

@@ -75,6 +75,17 @@ impl Desired {
         if at == 0 { Some(&record.current) } else { record.former.get(at - 1) }
     }
 
+    /// The epoch of the order for a slot that holds, and whether it gives the slot to that node.
+    pub(super) fn order_for(&self, slot: &AgentName, node: &NodeId) -> Option<(OrderEpoch, bool)> {
+        let order = self.orders.get(slot)?;
+        Some((order.epoch, order.post.as_ref().is_some_and(|post| post.node == *node)))
+    }
+
+    /// Whether at most one instance of a slot may run at any moment.
+    fn is_exclusive(&self, slot: &AgentName) -> bool {
+        self.blueprints.get(&slot.base()).is_some_and(|record| record.current.blueprint.spec.exclusive)
+    }
+
     /// Whether an instance ends while its node is among a minority.
     fn stops_when_cut(&self, slot: &AgentName, digest: SpecDigest) -> bool {
         let name = slot.base();

@@ -80,7 +80,7 @@ impl Mesh {
 
     /// Nobody is dialled for the sake of a message of this kind that gossip holds for gone, or that refuses this
     /// node: what is lost is asked again, several times a second.
-    pub(super) fn tell_member_soon(&mut self, key: &NodeKey, frame: Control) {
+    pub(in crate::core::mesh) fn tell_member_soon(&mut self, key: &NodeKey, frame: Control) {
         let is_there = self.membership.known(key).is_some_and(|known| known.status.is_reachable());
         if self.links.proven(key).is_some() || is_there {
             self.send_control(key, frame);
@@ -119,6 +119,7 @@ impl Mesh {
         self.shared.away_since.retain(|node, _| roster.members.contains_key(node));
         self.shared.clocks.forget_all_but(roster);
         self.shared.heard.forget_all_but(|node| roster.is_voter(node));
+        self.note_permit_roster();
         self.view_changed = true;
         self.note_landscape();
         if let Some(audit) = &roster.audit {

@@ -79,9 +79,10 @@ impl Mesh {
     fn is_in_doubt(&self, no: PersistNo, then: &Pending) -> bool {
         match then {
             Pending::Shared(_) | Pending::Outbox(_) => true,
-            Pending::Register(_) | Pending::RestartAs(_) | Pending::LeaveMesh { .. } => {
-                no.0 <= self.shared.disk.given
-            }
+            Pending::Register(_)
+            | Pending::Permits(_)
+            | Pending::RestartAs(_)
+            | Pending::LeaveMesh { .. } => no.0 <= self.shared.disk.given,
             Pending::Nothing | Pending::BelongTo(_) | Pending::Deploy { .. } | Pending::Undeploy { .. } => {
                 false
             }

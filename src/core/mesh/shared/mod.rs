@@ -59,6 +59,7 @@ use crate::core::ids::{LinkId, NodeId, NodeKey};
 use crate::core::limits;
 use crate::core::model::{Doubt, DoubtKind, Hlc, Mode, PartitionConfig, Roster, Writes};
 use crate::core::partition::Partition;
+use crate::core::permits::is_row_of_permits;
 use crate::core::queue::{Pace, Queue, QueueBounds};
 use crate::core::register::{LeaseView, Register, RegisterError, StoreState};
 use crate::core::state::State;
@@ -155,8 +156,9 @@ impl Shared {
         let remembered = &boot.remembered;
         let own = boot.card.node_id.clone();
         let rows = |table| remembered.tables.get(&table).map(Vec::as_slice).unwrap_or_default();
-        let is_forgotten =
-            rows(Table::Register).iter().all(|(key, _)| is_row_of_starts(key) || is_row_of_lineage(key));
+        let is_forgotten = rows(Table::Register)
+            .iter()
+            .all(|(key, _)| is_row_of_starts(key) || is_row_of_lineage(key) || is_row_of_permits(key));
         let doubtful = remembered.rebuilt || is_forgotten;
         let store = if doubtful { StoreState::Doubtful } else { StoreState::Whole };
         let restored =
@@ -227,6 +229,21 @@ impl Shared {
     pub(super) fn restart_as(&mut self, start: u64) {
         self.start = start;
         self.queue.restart(start);
+    }
+
+    /// Whether the store had, when this process began, all that this node has written to it, as far as it shows.
+    pub(super) fn is_whole(&self) -> bool {
+        !self.is_blank
+    }
+
+    /// Whether this node may vote.
+    pub(super) fn may_vote(&self) -> bool {
+        self.register.may_vote()
+    }
+
+    /// Whether every quorum has one of these nodes in it, even without this one; or there is no other voter.
+    pub(super) fn are_witnesses(&self, nodes: &BTreeSet<NodeId>) -> bool {
+        self.register.are_witnesses(nodes)
     }
 
     fn token(&mut self) -> u64 {
@@ -378,6 +395,7 @@ impl Mesh {
             | Control::CrlDigest { .. }
             | Control::Crl { .. }
             | Control::Redial
+            | Control::Permit { .. }
             | Control::KeepAlive => tracing::error!(?link, "a frame of another room"),
         }
     }
@@ -488,12 +506,14 @@ impl Mesh {
     /// The process did not run for so long: no time that it has measured counts.
     pub(super) fn on_standstill(&mut self) {
         self.shared.register.drop_lease(self.now);
+        self.permits.voter.be_quiet(self.now);
     }
 
     /// Peers remember a later start of this node than its disk does, or writes that it does not: the disk is an old one.
     pub(super) fn on_old_store(&mut self) {
         self.shared.synchronised = false;
         self.shared.register.handle_old_store(self.now);
+        self.doubt_permits();
         self.refuse_old_tickets();
     }
 

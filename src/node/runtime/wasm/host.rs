@@ -88,6 +88,7 @@ impl Host {
         };
         let content = body.content.into();
         protocol::check_content(&content).map_err(|error| failure(&error))?;
+        self.agent.check_permit().map_err(|error| failure(&error))?;
         let outlet = self.ground.outlet.get().ok_or_else(|| not_yet("messages"))?;
         let draft = Draft {
             from: self.agent.name.clone(),
@@ -106,6 +107,7 @@ impl Host {
     }
 
     fn commons_for(&self, key: &str) -> Result<Arc<dyn Commons>, types::Failure> {
+        self.agent.check_permit().map_err(|error| failure(&error))?;
         if !self.source.grants.permits_key(key) {
             return Err(not_granted(&format!("read or write the key {key:?}")));
         }
