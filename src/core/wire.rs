@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Refusal, SendError};
-use super::ids::{CaKeyId, Incarnation, NodeId, NodeKey};
+use super::ids::{CaKeyId, Incarnation, NodeKey};
 use super::limits;
 use super::model::{Actor, Answer, Clock, DotRange, Epoch, Hello, Message};
 

@@ -48,7 +48,7 @@ pub struct OwnedRecord {
 }
 
 impl OwnedBatch {
-    fn check(&self) -> Result<(), &'static str> {
+    pub(super) fn check(&self) -> Result<(), &'static str> {
         if self.records.len() > limits::OWNED_RECORDS_MAX {
             return Err("too many records");
         }
