@@ -4,6 +4,8 @@
 
 #[path = "state_simulation/absences.rs"]
 mod absences;
+#[path = "state_simulation/canary.rs"]
+mod canary;
 #[path = "state_simulation/clocks.rs"]
 mod clocks;
 #[path = "state_simulation/crashes.rs"]

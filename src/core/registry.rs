@@ -15,7 +15,7 @@ use bytes::Bytes;
 
 use super::ids::{AgentName, NodeId};
 use super::limits;
-use super::model::{AgentRecord, Load, NodeCard};
+use super::model::{AgentRecord, Load, NodeCard, Tallies};
 use super::wire::{OwnedBatch, OwnedRecord, OwnedVersion, WireError, decode_value, encode_value};
 
 /// The path of a node's card.
@@ -24,6 +24,8 @@ const NODE_PATH: &str = "node";
 const LOAD_PATH: &str = "load";
 /// The path of what a node doubts about itself; there while it does.
 const DOUBTS_PATH: &str = "doubts";
+/// The path of what became of the messages of its instances on trial; there while it has some.
+const TALLIES_PATH: &str = "tallies";
 /// What the paths of a node's agents begin with.
 const AGENTS_PREFIX: &str = "agents/";
 
@@ -40,6 +42,7 @@ pub(crate) struct Owner {
     pub(crate) load: Option<Load>,
     /// In words, for people.
     pub(crate) doubts: Vec<String>,
+    pub(crate) tallies: Tallies,
     pub(crate) agents: BTreeMap<AgentName, AgentRecord>,
 }
 
@@ -105,6 +108,13 @@ impl Registry {
         }
         let value = (!doubts.is_empty()).then(|| encode_value(&doubts));
         self.write(DOUBTS_PATH.to_owned(), value)
+    }
+
+    /// Publishes what became of the messages of its instances on trial; at most [`limits::TALLIES_MAX`] of them.
+    pub(crate) fn publish_tallies(&mut self, tallies: &Tallies) -> Option<OwnedBatch> {
+        debug_assert!(tallies.len() <= limits::TALLIES_MAX, "no more are asked for");
+        let value = (!tallies.is_empty()).then(|| encode_value(tallies));
+        self.write(TALLIES_PATH.to_owned(), value)
     }
 
     /// Publishes one of this node's agents, or that it is gone.
@@ -330,6 +340,13 @@ impl Owner {
                     return Err(WireError::Bound("a node doubts itself at too great length"));
                 }
                 self.doubts = doubts;
+            }
+            TALLIES_PATH => {
+                let tallies: Tallies = value.map(|v| decode_value(v)).transpose()?.unwrap_or_default();
+                if tallies.len() > limits::TALLIES_MAX {
+                    return Err(WireError::Bound("a node counts for too many instances"));
+                }
+                self.tallies = tallies;
             }
             other => {
                 if !other.starts_with(AGENTS_PREFIX) {

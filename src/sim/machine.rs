@@ -9,7 +9,7 @@ use super::disks::Mishaps;
 use crate::core::contract::{Change, Effect, Remembered, Table};
 use crate::core::ids::{AgentName, LinkId, MeshId, NodeId, PersistNo};
 use crate::core::mesh::Mesh;
-use crate::core::model::{AgentSpec, Hello, NodeCard};
+use crate::core::model::{AgentSpec, Hello, NodeCard, Tally};
 use crate::core::time::Instant;
 
 /// What a node's store holds.
@@ -131,6 +131,8 @@ pub(super) struct Process {
     pub(super) commit_last: Instant,
     /// Agents that its runtime has, with their runs.
     pub(super) agents: BTreeMap<AgentName, (u64, AgentSpec)>,
+    /// What became of their messages, with the run that it is about.
+    pub(super) tallies: BTreeMap<AgentName, (u64, Tally)>,
 }
 
 /// A machine of the world.

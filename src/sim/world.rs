@@ -239,6 +239,7 @@ impl World {
             committed: PersistNo(0),
             commit_last: now,
             agents: BTreeMap::new(),
+            tallies: BTreeMap::new(),
         });
         #[cfg(test)]
         self.spoil(machine);
@@ -475,6 +476,7 @@ impl World {
             Output::AskRuntime { question, agent, query } => {
                 self.ask_runtime(machine, question, &agent, &query);
             }
+            Output::CountMessages { agents } => self.count_messages(machine, agents),
             Output::Try { number, message } => self.try_letter(machine, number, message),
             Output::AskNode { question, query } => self.ask_node(machine, question, &query),
             Output::Reply { request, result } => self.on_reply(machine, request, result),
@@ -498,7 +500,8 @@ impl World {
     }
 
     /// The runtime: native agents run; a process agent named `fails` does not start, one named `ends`
-    /// ends after a second, the health checks of one named `hangs` all fail, every other runs.
+    /// ends after a second, the health checks of one named `hangs` all fail, every other runs. Of one named `errs` half
+    /// of the messages fail.
     fn start_agent(&mut self, machine: usize, spec: AgentSpec, run: u64) {
         let agent = spec.name.clone();
         let command = match &spec.source {

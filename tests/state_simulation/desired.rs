@@ -11,12 +11,12 @@ use shoal::core::wire::{BlueprintDetail, BlueprintStatus, Changes, DesiredAnswer
 
 use super::*;
 
-fn name(text: &str) -> AgentName {
+pub(super) fn name(text: &str) -> AgentName {
     AgentName::new(text).expect("a valid name")
 }
 
 /// A blueprint of processes that run this command.
-fn blueprint(text: &str, instances: Instances, command: &str) -> Blueprint {
+pub(super) fn blueprint(text: &str, instances: Instances, command: &str) -> Blueprint {
     let source =
         AgentSource::Process { protocol: ProcessProtocol::Stdio, command: command.to_owned(), args: vec![] };
     Blueprint {
@@ -28,7 +28,11 @@ fn blueprint(text: &str, instances: Instances, command: &str) -> Blueprint {
     }
 }
 
-fn desired(world: &mut World, machine: usize, request: DesiredRequest) -> Result<DesiredAnswer, String> {
+pub(super) fn desired(
+    world: &mut World,
+    machine: usize,
+    request: DesiredRequest,
+) -> Result<DesiredAnswer, String> {
     let node = world.node(machine).clone();
     let id = world.request(machine, &node, RequestBody::Desired(request));
     let end = world.now() + seconds(20);
@@ -40,36 +44,36 @@ fn desired(world: &mut World, machine: usize, request: DesiredRequest) -> Result
     }
 }
 
-fn planned(answer: Result<DesiredAnswer, String>) -> Planned {
+pub(super) fn planned(answer: Result<DesiredAnswer, String>) -> Planned {
     match answer {
         Ok(DesiredAnswer::Planned(planned)) => *planned,
         other => panic!("{other:?}"),
     }
 }
 
-fn apply(world: &mut World, machine: usize, blueprint: Blueprint) -> Planned {
+pub(super) fn apply(world: &mut World, machine: usize, blueprint: Blueprint) -> Planned {
     let changes = Changes { blueprints: vec![blueprint], remove: vec![] };
     planned(desired(world, machine, DesiredRequest::Apply { changes, plan_id: None }))
 }
 
-fn scale(world: &mut World, machine: usize, text: &str, count: u16) {
+pub(super) fn scale(world: &mut World, machine: usize, text: &str, count: u16) {
     let instances = Instances::Count(count);
     planned(desired(world, machine, DesiredRequest::Scale { name: name(text), instances }));
 }
 
-fn detail(world: &mut World, machine: usize, text: &str) -> BlueprintDetail {
+pub(super) fn detail(world: &mut World, machine: usize, text: &str) -> BlueprintDetail {
     match desired(world, machine, DesiredRequest::Blueprint { name: name(text) }) {
         Ok(DesiredAnswer::Blueprint(detail)) => *detail,
         other => panic!("{other:?}"),
     }
 }
 
-fn stands(world: &mut World, machine: usize, text: &str) -> BlueprintStatus {
+pub(super) fn stands(world: &mut World, machine: usize, text: &str) -> BlueprintStatus {
     detail(world, machine, text).status
 }
 
 /// Which machines run each slot of a blueprint, and what.
-fn running(world: &World, text: &str) -> BTreeMap<AgentName, Vec<(usize, String)>> {
+pub(super) fn running(world: &World, text: &str) -> BTreeMap<AgentName, Vec<(usize, String)>> {
     let mut found: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for machine in 0..world.len() {
         for (agent, spec) in world.agents(machine).filter(|(agent, _)| agent.base() == name(text)) {
@@ -83,7 +87,7 @@ fn running(world: &World, text: &str) -> BTreeMap<AgentName, Vec<(usize, String)
 }
 
 /// Whether each of so many slots runs once, as this command.
-fn runs_once(world: &World, text: &str, count: u16, command: &str) -> bool {
+pub(super) fn runs_once(world: &World, text: &str, count: u16, command: &str) -> bool {
     let running = running(world, text);
     running.len() == usize::from(count)
         && running.values().all(|on| on.len() == 1 && on[0].1 == command)
@@ -91,7 +95,13 @@ fn runs_once(world: &World, text: &str, count: u16, command: &str) -> bool {
 }
 
 /// Waits until each of so many slots runs once, and says how long that took.
-fn until_runs(world: &mut World, text: &str, count: u16, command: &str, within: Duration) -> Duration {
+pub(super) fn until_runs(
+    world: &mut World,
+    text: &str,
+    count: u16,
+    command: &str,
+    within: Duration,
+) -> Duration {
     let begun = world.now();
     let done = world.run_until(begun + within, |world| runs_once(world, text, count, command));
     assert_eq!(world.broken(), [] as [String; 0]);
@@ -102,18 +112,18 @@ fn until_runs(world: &mut World, text: &str, count: u16, command: &str, within: 
 }
 
 /// Cuts a machine off from all others.
-fn isolate(world: &mut World, machine: usize) {
+pub(super) fn isolate(world: &mut World, machine: usize) {
     let others: Vec<_> = (0..world.len()).filter(|other| *other != machine).collect();
     world.cut(&[machine], &others);
 }
 
-fn holder(world: &mut World) -> usize {
+pub(super) fn holder(world: &mut World) -> usize {
     let asked = (0..world.len()).find(|machine| world.shared_view(*machine).is_some()).expect("one runs");
     let leader = status(world, asked).lease_holder.expect("somebody holds the lease");
     (0..world.len()).find(|machine| *world.node(*machine) == leader).expect("it is one of them")
 }
 
-const WEB: Instances = Instances::Count(6);
+pub(super) const WEB: Instances = Instances::Count(6);
 
 #[test]
 fn what_is_applied_on_any_node_runs_once_and_as_evenly_as_can_be() {

@@ -319,6 +319,7 @@ impl Mesh {
             Input::Agent { agent, run, report } => self.on_agent_report(&agent, run, report),
             Input::RuntimeAnswer { question, answer } => self.on_runtime_answer(question, answer),
             Input::NodeAnswer { question, answer } => self.on_node_answer(question, answer),
+            Input::Counted { tallies } => self.on_counted(tallies),
             Input::Load(load) => self.on_load(&load),
             Input::WallClock { unix_ms } => self.on_wall_clock(unix_ms),
             Input::HandlerAnswer { question, answer } => {

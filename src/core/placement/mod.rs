@@ -8,7 +8,8 @@
 //! - An instance stays where it is as long as its node is there and may have it.
 //! - Of a node that is gone, instances move at once; of one that is drained, when another has begun.
 //! - An instance whose node starts it again is not replaced, until that has given up on it.
-//! - Another version comes to as many instances at once as the blueprint says, and to the next when these are steady.
+//! - Another version comes to as many instances at once as the blueprint says, and to the next when these are steady. A canary
+//!   comes to no more than its share, whatever else moves or begins meanwhile.
 //! - What has no node stays unplaced, with the reason of each node.
 
 mod check;
@@ -23,10 +24,10 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use self::check::check;
 use self::choose::Occupancy;
 pub use self::rebalance::rebalance;
-pub use self::rollout::settled;
+pub use self::rollout::{Stage, settled, stage};
 use super::ids::{AgentName, NodeId};
 use super::limits;
-use super::model::{Blueprint, BlueprintRecord, Instances, NodeCard, Order, Post, SpecDigest};
+use super::model::{Blueprint, BlueprintRecord, Instances, NodeCard, Order, Post, SpecDigest, Tally};
 pub use super::model::{Plan, Step, StepAction};
 
 /// Everything that a plan depends on.
@@ -40,6 +41,8 @@ pub struct Landscape<'a> {
     pub hosts: &'a BTreeMap<NodeId, Host>,
     /// What runs by the orders that hold: by slot, as its node tells. Of a slot that is missing nothing was heard.
     pub observed: &'a BTreeMap<AgentName, Observed>,
+    /// What became of the messages of instances on trial since the step of their canary began, by slot.
+    pub tallies: &'a BTreeMap<AgentName, Tally>,
 }
 
 /// A node.
@@ -194,7 +197,11 @@ fn fill(
     let blueprint = &record.current.blueprint;
     let per_node = blueprint.instances == Instances::PerNode;
     let held = landscape.orders.get(&slot).and_then(|order| order.post.as_ref());
+    let share = rollout::share(landscape, record);
+    let before = share.and_then(|_| record.before()).map(|before| before.blueprint.digest());
     let Some(post) = held else {
+        // A canary's share grows by updates alone.
+        let digest = before.unwrap_or(digest);
         let why = if per_node { "one on each node" } else { "it is wanted" };
         return match occupancy.choose(landscape, blueprint, &slot, &[]) {
             Ok(node) => {
@@ -212,9 +219,14 @@ fn fill(
     if per_node {
         return end_on_node(blueprint, slot, post, &trouble, occupancy, plan);
     }
-    // While an update is paused, what goes elsewhere goes as what it is.
-    let stays_old = record.paused && record.version_of(post.digest).is_some();
-    let digest = if stays_old { post.digest } else { digest };
+    // While an update is paused, or a canary, what goes elsewhere goes as what it is.
+    let is_known = record.version_of(post.digest).is_some();
+    let digest = match before {
+        Some(_) if is_known => post.digest,
+        Some(before) => before,
+        None if record.paused && is_known => post.digest,
+        None => digest,
+    };
     let mut tried = if post.digest == digest { post.tried.clone() } else { vec![] };
     if matches!(trouble, Trouble::GivenUp(_)) && post.digest == digest {
         tried.push(post.node.clone());

@@ -15,7 +15,9 @@ use super::values;
 use super::yaml::{self, Node, Value};
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
-use crate::core::model::{Domain, Instances, OnCut, Placement, PlacementStrategy, Update};
+use crate::core::model::{
+    Canary, Domain, Instances, OnCut, Placement, PlacementStrategy, Update, UpdateStrategy,
+};
 
 /// A blueprint as its file describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +37,26 @@ pub struct BlueprintManifest {
 const LIST: &str = "blueprints";
 const KEYS: [&str; 4] = ["instances", "placement", "update", "on_cut"];
 const PLACEMENT_KEYS: [&str; 6] = ["strategy", "prefer", "require", "near", "apart_from", "spread_over"];
-const UPDATE_KEYS: [&str; 4] = ["max_parallel", "min_healthy", "deadline", "roll_back"];
+const UPDATE_KEYS: [&str; 9] = [
+    "strategy",
+    "max_parallel",
+    "min_healthy",
+    "deadline",
+    "roll_back",
+    "steps",
+    "hold",
+    "max_error_rate",
+    "min_messages",
+];
+/// Of these those that are about a canary alone.
+const CANARY_KEYS: [&str; 4] = ["steps", "hold", "max_error_rate", "min_messages"];
+const UPDATE_STRATEGIES: [(&str, IsCanary); 2] = [("rolling", IsCanary::No), ("canary", IsCanary::Yes)];
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum IsCanary {
+    No,
+    Yes,
+}
 
 /// The words for each strategy.
 pub const STRATEGIES: [(&str, PlacementStrategy); 4] = [
@@ -240,13 +261,67 @@ fn update(node: &Node) -> Result<Update, String> {
     let max = u64::from(limits::UPDATE_PARALLEL_MAX);
     let parallel = entries.get("max_parallel").map(|node| values::integer(text(node)?, 1, max)).transpose();
     let parallel = parallel.map_err(|why| format!("max_parallel: {why}"))?;
-    Ok(Update {
+    let update = Update {
         max_parallel: parallel.and_then(|n| u16::try_from(n).ok()).unwrap_or(usual.max_parallel),
         min_healthy: span("min_healthy", usual.min_healthy)?,
         deadline: span("deadline", usual.deadline)?,
         roll_back: chosen(entries, "roll_back", &[("true", true), ("false", false)])?
             .unwrap_or(usual.roll_back),
+        strategy: match chosen(entries, "strategy", &UPDATE_STRATEGIES)? {
+            Some(IsCanary::Yes) => UpdateStrategy::Canary(canary(entries, span)?),
+            Some(IsCanary::No) | None => {
+                if let Some(key) = CANARY_KEYS.iter().find(|key| entries.contains_key(**key)) {
+                    return Err(format!("{key} is for `strategy: canary`"));
+                }
+                UpdateStrategy::Rolling
+            }
+        },
+    };
+    // What it is named by here stands before what is wrong.
+    update.check().map_err(|why| why.trim_start_matches("update.").to_owned())?;
+    Ok(update)
+}
+
+fn canary(
+    entries: &BTreeMap<String, Node>,
+    span: impl Fn(&str, Duration) -> Result<Duration, String>,
+) -> Result<Canary, String> {
+    let usual = Canary::default();
+    let percent = |node: &Node| {
+        let word = text(node)?;
+        word.trim_end_matches('%')
+            .parse::<u8>()
+            .map_err(|_| format!("steps: {} is not a percentage, 1 to 100", super::error::quoted(word)))
+    };
+    let steps =
+        entries.get("steps").map(|node| items(node).map_err(|why| format!("steps: {why}"))).transpose()?;
+    let steps = steps.map(|steps| steps.iter().map(percent).collect::<Result<_, _>>()).transpose()?;
+    let rate = entries.get("max_error_rate").map(|node| error_permille(text(node)?)).transpose();
+    let most = u64::from(u32::MAX);
+    let messages = entries.get("min_messages").map(|node| values::integer(text(node)?, 1, most)).transpose();
+    let messages = messages.map_err(|why| format!("min_messages: {why}"))?;
+    Ok(Canary {
+        steps: steps.unwrap_or(usual.steps),
+        hold: span("hold", usual.hold)?,
+        error_permille_max: rate
+            .map_err(|why| format!("max_error_rate: {why}"))?
+            .unwrap_or(usual.error_permille_max),
+        messages_min: messages.and_then(|n| u32::try_from(n).ok()).unwrap_or(usual.messages_min),
     })
+}
+
+/// `5%` or `0.5%`, as so many of a thousand.
+fn error_permille(word: &str) -> Result<u16, String> {
+    let bad = || format!("{} is not a rate: write it as 5% or 0.5%, up to 100%", super::error::quoted(word));
+    let number = word.strip_suffix('%').ok_or_else(bad)?.trim();
+    let (whole, tenth) = number.split_once('.').unwrap_or((number, "0"));
+    let digits = |part: &str| !part.is_empty() && part.len() <= 3 && part.bytes().all(|b| b.is_ascii_digit());
+    if !digits(whole) || !digits(tenth) || tenth.len() > 1 {
+        return Err(bad());
+    }
+    let of = |part: &str| part.parse::<u16>().map_err(|_| bad());
+    let permille = of(whole)? * 10 + of(tenth)?;
+    if permille > 1000 { Err(bad()) } else { Ok(permille) }
 }
 
 #[cfg(test)]
@@ -283,9 +358,47 @@ mod tests {
             min_healthy: Duration::from_secs(5),
             deadline: Duration::from_secs(90),
             roll_back: false,
+            strategy: UpdateStrategy::Rolling,
         };
         assert_eq!(web.update, update);
         assert_eq!(found[1].instances, Instances::PerNode);
+    }
+
+    #[test]
+    fn a_canary_is_read_and_what_is_wrong_with_one_is_told() {
+        let of = |update: &str| read(&format!("name: w\nsource: echo\nupdate: {{{update}}}\n"));
+        let found =
+            of("strategy: canary, steps: [5, 25%, 100], hold: 1m, max_error_rate: 0.5%, min_messages: 7");
+        let canary = Canary {
+            steps: vec![5, 25, 100],
+            hold: Duration::from_secs(60),
+            error_permille_max: 5,
+            messages_min: 7,
+        };
+        assert_eq!(found.expect("good")[0].update.strategy, UpdateStrategy::Canary(canary));
+        let plain = of("strategy: canary").expect("good");
+        assert_eq!(plain[0].update.strategy, UpdateStrategy::Canary(Canary::default()));
+        for (text, wanted) in [
+            ("strategy: blue-green", "update: strategy: \"blue-green\" is not one of"),
+            ("steps: [5]", "update: steps is for `strategy: canary`"),
+            ("strategy: rolling, hold: 30s", "update: hold is for `strategy: canary`"),
+            ("strategy: canary, stops: [5]", "update: \"stops\" is none of strategy, max_parallel"),
+            ("strategy: canary, steps: []", "update: steps has 1 to 20 steps"),
+            ("strategy: canary, steps: [25, 5]", "update: steps grow from one to the next, and 5 follows 25"),
+            (
+                "strategy: canary, steps: [50, 150]",
+                "update: steps are percentages, 1 to 100, and 150 is none",
+            ),
+            ("strategy: canary, steps: [many]", "update: steps: \"many\" is not a percentage"),
+            ("strategy: canary, hold: 1s", "update: hold is 10 s to a day"),
+            ("strategy: canary, max_error_rate: 5", "update: max_error_rate: \"5\" is not a rate"),
+            ("strategy: canary, max_error_rate: 101%", "update: max_error_rate: \"101%\" is not a rate"),
+            ("strategy: canary, max_error_rate: 0.55%", "update: max_error_rate: \"0.55%\" is not a rate"),
+            ("strategy: canary, min_messages: 0", "update: min_messages:"),
+        ] {
+            let errors = of(text).expect_err(text);
+            assert!(errors.contains(wanted), "{text:?}: {errors}");
+        }
     }
 
     #[test]

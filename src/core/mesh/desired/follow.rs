@@ -14,7 +14,7 @@ use crate::core::model::{AgentSpec, AgentState, Mode, OrderEpoch, Post, SpecDige
 #[derive(Debug)]
 pub(super) struct Followed {
     epoch: OrderEpoch,
-    digest: SpecDigest,
+    pub(super) digest: SpecDigest,
 }
 
 impl Mesh {

@@ -5,6 +5,7 @@
 //!
 //! - `clients` takes in what clients want of them, on any node that is among a majority;
 //! - `orders` gives orders, on the node that holds the lease and on no other: it plans, checks and executes, again and again;
+//! - `trials` lets a canary go on from step to step, on the same node, and counts messages for it, on each node;
 //! - `follow` does what is ordered, on each node, whoever gave the order.
 //!
 //! # Which order holds
@@ -23,6 +24,7 @@
 mod clients;
 mod follow;
 mod orders;
+mod trials;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -37,6 +39,7 @@ use crate::core::wire::{DesiredRequest, Planned, decode_value};
 
 use self::follow::Followed;
 use self::orders::Leading;
+use self::trials::Counting;
 
 /// What should run, decoded, and what is under way because of it.
 #[derive(Debug, Default)]
@@ -61,6 +64,7 @@ pub(super) struct Desired {
     /// And one for then, which is not soon.
     armed_late: Option<Instant>,
     moving: Moving,
+    counting: Counting,
     /// Clients that wait until their changes are stored, by a number.
     applying: BTreeMap<u64, Applying>,
     /// Changes that wait for those: each is made of what the one before has left.
@@ -140,13 +144,44 @@ impl Mesh {
                 let versions = std::iter::once(&record.current).chain(&record.former);
                 let digests = versions.map(|version| version.blueprint.digest()).collect();
                 self.desired.digests.insert(name.clone(), digests);
-                self.desired.blueprints.insert(name, record);
+                let of = &mut self.desired.counting.of;
+                let _ = if record.counts_messages() { of.insert(name.clone()) } else { of.remove(&name) };
+                let before = self.desired.blueprints.insert(name.clone(), record);
+                self.tell_rollout(&name, before.as_ref());
             }
             Some(_) | None => {
                 self.desired.blueprints.remove(&name);
                 self.desired.digests.remove(&name);
+                self.desired.counting.of.remove(&name);
             }
         }
+    }
+
+    /// Tells those who watch of a new version, and of each step that it takes.
+    fn tell_rollout(&mut self, name: &AgentName, before: Option<&BlueprintRecord>) {
+        let Some(record) = self.desired.blueprints.get(name).filter(|_| self.shared.mode() == Mode::Healthy)
+        else {
+            return;
+        };
+        let Version { number, why, settled, .. } = &record.current;
+        let is_new = before.is_none_or(|before| before.current.number != *number);
+        let passed = |record: &BlueprintRecord| record.current.steps_passed;
+        let goes_on = before.is_none_or(|before| passed(before) != passed(record));
+        let step = record.canary().map(|(canary, passed)| {
+            format!("canary step {} of {}, {} %", passed + 1, canary.steps.len(), canary.steps[passed])
+        });
+        let what = match (is_new, step) {
+            (true, Some(step)) => format!("{why}: {step}"),
+            (true, None) => why.clone(),
+            (false, Some(step)) if goes_on => step,
+            (false, None) if goes_on => "canary passed".to_owned(),
+            (false, _) if *settled && before.is_some_and(|before| !before.current.settled) => {
+                "all instances are steady".to_owned()
+            }
+            (false, _) => return,
+        };
+        let version = *number;
+        self.event(Event::Rollout { blueprint: name.clone(), version, what });
     }
 
     fn note_order(&mut self, key: &str, slot: AgentName) {
@@ -236,6 +271,7 @@ impl Mesh {
             self.follow();
         }
         self.lead();
+        self.count_messages();
         if self.desired.moving.slots.is_empty()
             && let Some(since) = self.desired.moving.since.take()
         {

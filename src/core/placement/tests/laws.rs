@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::test_runner::Config;
 
 use super::*;
-use crate::core::model::{Domain, PlacementStrategy};
+use crate::core::model::{Canary, Domain, PlacementStrategy, UpdateStrategy};
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 const NODES: usize = 7;
@@ -55,10 +55,13 @@ fn any_placement() -> impl Strategy<Value = Placement> {
 
 fn any_blueprint(name: &'static str) -> impl Strategy<Value = Blueprint> {
     let instances = prop_oneof![3 => (0..SLOTS).prop_map(Instances::Count), 1 => Just(Instances::PerNode)];
-    (instances, any_placement(), 0..3usize, 1..4u16, any::<bool>()).prop_map(
-        move |(instances, mut placement, made_of, max_parallel, roll_back)| {
+    let steps = prop::option::weighted(0.4, prop::sample::subsequence(vec![1, 20, 40, 50, 90, 100], 1..5));
+    (instances, any_placement(), 0..3usize, 1..4u16, any::<bool>(), steps).prop_map(
+        move |(instances, mut placement, made_of, max_parallel, roll_back, steps)| {
             placement.near.remove(&agent(name));
-            let update = Update { max_parallel, roll_back, ..Update::default() };
+            let canary = |steps| UpdateStrategy::Canary(Canary { steps, ..Canary::default() });
+            let strategy = steps.map_or(UpdateStrategy::Rolling, canary);
+            let update = Update { max_parallel, roll_back, strategy, ..Update::default() };
             Blueprint { placement, update, ..blueprint(name, instances) }.made_of(&made_of.to_string())
         },
     )
@@ -174,6 +177,27 @@ fn holds_of(world: &World, plan: &Plan) {
         let has_begun = world.observed.get(&step.slot) == Some(&Observed::Steady);
         let waits_for = if has_begun { Some(&held.node) } else { post.relieves.as_ref() };
         assert!(post.node == held.node || post.relieves.as_ref() == waits_for, "it serves until then");
+    }
+    keeps_shares(world, plan);
+}
+
+/// No plan brings a canary to more instances than its share, whatever else it moves or creates.
+fn keeps_shares(world: &World, plan: &Plan) {
+    for (name, record) in &world.blueprints {
+        let Some((canary, passed)) = record.canary() else {
+            continue;
+        };
+        let digest = record.current.blueprint.digest();
+        let mut of_it: BTreeMap<_, _> =
+            orders_of(world.landscape(), name).map(|(slot, post)| (slot, post.digest == digest)).collect();
+        let before = of_it.values().filter(|is_of_it| **is_of_it).count();
+        for step in plan.steps.iter().filter(|step| step.slot.base() == *name) {
+            of_it.insert(&step.slot, step.post.as_ref().is_some_and(|post| post.digest == digest));
+        }
+        let after = of_it.values().filter(|is_of_it| **is_of_it).count();
+        let wanted = wanted_slots(world.landscape(), &record.current.blueprint).len();
+        let share = (wanted * usize::from(canary.steps[passed])).div_ceil(100).max(1);
+        assert!(after <= before.max(share), "{name}: {after} of {wanted} at {canary:?}: {plan:#?}");
     }
 }
 
@@ -356,7 +380,7 @@ impl Life {
             self.nodes_tell();
             let plan = self.world.plan();
             holds_of(&self.world, &plan);
-            if plan.is_empty() {
+            if plan.is_empty() && !self.world.holds_pass() {
                 return holds_at_rest(&self.world);
             }
             self.world.give(&plan);
