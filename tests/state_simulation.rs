@@ -16,6 +16,8 @@ mod desired;
 mod disks;
 #[path = "state_simulation/large.rs"]
 mod large;
+#[path = "state_simulation/leaving.rs"]
+mod leaving;
 #[path = "state_simulation/letters.rs"]
 mod letters;
 #[path = "state_simulation/loads.rs"]

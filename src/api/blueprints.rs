@@ -130,6 +130,7 @@ async fn ask(api: &Api, request: DesiredRequest) -> Result<DesiredAnswer, Proble
     match api.node.request(own.clone(), RequestBody::Desired(request)).await? {
         ResponseBody::Desired(answer) => Ok(answer),
         ResponseBody::Done
+        | ResponseBody::Left { .. }
         | ResponseBody::AgentInfo { .. }
         | ResponseBody::Lines { .. }
         | ResponseBody::Facts(_)

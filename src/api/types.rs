@@ -331,6 +331,16 @@ fn drain_default() -> u64 {
 pub struct NodeLeft {
     /// The node that left.
     pub node: NodeId,
+    /// Instances of blueprints that ended with it although they did not run elsewhere yet: the first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_behind: Vec<AgentName>,
+    /// How many of them there are.
+    #[serde(default, skip_serializing_if = "is_none_of_them")]
+    pub left_behind_total: u32,
+}
+
+fn is_none_of_them(count: &u32) -> bool {
+    *count == 0
 }
 
 /// `/health/live` and `/health/ready`.

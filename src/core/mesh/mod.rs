@@ -580,7 +580,8 @@ impl Mesh {
     fn become_stopped(&mut self) {
         let before = std::mem::replace(&mut self.phase, Phase::Stopped);
         if let Phase::Stopping { asked_by, .. } = before {
-            asked_by.into_iter().for_each(|requester| self.answer_done(requester));
+            let left = self.left();
+            asked_by.into_iter().for_each(|requester| self.answer(requester, Ok(left.clone())));
         }
         self.output(Output::Stopped);
     }

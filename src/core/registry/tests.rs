@@ -140,6 +140,17 @@ fn what_instances_on_trial_did_is_told_taken_back_and_refused_beyond_its_bound()
 }
 
 #[test]
+fn that_a_node_leaves_is_told_once_and_taken_back() {
+    let (mut a, mut b) = (Registry::new(node("a"), 1), Registry::new(node("b"), 1));
+    let told = a.publish_leaving(true).expect("it is new");
+    assert!(matches!(b.apply(&told).expect("decodes"), Applied::Changed { leaves: true, .. }));
+    assert!(b.owner(&node("a")).expect("known").leaves);
+    assert_eq!(a.publish_leaving(true), None);
+    b.apply(&a.publish_leaving(false).expect("a change")).expect("decodes");
+    assert!(!b.owner(&node("a")).expect("known").leaves);
+}
+
+#[test]
 fn a_delta_that_skips_something_is_a_gap_and_changes_nothing() {
     let (mut a, mut b) = (Registry::new(node("a"), 1), Registry::new(node("b"), 1));
     let first = a.publish_agent(&agent("x"), Some(&record(AgentState::Running))).expect("new");

@@ -30,12 +30,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{Mesh, Requester};
 use crate::core::ids::{AgentName, NodeId};
+use crate::core::limits;
 use crate::core::model::{
     AgentState, BLUEPRINTS_PREFIX, BlueprintRecord, DRAINED_PREFIX, Event, Mode, ORDERS_PREFIX, OnCut, Order,
     OrderEpoch, Post, Sibling, SpecDigest, Version, slot_of_key,
 };
 use crate::core::time::Instant;
-use crate::core::wire::{DesiredRequest, Planned, decode_value};
+use crate::core::wire::{DesiredRequest, Planned, ResponseBody, decode_value};
 
 use self::follow::Followed;
 use self::orders::Leading;
@@ -65,6 +66,8 @@ pub(super) struct Desired {
     armed_late: Option<Instant>,
     moving: Moving,
     counting: Counting,
+    /// Instances that end with this node, which leaves, although they run nowhere else.
+    left_behind: Vec<AgentName>,
     /// Clients that wait until their changes are stored, by a number.
     applying: BTreeMap<u64, Applying>,
     /// Changes that wait for those: each is made of what the one before has left.
@@ -252,6 +255,42 @@ impl Mesh {
         if runs.is_some() && self.desired.moving.slots.get(agent) == runs.as_ref() {
             self.desired.moving.slots.remove(agent);
         }
+    }
+
+    /// What this node runs by order, or is to.
+    pub(super) fn ordered_here(&self) -> Vec<AgentName> {
+        let runs = self.desired.followed.keys();
+        let all: BTreeSet<_> = self.desired.mine.iter().chain(runs).cloned().collect();
+        all.into_iter().collect()
+    }
+
+    /// This node leaves, and these instances end with it.
+    pub(super) fn desired_left_behind(&mut self, slots: Vec<AgentName>) {
+        self.desired.left_behind = slots;
+    }
+
+    /// What there is to say when this node has left.
+    pub(super) fn left(&self) -> ResponseBody {
+        match self.desired.left_behind.len() {
+            0 => ResponseBody::Done,
+            count => ResponseBody::Left {
+                left_behind: self
+                    .desired
+                    .left_behind
+                    .iter()
+                    .take(limits::REASONS_TOLD_MAX)
+                    .cloned()
+                    .collect(),
+                left_behind_total: u32::try_from(count).unwrap_or(u32::MAX),
+            },
+        }
+    }
+
+    /// Says, or takes back, that this node leaves for good: whoever gives the orders moves what it has.
+    pub(super) fn tell_leaving(&mut self, leaves: bool) {
+        let delta = self.registry.publish_leaving(leaves);
+        self.spread(delta);
+        self.note_landscape();
     }
 
     /// Whether there is a blueprint of that name.

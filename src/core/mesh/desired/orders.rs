@@ -362,7 +362,8 @@ impl Mesh {
         }
         let card = if *node == self.own { &self.card } else { self.links.card(&key)? };
         let is_there = self.status_of(&key).is_some_and(MemberStatus::is_reachable);
-        let goes = self.desired.drained.contains(node) || self.is_going(&key);
+        let says_so = self.registry.owner(node).is_some_and(|owner| owner.leaves);
+        let goes = self.desired.drained.contains(node) || self.is_going(&key) || says_so;
         let state = match (is_there, goes) {
             (false, _) => HostState::Lost,
             (true, true) => HostState::Draining,

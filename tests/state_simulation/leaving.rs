@@ -1,0 +1,101 @@
+//! Who leaves hands over what it runs by order first: each instance runs elsewhere before it ends here.
+
+use shoal::core::model::{Blueprint, Instances, Placement};
+use shoal::core::wire::DesiredRequest;
+
+use super::desired::*;
+use super::*;
+
+/// Tells a machine's node to leave, from another one. The number under which that is answered.
+fn tell_to_leave(world: &mut World, machine: usize, drain_ms: u64) -> (usize, RequestId) {
+    let (node, asked) = (world.node(machine).clone(), (machine + 1) % world.len());
+    (asked, world.request(asked, &node, RequestBody::Leave { drain_ms, force: false }))
+}
+
+fn answered(world: &World, asked: (usize, RequestId)) -> Option<Result<ResponseBody, String>> {
+    let (_, answer) = world.report().replies.get(&asked)?;
+    Some(answer.clone().map_err(|refusal| refusal.to_string()))
+}
+
+#[test]
+fn what_a_node_has_runs_elsewhere_before_it_leaves_whether_it_gives_the_orders_or_not() {
+    for (seed, of_holder) in [(61, true), (62, false)] {
+        let mut world = healthy_mesh(4, seed);
+        apply(&mut world, 0, blueprint("web", Instances::Count(8), "first"));
+        until_runs(&mut world, "web", 8, "first", seconds(2));
+        world.run_for(seconds(3));
+        let holds = holder(&mut world);
+        let leaver = if of_holder { holds } else { (holds + 1) % 4 };
+        assert!(world.agents(leaver).count() > 0);
+        let asked = tell_to_leave(&mut world, leaver, 30_000);
+        let begun = world.now();
+        while answered(&world, asked).is_none() {
+            world.run_for(Duration::from_millis(5));
+            let all = running(&world, "web");
+            assert_eq!(all.len(), 8, "each runs somewhere at any time: {all:?}");
+            assert!(world.now().since(begun) < seconds(20), "{all:?}");
+        }
+        assert_eq!(answered(&world, asked), Some(Ok(ResponseBody::Done)));
+        until_runs(&mut world, "web", 8, "first", seconds(5));
+        assert_eq!(world.broken(), [] as [String; 0]);
+    }
+}
+
+#[test]
+fn a_node_whose_instances_can_go_nowhere_leaves_when_the_time_is_over_and_says_so() {
+    let mut world = healthy_mesh(4, 63);
+    let leaver = (holder(&mut world) + 1) % 4;
+    let require = [("node".to_owned(), world.node(leaver).to_string())].into();
+    let placement = Placement { require, ..Placement::default() };
+    apply(&mut world, 0, Blueprint { placement, ..blueprint("web", Instances::Count(2), "first") });
+    until_runs(&mut world, "web", 2, "first", seconds(2));
+    let asked = tell_to_leave(&mut world, leaver, 8_000);
+    world.run_for(seconds(7));
+    assert_eq!(answered(&world, asked), None);
+    assert_eq!(world.agents(leaver).count(), 2, "they run until the time is over");
+    world.run_for(seconds(20));
+    let left_behind = vec![name("web#0"), name("web#1")];
+    let told = ResponseBody::Left { left_behind, left_behind_total: 2 };
+    assert_eq!(answered(&world, asked), Some(Ok(told)));
+}
+
+#[test]
+fn one_that_leaves_is_given_nothing_meanwhile_and_ends_what_each_node_has() {
+    let mut world = healthy_mesh(4, 64);
+    let leaver = (holder(&mut world) + 2) % 4;
+    apply(&mut world, 0, blueprint("log", Instances::PerNode, "first"));
+    let require = [("node".to_owned(), world.node(leaver).to_string())].into();
+    let placement = Placement { require, ..Placement::default() };
+    apply(&mut world, 0, Blueprint { placement, ..blueprint("web", Instances::Count(1), "first") });
+    until_runs(&mut world, "log", 4, "first", seconds(2));
+    let asked = tell_to_leave(&mut world, leaver, 10_000);
+    world.run_for(seconds(3));
+    let scaled = DesiredRequest::Scale { name: name("web"), instances: Instances::Count(3) };
+    planned(desired(&mut world, (leaver + 1) % 4, scaled));
+    world.run_for(seconds(3));
+    let here: Vec<_> = world.agents(leaver).map(|(agent, _)| agent.to_string()).collect();
+    assert_eq!(here, ["web#0"], "log has ended here, and nothing began");
+    world.run_for(seconds(20));
+    assert!(answered(&world, asked).is_some());
+    until_runs(&mut world, "log", 3, "first", seconds(2));
+}
+
+#[test]
+fn one_that_stays_after_all_takes_instances_again() {
+    let mut world = healthy_mesh(2, 65);
+    apply(&mut world, 0, blueprint("web", Instances::Count(4), "first"));
+    until_runs(&mut world, "web", 4, "first", seconds(2));
+    world.run_for(seconds(3));
+    let leaver = (holder(&mut world) + 1) % 2;
+    let asked = tell_to_leave(&mut world, leaver, 30_000);
+    world.run_until(world.now() + seconds(3), |world| world.agents(leaver).count() == 0);
+    // What the others have to confirm does not reach it: it stays.
+    isolate(&mut world, leaver);
+    world.run_for(seconds(60));
+    world.apply(&Fault::Heal);
+    world.run_for(seconds(20));
+    drop(asked);
+    scale(&mut world, 1 - leaver, "web", 8);
+    until_runs(&mut world, "web", 8, "first", seconds(5));
+    assert!(world.agents(leaver).count() > 0, "{:?}", running(&world, "web"));
+}
