@@ -499,9 +499,8 @@ impl World {
         }
     }
 
-    /// The runtime: native agents run; a process agent named `fails` does not start, one named `ends`
-    /// ends after a second, the health checks of one named `hangs` all fail, every other runs. Of one named `errs` half
-    /// of the messages fail.
+    /// The runtime: native agents run; a process agent named `fails` does not start, one named `stalls@1` never begins on machine
+    /// 1, one named `ends` ends after a second, the health checks of one named `hangs` all fail, every other runs.
     fn start_agent(&mut self, machine: usize, spec: AgentSpec, run: u64) {
         let agent = spec.name.clone();
         let command = match &spec.source {
@@ -509,6 +508,7 @@ impl World {
             AgentSource::Process { command, .. } => command.as_str(),
         };
         let (fails, ends) = (command == "fails", command == "ends");
+        let stalls = command.strip_prefix("stalls@") == Some(&machine.to_string());
         let checks = spec.care.health.clone().filter(|_| command == "hangs");
         if let Some(process) = &mut self.machines[machine].process {
             process.agents.insert(agent.clone(), (run, spec));
@@ -516,7 +516,9 @@ impl World {
         let takes = Duration::from_millis(20).mul_f64(self.rng.random());
         let ended = || AgentReport::Ended { reason: "exit status 1".to_owned() };
         let first = if fails { ended() } else { AgentReport::Running };
-        self.input_after(takes, machine, Input::Agent { agent: agent.clone(), run, report: first });
+        if !stalls {
+            self.input_after(takes, machine, Input::Agent { agent: agent.clone(), run, report: first });
+        }
         if let Some(check) = checks {
             for n in 1..=check.failures {
                 let found = Checkup::Timeout { after_ms: check.timeout_ms };

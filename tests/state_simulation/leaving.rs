@@ -1,6 +1,6 @@
 //! Who leaves hands over what it runs by order first: each instance runs elsewhere before it ends here.
 
-use shoal::core::model::{Blueprint, Instances, Placement};
+use shoal::core::model::{Blueprint, Instances, Placement, Update};
 use shoal::core::wire::DesiredRequest;
 
 use super::desired::*;
@@ -98,4 +98,49 @@ fn one_that_stays_after_all_takes_instances_again() {
     scale(&mut world, 1 - leaver, "web", 8);
     until_runs(&mut world, "web", 8, "first", seconds(5));
     assert!(world.agents(leaver).count() > 0, "{:?}", running(&world, "web"));
+}
+
+#[test]
+fn a_node_that_comes_is_given_its_part_by_blueprints_that_want_it_some_at_a_time() {
+    let mut world = healthy_mesh(3, 66);
+    let placement = Placement { rebalance: 1, ..Placement::default() };
+    apply(&mut world, 0, Blueprint { placement, ..blueprint("web", Instances::Count(6), "first") });
+    apply(&mut world, 0, blueprint("plain", Instances::Count(6), "first"));
+    until_runs(&mut world, "web", 6, "first", seconds(2));
+    until_runs(&mut world, "plain", 6, "first", seconds(2));
+    let machine = (holder(&mut world) + 1) % 3;
+    world.crash(machine);
+    world.run_for(seconds(15));
+    assert!(runs_once(&world, "web", 6, "first") && runs_once(&world, "plain", 6, "first"));
+    let before = running(&world, "plain");
+    world.start(machine);
+    let begun = world.now();
+    while world.agents(machine).count() < 4 {
+        world.run_for(Duration::from_millis(20));
+        let all = running(&world, "web");
+        let moving = all.values().filter(|on| on.len() > 1).count();
+        assert!(all.len() == 6 && moving <= 1, "one at a time, and each runs: {all:?}");
+        assert!(world.now().since(begun) < seconds(30), "{all:?}");
+    }
+    world.run_for(seconds(10));
+    assert!(runs_once(&world, "web", 6, "first"));
+    assert_eq!(world.agents(machine).count(), 4);
+    assert_eq!(running(&world, "plain"), before, "the other blueprint stays where it is");
+}
+
+#[test]
+fn an_order_that_is_not_followed_by_its_deadline_goes_to_another_node_with_the_reason() {
+    let mut world = healthy_mesh(3, 67);
+    let update = Update { deadline: seconds(10), ..Update::default() };
+    apply(&mut world, 0, Blueprint { update, ..blueprint("web", Instances::Count(6), "stalls@1") });
+    world.run_for(seconds(5));
+    let stands_still: Vec<_> = world.agents(1).map(|(agent, _)| agent.clone()).collect();
+    assert_eq!((stands_still.len(), stands(&mut world, 0, "web").running), (2, 4));
+    world.run_for(seconds(9));
+    let told = detail(&mut world, 2, "web");
+    assert_eq!((told.status.running, world.agents(1).count()), (6, 0));
+    for slot in told.slots.iter().filter(|slot| stands_still.contains(&slot.slot)) {
+        assert_eq!(slot.why, "its node has not begun it in time");
+    }
+    assert_eq!(world.broken(), [] as [String; 0]);
 }

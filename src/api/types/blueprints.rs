@@ -72,6 +72,8 @@ pub struct Placement {
     pub apart_from: BTreeSet<AgentName>,
     /// `zone` or `region`: as evenly as can be over these.
     pub spread_over: Option<Domain>,
+    /// So many instances at a time go by themselves to nodes that have fewer agents.
+    pub rebalance: u16,
 }
 
 /// How another version takes the place of one that runs.
@@ -188,15 +190,16 @@ impl From<model::Instances> for Instances {
 
 impl From<Placement> for model::Placement {
     fn from(placement: Placement) -> Self {
-        let Placement { strategy, prefer, require, near, apart_from, spread_over } = placement;
-        Self { strategy, prefer, require, near, apart_from, spread_over }
+        let Placement { strategy, prefer, require, near, apart_from, spread_over, rebalance } = placement;
+        Self { strategy, prefer, require, near, apart_from, spread_over, rebalance }
     }
 }
 
 impl From<model::Placement> for Placement {
     fn from(placement: model::Placement) -> Self {
-        let model::Placement { strategy, prefer, require, near, apart_from, spread_over } = placement;
-        Self { strategy, prefer, require, near, apart_from, spread_over }
+        let model::Placement { strategy, prefer, require, near, apart_from, spread_over, rebalance } =
+            placement;
+        Self { strategy, prefer, require, near, apart_from, spread_over, rebalance }
     }
 }
 

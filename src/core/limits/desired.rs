@@ -43,3 +43,5 @@ pub const TALLY_INTERVAL: Duration = Duration::from_secs(5);
 pub const CANARY_HOLD_MIN: Duration = Duration::from_secs(10);
 /// Instances on trial of which a node tells what became of their messages. More: of the first ones by name.
 pub const TALLIES_MAX: usize = 1_000;
+/// Instances of one blueprint that move at once by themselves to nodes that have fewer. More: the blueprint is refused.
+pub const REBALANCE_MOVES_MAX: u16 = 512;

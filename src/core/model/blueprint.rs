@@ -90,6 +90,13 @@ pub struct Placement {
     /// As evenly as can be over these, before the strategy decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spread_over: Option<Domain>,
+    /// So many instances at a time go by themselves to nodes that have fewer agents, such as one that has joined; 0: none.
+    #[serde(default, skip_serializing_if = "is_no_move")]
+    pub rebalance: u16,
+}
+
+fn is_no_move(moves: &u16) -> bool {
+    *moves == 0
 }
 
 /// What an instance does while its node is among a minority.
@@ -198,6 +205,17 @@ impl Blueprint {
                 "placement.{rule} has too many entries: at most {}",
                 limits::PLACEMENT_RULES_MAX
             ));
+        }
+        if self.placement.rebalance > limits::REBALANCE_MOVES_MAX {
+            return Err(format!("placement.rebalance is 0 to {}", limits::REBALANCE_MOVES_MAX));
+        }
+        if self.placement.rebalance > 0 && self.instances == Instances::PerNode {
+            return Err("placement.rebalance is not for one on each node: there is nowhere else".to_owned());
+        }
+        if self.placement.rebalance > 0 && self.placement.strategy == PlacementStrategy::Binpack {
+            return Err(
+                "placement.rebalance is not for binpack, which fills one node after the other".to_owned()
+            );
         }
         if let Some(both) = near.intersection(apart_from).next() {
             return Err(format!("it is to be near {both} and apart from it"));

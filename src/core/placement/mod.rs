@@ -10,6 +10,7 @@
 //! - An instance whose node starts it again is not replaced, until that has given up on it.
 //! - Another version comes to as many instances at once as the blueprint says, and to the next when these are steady. A canary
 //!   comes to no more than its share, whatever else moves or begins meanwhile.
+//! - Instances of a blueprint that wants it go to emptier nodes when nothing else is to be done with them, some at a time.
 //! - What has no node stays unplaced, with the reason of each node.
 
 mod check;
@@ -113,6 +114,11 @@ pub fn plan(landscape: Landscape<'_>) -> Plan {
             fill(landscape, record, digest, slot, &mut occupancy, &mut plan);
         }
         rollout::advance(landscape, record, &mut occupancy, &mut plan);
+    }
+    for (name, record) in landscape.blueprints {
+        if !plan.roll_back.contains_key(name) {
+            rebalance::even_out(landscape, record, &mut occupancy, &mut plan);
+        }
     }
     plan
 }

@@ -36,7 +36,8 @@ pub struct BlueprintManifest {
 
 const LIST: &str = "blueprints";
 const KEYS: [&str; 4] = ["instances", "placement", "update", "on_cut"];
-const PLACEMENT_KEYS: [&str; 6] = ["strategy", "prefer", "require", "near", "apart_from", "spread_over"];
+const PLACEMENT_KEYS: [&str; 7] =
+    ["strategy", "prefer", "require", "near", "apart_from", "spread_over", "rebalance"];
 const UPDATE_KEYS: [&str; 9] = [
     "strategy",
     "max_parallel",
@@ -223,6 +224,9 @@ fn placement(node: &Node) -> Result<Placement, String> {
         entries.get(key).map_or(Ok(&[][..]), items)?.iter().map(parsed).collect()
     };
     let prefer = entries.get("prefer").map_or(Ok(&[][..]), items)?.iter().map(parsed::<NodeId>);
+    let most = u64::from(limits::REBALANCE_MOVES_MAX);
+    let rebalance = entries.get("rebalance").map(|node| values::integer(text(node)?, 0, most)).transpose();
+    let rebalance = rebalance.map_err(|why| format!("rebalance: {why}"))?;
     Ok(Placement {
         strategy: chosen(entries, "strategy", &STRATEGIES)?.unwrap_or_default(),
         prefer: prefer.collect::<Result<_, _>>()?,
@@ -230,6 +234,7 @@ fn placement(node: &Node) -> Result<Placement, String> {
         near: names("near")?,
         apart_from: names("apart_from")?,
         spread_over: chosen(entries, "spread_over", &DOMAINS)?,
+        rebalance: rebalance.and_then(|moves| u16::try_from(moves).ok()).unwrap_or(0),
     })
 }
 
@@ -337,7 +342,7 @@ mod tests {
     fn every_key_is_read() {
         let text = "blueprints:\n- name: web\n  source: ./web.py\n  kind: http\n  instances: 5\n  on_cut: stop\n  \
                     placement:\n    strategy: spread\n    prefer: [node-1]\n    require: {gpu: a100, zone: b}\n    \
-                    near: [db]\n    apart_from: [web]\n    spread_over: zone\n  update:\n    max_parallel: 2\n    \
+                    near: [db]\n    apart_from: [web]\n    spread_over: zone\n    rebalance: 2\n  update:\n    max_parallel: 2\n    \
                     min_healthy: 5s\n    deadline: 90s\n    roll_back: false\n- name: log\n  source: echo\n  \
                     instances: per-node\n";
         let found = read(text).expect("good");
@@ -352,6 +357,7 @@ mod tests {
             (PlacementStrategy::Spread, Some(Domain::Zone))
         );
         assert_eq!(placement.require.get("gpu").map(String::as_str), Some("a100"));
+        assert_eq!(placement.rebalance, 2);
         assert_eq!((placement.prefer.len(), placement.near.len(), placement.apart_from.len()), (1, 1, 1));
         let update = Update {
             max_parallel: 2,
@@ -433,6 +439,8 @@ mod tests {
                 "name: w\nsource: echo\nplacement: {strategy: x}\n",
                 "mesh.yaml:3: placement: strategy: \"x\" is not one of",
             ),
+            ("name: w\nsource: echo\nplacement: {rebalance: -1}\n", "mesh.yaml:3: placement: rebalance:"),
+            ("name: w\nsource: echo\nplacement: {rebalance: 513}\n", "mesh.yaml:3: placement: rebalance:"),
             ("name: w\nsource: echo\nupdate: {deadline: soon}\n", "mesh.yaml:3: update: deadline:"),
             ("name: w\nsource: echo\nupdate: {max_parallel: 0}\n", "mesh.yaml:3: update: max_parallel:"),
             (

@@ -48,7 +48,8 @@ fn any_placement() -> impl Strategy<Value = Placement> {
             let zones = (zone < 3).then(|| ("zone".to_owned(), format!("z{zone}")));
             let prefer = prefer.into_iter().map(node_of).collect();
             let require = zones.into_iter().collect();
-            Placement { strategy, prefer, require, near: ruled(1), apart_from: ruled(2), spread_over }
+            let (near, apart_from) = (ruled(1), ruled(2));
+            Placement { strategy, prefer, require, near, apart_from, spread_over, rebalance: 0 }
         },
     )
 }
@@ -56,9 +57,13 @@ fn any_placement() -> impl Strategy<Value = Placement> {
 fn any_blueprint(name: &'static str) -> impl Strategy<Value = Blueprint> {
     let instances = prop_oneof![3 => (0..SLOTS).prop_map(Instances::Count), 1 => Just(Instances::PerNode)];
     let steps = prop::option::weighted(0.4, prop::sample::subsequence(vec![1, 20, 40, 50, 90, 100], 1..5));
-    (instances, any_placement(), 0..3usize, 1..4u16, any::<bool>(), steps).prop_map(
-        move |(instances, mut placement, made_of, max_parallel, roll_back, steps)| {
+    let rest = (0..3usize, 1..4u16, any::<bool>(), prop_oneof![3 => Just(0u16), 1 => 1..4u16]);
+    (instances, any_placement(), rest, steps).prop_map(
+        move |(instances, mut placement, (made_of, max_parallel, roll_back, rebalance), steps)| {
             placement.near.remove(&agent(name));
+            let may_move =
+                instances != Instances::PerNode && placement.strategy != PlacementStrategy::Binpack;
+            placement.rebalance = if may_move { rebalance } else { 0 };
             let canary = |steps| UpdateStrategy::Canary(Canary { steps, ..Canary::default() });
             let strategy = steps.map_or(UpdateStrategy::Rolling, canary);
             let update = Update { max_parallel, roll_back, strategy, ..Update::default() };
@@ -171,6 +176,13 @@ fn holds_of(world: &World, plan: &Plan) {
             continue;
         };
         let post = step.post.as_ref().unwrap_or_else(|| panic!("{} need not end", step.slot));
+        if step.why == rebalance::EQUALLY_FULL {
+            assert_eq!((step.action, post.relieves.as_ref()), (StepAction::Move, Some(&held.node)));
+            let of_it = |other: &&Step| other.slot.base() == step.slot.base();
+            let moves = u16::try_from(plan.steps.iter().filter(of_it).count()).expect("a few");
+            assert!(moves <= record.current.blueprint.placement.rebalance, "{moves} at once");
+            continue;
+        }
         let digest = record.current.blueprint.digest();
         assert!(step.action == StepAction::Update && held.digest != digest, "{} need not move", step.slot);
         assert!(!record.paused && post.digest == digest);
