@@ -40,8 +40,9 @@ pub use agent::{
     AgentRecord, AgentSource, AgentSpec, AgentState, AgentView, MEASURED_AGENT, ProcessProtocol,
 };
 pub use blueprint::{
-    BLUEPRINTS_PREFIX, Blueprint, BlueprintRecord, DRAINED_PREFIX, Domain, Instances, ORDERS_PREFIX, OnCut,
-    Order, OrderEpoch, Placement, PlacementStrategy, Post, SpecDigest, Version, order_key, slot_of_key,
+    BLUEPRINTS_PREFIX, Blueprint, BlueprintRecord, CAPACITY_LABEL, DRAINED_PREFIX, Domain, Instances,
+    ORDERS_PREFIX, OnCut, Order, OrderEpoch, Placement, PlacementStrategy, Post, SpecDigest, Version, Weight,
+    capacity, order_key, slot_of_key,
 };
 pub use breaker::{Breaker, BreakerState, Circuit, Passage, Shown, Turn};
 pub use care::{Care, Checkup, Health, HealthCheck, Probe, Restart};

@@ -3,7 +3,7 @@
 use shoal::core::model::{Blueprint, Canary, Instances, Update, UpdateStrategy};
 use shoal::core::wire::{CanaryStatus, DesiredAnswer, DesiredRequest, RolloutStatus};
 
-use super::desired::*;
+use super::desired::{holder, *};
 use super::*;
 
 const HOLD: Duration = Duration::from_secs(20);

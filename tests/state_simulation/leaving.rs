@@ -3,7 +3,7 @@
 use shoal::core::model::{Blueprint, Instances, Placement, Update};
 use shoal::core::wire::DesiredRequest;
 
-use super::desired::*;
+use super::desired::{holder, *};
 use super::*;
 
 /// Tells a machine's node to leave, from another one. The number under which that is answered.
@@ -87,14 +87,13 @@ fn one_that_stays_after_all_takes_instances_again() {
     until_runs(&mut world, "web", 4, "first", seconds(2));
     world.run_for(seconds(3));
     let leaver = (holder(&mut world) + 1) % 2;
-    let asked = tell_to_leave(&mut world, leaver, 30_000);
+    tell_to_leave(&mut world, leaver, 30_000);
     world.run_until(world.now() + seconds(3), |world| world.agents(leaver).count() == 0);
     // What the others have to confirm does not reach it: it stays.
     isolate(&mut world, leaver);
     world.run_for(seconds(60));
     world.apply(&Fault::Heal);
     world.run_for(seconds(20));
-    drop(asked);
     scale(&mut world, 1 - leaver, "web", 8);
     until_runs(&mut world, "web", 8, "first", seconds(5));
     assert!(world.agents(leaver).count() > 0, "{:?}", running(&world, "web"));

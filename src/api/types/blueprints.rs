@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Deploy;
 use crate::core::ids::{AgentName, NodeId};
-use crate::core::model::{self, Domain, OnCut, PlacementStrategy, UpdateStrategy};
+use crate::core::model::{self, Domain, OnCut, PlacementStrategy, UpdateStrategy, Weight};
 use crate::core::wire;
 
 /// How many instances: a number, or `"per-node"`.
@@ -74,6 +74,10 @@ pub struct Placement {
     pub spread_over: Option<Domain>,
     /// So many instances at a time go by themselves to nodes that have fewer agents.
     pub rebalance: u16,
+    /// Where there is no room, instances of blueprints with a lower one give way.
+    pub priority: i16,
+    /// How much of a node's label `capacity` an instance takes; 1 at least.
+    pub weight: Weight,
 }
 
 /// How another version takes the place of one that runs.
@@ -190,16 +194,17 @@ impl From<model::Instances> for Instances {
 
 impl From<Placement> for model::Placement {
     fn from(placement: Placement) -> Self {
-        let Placement { strategy, prefer, require, near, apart_from, spread_over, rebalance } = placement;
-        Self { strategy, prefer, require, near, apart_from, spread_over, rebalance }
+        let Placement { strategy, prefer, require, near, apart_from, spread_over, .. } = placement;
+        let Placement { rebalance, priority, weight, .. } = placement;
+        Self { strategy, prefer, require, near, apart_from, spread_over, rebalance, priority, weight }
     }
 }
 
 impl From<model::Placement> for Placement {
     fn from(placement: model::Placement) -> Self {
-        let model::Placement { strategy, prefer, require, near, apart_from, spread_over, rebalance } =
-            placement;
-        Self { strategy, prefer, require, near, apart_from, spread_over, rebalance }
+        let model::Placement { strategy, prefer, require, near, apart_from, spread_over, .. } = placement;
+        let model::Placement { rebalance, priority, weight, .. } = placement;
+        Self { strategy, prefer, require, near, apart_from, spread_over, rebalance, priority, weight }
     }
 }
 

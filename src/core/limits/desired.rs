@@ -45,3 +45,7 @@ pub const CANARY_HOLD_MIN: Duration = Duration::from_secs(10);
 pub const TALLIES_MAX: usize = 1_000;
 /// Instances of one blueprint that move at once by themselves to nodes that have fewer. More: the blueprint is refused.
 pub const REBALANCE_MOVES_MAX: u16 = 512;
+/// Priorities go from minus this to this. Beyond: the blueprint is refused.
+pub const PRIORITY_MAX: u16 = 1_000;
+/// What an instance weighs at most. More: the blueprint is refused.
+pub const WEIGHT_MAX: u16 = 10_000;

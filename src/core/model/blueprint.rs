@@ -93,6 +93,33 @@ pub struct Placement {
     /// So many instances at a time go by themselves to nodes that have fewer agents, such as one that has joined; 0: none.
     #[serde(default, skip_serializing_if = "is_no_move")]
     pub rebalance: u16,
+    /// Where there is no room, instances of blueprints with a lower one give way.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub priority: i16,
+    /// How much of a node's capacity an instance takes.
+    #[serde(default, skip_serializing_if = "Weight::is_one")]
+    pub weight: Weight,
+}
+
+/// How much of a node's capacity an instance takes, in whatever the operator counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Weight(pub u16);
+
+impl Default for Weight {
+    fn default() -> Self {
+        Self(1)
+    }
+}
+
+impl Weight {
+    fn is_one(&self) -> bool {
+        self.0 == 1
+    }
+}
+
+fn is_usual(priority: &i16) -> bool {
+    *priority == 0
 }
 
 fn is_no_move(moves: &u16) -> bool {
@@ -205,6 +232,13 @@ impl Blueprint {
                 "placement.{rule} has too many entries: at most {}",
                 limits::PLACEMENT_RULES_MAX
             ));
+        }
+        let most = limits::PRIORITY_MAX;
+        if self.placement.priority.unsigned_abs() > most {
+            return Err(format!("placement.priority is -{most} to {most}"));
+        }
+        if self.placement.weight.0 == 0 || self.placement.weight.0 > limits::WEIGHT_MAX {
+            return Err(format!("placement.weight is 1 to {}", limits::WEIGHT_MAX));
         }
         if self.placement.rebalance > limits::REBALANCE_MOVES_MAX {
             return Err(format!("placement.rebalance is 0 to {}", limits::REBALANCE_MOVES_MAX));
@@ -421,7 +455,26 @@ pub fn slot_of_key(key: &str) -> Option<AgentName> {
     AgentName::new(&format!("{name}#{number}")).ok()
 }
 
+/// The label that says how much instances of blueprints on a node may weigh together.
+pub const CAPACITY_LABEL: &str = "capacity";
+
+/// Reads the value of the label [`CAPACITY_LABEL`].
+///
+/// # Errors
+/// It is no number, in words.
+pub fn capacity(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| format!("its label {CAPACITY_LABEL} is {text:?}, which is no number"))
+}
+
 impl NodeCard {
+    /// How much instances of blueprints on it may weigh together; `None`: it does not say.
+    ///
+    /// # Errors
+    /// What it says is no number.
+    pub fn capacity(&self) -> Result<Option<u32>, String> {
+        self.labels.get(CAPACITY_LABEL).map(|text| capacity(text)).transpose()
+    }
+
     /// Whether the node has what a placement requires; `Err` names what it has not.
     ///
     /// # Errors

@@ -11,6 +11,7 @@
 //! - Another version comes to as many instances at once as the blueprint says, and to the next when these are steady. A canary
 //!   comes to no more than its share, whatever else moves or begins meanwhile.
 //! - Instances of a blueprint that wants it go to emptier nodes when nothing else is to be done with them, some at a time.
+//! - Where nodes have a capacity and it is taken, instances of a lower priority give way.
 //! - What has no node stays unplaced, with the reason of each node.
 
 mod check;
@@ -20,6 +21,7 @@ mod rollout;
 #[cfg(test)]
 mod tests;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use self::check::check;
@@ -101,7 +103,9 @@ pub fn plan(landscape: Landscape<'_>) -> Plan {
     let mut plan = Plan::default();
     let mut occupancy = Occupancy::of(landscape);
     stop_unwanted(landscape, &mut occupancy, &mut plan);
-    for (name, record) in landscape.blueprints {
+    let mut by_priority: Vec<_> = landscape.blueprints.iter().collect();
+    by_priority.sort_by_key(|(_, record)| Reverse(record.current.blueprint.placement.priority));
+    for (name, record) in by_priority {
         let Some(blueprint) = record.wanted() else {
             continue;
         };
@@ -184,7 +188,7 @@ fn stop_unwanted(landscape: Landscape<'_>, occupancy: &mut Occupancy, plan: &mut
         };
         for (slot, post) in orders_of(landscape, name) {
             if !wanted.contains(slot) {
-                occupancy.leave(&post.node, name);
+                occupancy.ends(slot, &post.node);
                 plan.order(slot.clone(), StepAction::Stop, None, why(post));
             }
         }
@@ -200,6 +204,9 @@ fn fill(
     occupancy: &mut Occupancy,
     plan: &mut Plan,
 ) {
+    if occupancy.is_evicted(&slot) {
+        return;
+    }
     let blueprint = &record.current.blueprint;
     let per_node = blueprint.instances == Instances::PerNode;
     let held = landscape.orders.get(&slot).and_then(|order| order.post.as_ref());
@@ -209,10 +216,10 @@ fn fill(
         // A canary's share grows by updates alone.
         let digest = before.unwrap_or(digest);
         let why = if per_node { "one on each node" } else { "it is wanted" };
-        return match occupancy.choose(landscape, blueprint, &slot, &[]) {
-            Ok(node) => {
+        return match find_room(landscape, blueprint, &slot, &[], occupancy, plan) {
+            Ok((node, made)) => {
                 let post = Post { node, digest, relieves: None, tried: vec![] };
-                plan.order(slot, StepAction::Create, Some(post), why);
+                plan.order(slot, StepAction::Create, Some(post), format!("{why}{made}"));
             }
             Err(why) => {
                 plan.unplaced.insert(slot, why);
@@ -243,17 +250,48 @@ fn fill(
     let mut not_on = tried.clone();
     not_on.push(post.node.clone());
     occupancy.leave(&post.node, blueprint.name());
-    match occupancy.choose(landscape, blueprint, &slot, &not_on) {
-        Ok(node) => {
+    match find_room(landscape, blueprint, &slot, &not_on, occupancy, plan) {
+        Ok((node, made)) => {
             let relieves = relieves.filter(|relieved| *relieved != node);
             let post = Post { node, digest, relieves, tried };
-            plan.order(slot, StepAction::Move, Some(post), trouble.to_string());
+            plan.order(slot, StepAction::Move, Some(post), format!("{trouble}{made}"));
         }
         Err(why) => {
             occupancy.come(&post.node, blueprint.name());
             plan.unplaced.insert(slot, format!("{trouble}; {why}"));
         }
     }
+}
+
+/// The node for a slot, and what was done to make room there. Where there is none, instances of a lower priority end.
+///
+/// # Errors
+/// Why each node cannot have it.
+fn find_room(
+    landscape: Landscape<'_>,
+    blueprint: &Blueprint,
+    slot: &AgentName,
+    not_on: &[NodeId],
+    occupancy: &mut Occupancy,
+    plan: &mut Plan,
+) -> Result<(NodeId, String), String> {
+    let why = match occupancy.choose(landscape, blueprint, slot, not_on) {
+        Ok(node) => return Ok((node, String::new())),
+        Err(why) => why,
+    };
+    let (node, give_way) = occupancy.preempt(landscape, blueprint, not_on).ok_or(why)?;
+    let names = give_way.iter().map(AgentName::as_str).collect::<Vec<_>>().join(", ");
+    let priority = blueprint.placement.priority;
+    for other in give_way {
+        plan.unplaced.remove(&other);
+        plan.order(
+            other,
+            StepAction::Stop,
+            None,
+            format!("it gives way to {slot}, whose priority is {priority}"),
+        );
+    }
+    Ok((node, format!("; there is room for it because of its priority, without {names}")))
 }
 
 /// The node that has the instance of a slot until another has begun. One that has not begun is itself waited for, by the

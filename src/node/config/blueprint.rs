@@ -16,7 +16,7 @@ use super::yaml::{self, Node, Value};
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
 use crate::core::model::{
-    Canary, Domain, Instances, OnCut, Placement, PlacementStrategy, Update, UpdateStrategy,
+    Canary, Domain, Instances, OnCut, Placement, PlacementStrategy, Update, UpdateStrategy, Weight,
 };
 
 /// A blueprint as its file describes it.
@@ -36,8 +36,8 @@ pub struct BlueprintManifest {
 
 const LIST: &str = "blueprints";
 const KEYS: [&str; 4] = ["instances", "placement", "update", "on_cut"];
-const PLACEMENT_KEYS: [&str; 7] =
-    ["strategy", "prefer", "require", "near", "apart_from", "spread_over", "rebalance"];
+const PLACEMENT_KEYS: [&str; 9] =
+    ["strategy", "prefer", "require", "near", "apart_from", "spread_over", "rebalance", "priority", "weight"];
 const UPDATE_KEYS: [&str; 9] = [
     "strategy",
     "max_parallel",
@@ -224,9 +224,12 @@ fn placement(node: &Node) -> Result<Placement, String> {
         entries.get(key).map_or(Ok(&[][..]), items)?.iter().map(parsed).collect()
     };
     let prefer = entries.get("prefer").map_or(Ok(&[][..]), items)?.iter().map(parsed::<NodeId>);
-    let most = u64::from(limits::REBALANCE_MOVES_MAX);
-    let rebalance = entries.get("rebalance").map(|node| values::integer(text(node)?, 0, most)).transpose();
-    let rebalance = rebalance.map_err(|why| format!("rebalance: {why}"))?;
+    let number = |key: &str, least: u64, most: u16| -> Result<Option<u16>, String> {
+        let read = |node| values::integer(text(node)?, least, u64::from(most));
+        let number = entries.get(key).map(read).transpose().map_err(|why| format!("{key}: {why}"))?;
+        Ok(number.and_then(|number| u16::try_from(number).ok()))
+    };
+    let priority = entries.get("priority").map(priority).transpose()?;
     Ok(Placement {
         strategy: chosen(entries, "strategy", &STRATEGIES)?.unwrap_or_default(),
         prefer: prefer.collect::<Result<_, _>>()?,
@@ -234,7 +237,17 @@ fn placement(node: &Node) -> Result<Placement, String> {
         near: names("near")?,
         apart_from: names("apart_from")?,
         spread_over: chosen(entries, "spread_over", &DOMAINS)?,
-        rebalance: rebalance.and_then(|moves| u16::try_from(moves).ok()).unwrap_or(0),
+        rebalance: number("rebalance", 0, limits::REBALANCE_MOVES_MAX)?.unwrap_or(0),
+        priority: priority.unwrap_or(0),
+        weight: number("weight", 1, limits::WEIGHT_MAX)?.map(Weight).unwrap_or_default(),
+    })
+}
+
+fn priority(node: &Node) -> Result<i16, String> {
+    let (word, most) = (text(node)?, limits::PRIORITY_MAX);
+    let priority = word.parse::<i16>().ok().filter(|priority| priority.unsigned_abs() <= most);
+    priority.ok_or_else(|| {
+        format!("priority: {} is not a number from -{most} to {most}", super::error::quoted(word))
     })
 }
 
@@ -342,7 +355,7 @@ mod tests {
     fn every_key_is_read() {
         let text = "blueprints:\n- name: web\n  source: ./web.py\n  kind: http\n  instances: 5\n  on_cut: stop\n  \
                     placement:\n    strategy: spread\n    prefer: [node-1]\n    require: {gpu: a100, zone: b}\n    \
-                    near: [db]\n    apart_from: [web]\n    spread_over: zone\n    rebalance: 2\n  update:\n    max_parallel: 2\n    \
+                    near: [db]\n    apart_from: [web]\n    spread_over: zone\n    rebalance: 2\n    priority: -3\n    weight: 4\n  update:\n    max_parallel: 2\n    \
                     min_healthy: 5s\n    deadline: 90s\n    roll_back: false\n- name: log\n  source: echo\n  \
                     instances: per-node\n";
         let found = read(text).expect("good");
@@ -357,7 +370,7 @@ mod tests {
             (PlacementStrategy::Spread, Some(Domain::Zone))
         );
         assert_eq!(placement.require.get("gpu").map(String::as_str), Some("a100"));
-        assert_eq!(placement.rebalance, 2);
+        assert_eq!((placement.rebalance, placement.priority, placement.weight), (2, -3, Weight(4)));
         assert_eq!((placement.prefer.len(), placement.near.len(), placement.apart_from.len()), (1, 1, 1));
         let update = Update {
             max_parallel: 2,
@@ -440,6 +453,11 @@ mod tests {
                 "mesh.yaml:3: placement: strategy: \"x\" is not one of",
             ),
             ("name: w\nsource: echo\nplacement: {rebalance: -1}\n", "mesh.yaml:3: placement: rebalance:"),
+            ("name: w\nsource: echo\nplacement: {weight: 0}\n", "mesh.yaml:3: placement: weight:"),
+            (
+                "name: w\nsource: echo\nplacement: {priority: 1001}\n",
+                "mesh.yaml:3: placement: priority: \"1001\" is not a number from -1000 to 1000",
+            ),
             ("name: w\nsource: echo\nplacement: {rebalance: 513}\n", "mesh.yaml:3: placement: rebalance:"),
             ("name: w\nsource: echo\nupdate: {deadline: soon}\n", "mesh.yaml:3: update: deadline:"),
             ("name: w\nsource: echo\nupdate: {max_parallel: 0}\n", "mesh.yaml:3: update: max_parallel:"),

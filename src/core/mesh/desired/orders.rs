@@ -383,7 +383,7 @@ impl Mesh {
     /// How what was ordered is, as the nodes tell; and what is remembered of that while this node holds the lease.
     pub(super) fn observe(&mut self) -> BTreeMap<AgentName, Observed> {
         let now = self.now;
-        let Desired { orders, leading, blueprints, .. } = &mut self.desired;
+        let Desired { orders, leading, blueprints, digests, .. } = &mut self.desired;
         let mut fresh = BTreeMap::new();
         let watched = leading.as_mut().map_or(&mut fresh, |leading| &mut leading.watched);
         watched.retain(|slot, _| orders.get(slot).is_some_and(|order| order.post.is_some()));
@@ -398,7 +398,8 @@ impl Mesh {
             if entry.epoch != order.epoch {
                 *entry = Watched::new(order.epoch, now);
             }
-            let counts = record.counts_messages();
+            let current = digests.get(&slot.base()).and_then(|digests| digests.first());
+            let counts = record.counts_messages() && current == Some(&post.digest);
             observed.insert(slot.clone(), entry.look(told, &record.current.blueprint.update, counts, now));
         }
         observed

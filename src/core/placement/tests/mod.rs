@@ -7,6 +7,7 @@ mod many;
 mod nodes;
 mod per_node;
 mod placing;
+mod priority;
 mod rebalanced;
 mod rolling;
 mod trouble;
