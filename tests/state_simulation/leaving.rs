@@ -77,7 +77,8 @@ fn one_that_leaves_is_given_nothing_meanwhile_and_ends_what_each_node_has() {
     assert_eq!(here, ["web#0"], "log has ended here, and nothing began");
     world.run_for(seconds(20));
     assert!(answered(&world, asked).is_some());
-    until_runs(&mut world, "log", 3, "first", seconds(2));
+    let others = running(&world, "log");
+    assert!(others.len() == 3 && others.values().all(|on| on.len() == 1), "{others:?}");
 }
 
 #[test]
@@ -141,5 +142,33 @@ fn an_order_that_is_not_followed_by_its_deadline_goes_to_another_node_with_the_r
     for slot in told.slots.iter().filter(|slot| stands_still.contains(&slot.slot)) {
         assert_eq!(slot.why, "its node has not begun it in time");
     }
+    assert_eq!(world.broken(), [] as [String; 0]);
+}
+
+#[test]
+fn where_no_node_has_room_a_lower_priority_gives_way_and_comes_back() {
+    let mut world = World::new(Config::lan(3, 68));
+    (0..3).for_each(|machine| world.set_labels(machine, &[("capacity", "2")]));
+    world.start_all();
+    let end = world.now() + seconds(60);
+    world.run_until(end, all_healthy).expect("they are healthy");
+    apply(&mut world, 0, blueprint("batch", Instances::Count(6), "first"));
+    until_runs(&mut world, "batch", 6, "first", seconds(2));
+    let placement = Placement { priority: 10, ..Placement::default() };
+    apply(&mut world, 1, Blueprint { placement, ..blueprint("web", Instances::Count(2), "first") });
+    until_runs(&mut world, "web", 2, "first", seconds(2));
+    world.run_for(seconds(2));
+    assert_eq!(running(&world, "batch").len(), 4);
+    assert!((0..3).all(|machine| world.agents(machine).count() == 2));
+    let status = stands(&mut world, 2, "batch");
+    assert_eq!((status.running, status.unplaced.len()), (4, 2));
+    assert!(status.unplaced.values().all(|why| why.contains("its capacity is 2, of which 2 is taken")));
+    // A lost node's important instances find room, whoever has it now.
+    let lost = (0..3).find(|machine| world.agents(*machine).any(|(agent, _)| agent.base() == name("web")));
+    world.crash(lost.expect("somebody has one"));
+    until_runs(&mut world, "web", 2, "first", seconds(8));
+    world.start(lost.expect("as above"));
+    scale(&mut world, (lost.expect("as above") + 1) % 3, "web", 0);
+    until_runs(&mut world, "batch", 6, "first", seconds(30));
     assert_eq!(world.broken(), [] as [String; 0]);
 }

@@ -259,8 +259,13 @@ impl Mesh {
 
     /// What this node runs by order, or is to.
     pub(super) fn ordered_here(&self) -> Vec<AgentName> {
-        let runs = self.desired.followed.keys();
-        let all: BTreeSet<_> = self.desired.mine.iter().chain(runs).cloned().collect();
+        // An order goes on naming whom it has relieved.
+        let is_here = |slot: &&AgentName| {
+            let post = self.desired.orders.get(*slot).and_then(|order| order.post.as_ref());
+            post.is_some_and(|post| post.node == self.own)
+        };
+        let ordered = self.desired.mine.iter().filter(is_here);
+        let all: BTreeSet<_> = self.desired.followed.keys().chain(ordered).cloned().collect();
         all.into_iter().collect()
     }
 
