@@ -4,6 +4,8 @@
 
 #[path = "state_simulation/absences.rs"]
 mod absences;
+#[path = "state_simulation/canary.rs"]
+mod canary;
 #[path = "state_simulation/clocks.rs"]
 mod clocks;
 #[path = "state_simulation/crashes.rs"]
@@ -16,6 +18,8 @@ mod disks;
 mod exclusive;
 #[path = "state_simulation/large.rs"]
 mod large;
+#[path = "state_simulation/leaving.rs"]
+mod leaving;
 #[path = "state_simulation/letters.rs"]
 mod letters;
 #[path = "state_simulation/loads.rs"]

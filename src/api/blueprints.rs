@@ -10,7 +10,8 @@ use super::agents::spec_of;
 use super::problem::Problem;
 use super::read::{Json, Named};
 use super::types::{
-    Blueprint, BlueprintDetail, BlueprintStatus, Changes, Drain, Pause, Planned, Rebalance, RollBack, Scale,
+    Blueprint, BlueprintDetail, BlueprintStatus, Changes, Drain, Pause, Planned, Rebalance, RollBack,
+    Rollout, Scale,
 };
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::model::{self, AgentSpec};
@@ -39,7 +40,9 @@ pub(super) async fn apply(
 pub(super) async fn list(State(api): State<Arc<Api>>) -> Result<Body<Vec<BlueprintStatus>>, Problem> {
     match ask(&api, DesiredRequest::Blueprints).await? {
         DesiredAnswer::Blueprints(list) => Ok(Body(list.into_iter().map(Into::into).collect())),
-        DesiredAnswer::Planned(_) | DesiredAnswer::Blueprint(_) => Err(Problem::bad_answer(api.node.own())),
+        DesiredAnswer::Planned(_) | DesiredAnswer::Blueprint(_) | DesiredAnswer::Rollout(_) => {
+            Err(Problem::bad_answer(api.node.own()))
+        }
     }
 }
 
@@ -49,7 +52,21 @@ pub(super) async fn info(
 ) -> Result<Body<BlueprintDetail>, Problem> {
     match ask(&api, DesiredRequest::Blueprint { name }).await? {
         DesiredAnswer::Blueprint(detail) => Ok(Body((*detail).into())),
-        DesiredAnswer::Planned(_) | DesiredAnswer::Blueprints(_) => Err(Problem::bad_answer(api.node.own())),
+        DesiredAnswer::Planned(_) | DesiredAnswer::Blueprints(_) | DesiredAnswer::Rollout(_) => {
+            Err(Problem::bad_answer(api.node.own()))
+        }
+    }
+}
+
+pub(super) async fn rollout(
+    State(api): State<Arc<Api>>,
+    Named(name): Named,
+) -> Result<Body<Rollout>, Problem> {
+    match ask(&api, DesiredRequest::Rollout { name }).await? {
+        DesiredAnswer::Rollout(rollout) => Ok(Body((*rollout).into())),
+        DesiredAnswer::Planned(_) | DesiredAnswer::Blueprints(_) | DesiredAnswer::Blueprint(_) => {
+            Err(Problem::bad_answer(api.node.own()))
+        }
     }
 }
 
@@ -102,7 +119,7 @@ pub(super) async fn rebalance(
 async fn planned(api: &Api, request: DesiredRequest) -> Result<Body<Planned>, Problem> {
     match ask(api, request).await? {
         DesiredAnswer::Planned(planned) => Ok(Body((*planned).into())),
-        DesiredAnswer::Blueprint(_) | DesiredAnswer::Blueprints(_) => {
+        DesiredAnswer::Blueprint(_) | DesiredAnswer::Blueprints(_) | DesiredAnswer::Rollout(_) => {
             Err(Problem::bad_answer(api.node.own()))
         }
     }
@@ -113,6 +130,7 @@ async fn ask(api: &Api, request: DesiredRequest) -> Result<DesiredAnswer, Proble
     match api.node.request(own.clone(), RequestBody::Desired(request)).await? {
         ResponseBody::Desired(answer) => Ok(answer),
         ResponseBody::Done
+        | ResponseBody::Left { .. }
         | ResponseBody::AgentInfo { .. }
         | ResponseBody::Lines { .. }
         | ResponseBody::Facts(_)

@@ -161,6 +161,12 @@ pub(super) async fn leave(
         return Err(Problem::bad_request(why));
     }
     let node = node.unwrap_or_else(|| api.node.own().clone());
-    api.node.request(node.clone(), RequestBody::Leave { drain_ms, force }).await?;
-    Ok(Body(NodeLeft { node }))
+    let done = api.node.request(node.clone(), RequestBody::Leave { drain_ms, force }).await?;
+    let (left_behind, left_behind_total) = if let ResponseBody::Left { left_behind, left_behind_total } = done
+    {
+        (left_behind, left_behind_total)
+    } else {
+        (vec![], 0)
+    };
+    Ok(Body(NodeLeft { node, left_behind, left_behind_total }))
 }

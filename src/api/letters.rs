@@ -123,6 +123,7 @@ pub(super) async fn ask(
     match api.node.request(node.clone(), RequestBody::Outbox(request)).await? {
         ResponseBody::Outbox(answer) => Ok((node, answer)),
         ResponseBody::Done
+        | ResponseBody::Left { .. }
         | ResponseBody::AgentInfo { .. }
         | ResponseBody::Lines { .. }
         | ResponseBody::Facts(_)

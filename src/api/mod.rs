@@ -205,6 +205,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/plan", post(blueprints::plan))
         .route("/v1/blueprints", get(blueprints::list))
         .route("/v1/blueprints/{name}", get(blueprints::info))
+        .route("/v1/blueprints/{name}/rollout", get(blueprints::rollout))
         .route("/v1/messages", post(messages::send))
         .route("/v1/messages/{id}", get(letters::trace))
         .route("/v1/dead-letters", get(letters::dead))

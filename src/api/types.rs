@@ -27,8 +27,9 @@ use crate::node::events::Numbered;
 
 pub use self::agents::{Agent, AgentInfo, AgentRef, Deploy, Launch, Logs, Protocol, Source};
 pub use self::blueprints::{
-    Blueprint, BlueprintChange, BlueprintDetail, BlueprintStatus, BlueprintVersion, Changes, Drain,
-    Instances, Pause, PerNode, Placement, Planned, Rebalance, RollBack, Scale, SlotStatus, Step, Update,
+    Blueprint, BlueprintChange, BlueprintDetail, BlueprintStatus, BlueprintVersion, Canary, CanaryStatus,
+    Changes, Drain, Instances, Pause, PerNode, Placement, Planned, Rebalance, RollBack, Rollout, Scale,
+    SlotStatus, Step, Update,
 };
 pub use self::care::{Breaker, Check, CheckKind, HealthCheck, Restart, RestartAgent};
 pub use self::certificates::{
@@ -229,6 +230,15 @@ pub enum Event {
         /// How long it took.
         took_ms: u64,
     },
+    /// A blueprint has another version, or its canary has come to another step.
+    Rollout {
+        /// The blueprint.
+        blueprint: AgentName,
+        /// Its version.
+        version: u64,
+        /// What has happened.
+        what: String,
+    },
     /// Another roster holds.
     Roster {
         /// Its epoch, as `chain.order`.
@@ -321,6 +331,16 @@ fn drain_default() -> u64 {
 pub struct NodeLeft {
     /// The node that left.
     pub node: NodeId,
+    /// Instances of blueprints that ended with it although they did not run elsewhere yet: the first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_behind: Vec<AgentName>,
+    /// How many of them there are.
+    #[serde(default, skip_serializing_if = "is_none_of_them")]
+    pub left_behind_total: u32,
+}
+
+fn is_none_of_them(count: &u32) -> bool {
+    *count == 0
 }
 
 /// `/health/live` and `/health/ready`.
@@ -377,6 +397,7 @@ impl From<model::Event> for Event {
             }
             model::Event::Ordered { agent, from, to, why } => Self::Ordered { agent, from, to, why },
             model::Event::Settled { agents, took_ms } => Self::Settled { agents, took_ms },
+            model::Event::Rollout { blueprint, version, what } => Self::Rollout { blueprint, version, what },
             model::Event::Roster { epoch, voters, members } => Self::Roster { epoch, voters, members },
             model::Event::Refused { peer, reason } => Self::Refused { peer, reason },
         }

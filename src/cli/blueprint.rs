@@ -9,8 +9,8 @@ use super::client::{ANSWER_DEADLINE, Client, Connection};
 use super::print::{self, Table};
 use super::{Failure, Shown, client_of, deploy};
 use crate::api::types::{
-    Agent, Blueprint, BlueprintDetail, BlueprintStatus, Changes, Drain, Instances, Pause, Planned, Rebalance,
-    RollBack, Scale,
+    Agent, Blueprint, BlueprintDetail, BlueprintStatus, CanaryStatus, Changes, Drain, Instances, Pause,
+    Planned, Rebalance, RollBack, Rollout, Scale,
 };
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
@@ -450,20 +450,33 @@ async fn pause(args: &OneArgs, paused: bool) -> Result<(), Failure> {
 }
 
 async fn rollout_status(args: &OneArgs) -> Result<(), Failure> {
-    let path = format!("/v1/blueprints/{}", args.name);
-    let detail: BlueprintDetail = client_of(&args.connection)?.get(&path).await?;
-    let status = detail.status;
-    print::show(args.shown.output, &status, |status| {
+    let path = format!("/v1/blueprints/{}/rollout", args.name);
+    let rollout: Rollout = client_of(&args.connection)?.get(&path).await?;
+    print::show(args.shown.output, &rollout, |Rollout { status, canary }| {
         let (name, version, updated, placed) = (&status.name, status.version, status.updated, status.placed);
-        format!("{name}: {updated} of {placed} instances run version {version}: {}\n", state_of(status))
+        let line =
+            format!("{name}: {updated} of {placed} instances run version {version}: {}\n", state_of(status));
+        line + &canary.as_ref().map(canary_lines).unwrap_or_default()
     })?;
-    match has_settled(&status) {
+    let Rollout { status, canary } = rollout;
+    match has_settled(&status) && canary.is_none() {
         true => Ok(()),
         false => Err(Failure::Refused(format!(
             "version {} of {} is not everywhere yet",
             status.version, status.name
         ))),
     }
+}
+
+fn canary_lines(canary: &CanaryStatus) -> String {
+    let CanaryStatus { step, steps, percent, share, updated, worked, failed, waits_for, .. } = canary;
+    let since = canary.began_ms.map(|ms| format!(", since {} s", ms / 1000)).unwrap_or_default();
+    let waits_for = print::visible(waits_for);
+    format!(
+        "canary: step {step} of {steps}, {percent} %: {updated} of {share} instances{since}\n\
+         messages: {} since the step began, {failed} failed\nwaits for: {waits_for}\n",
+        worked.saturating_add(*failed)
+    )
 }
 
 /// `shoal cluster drain` and `undrain`.

@@ -265,6 +265,7 @@ fn event_line(event: &Event) -> String {
         }
         Event::Ordered { agent, from, to, why } => ordered_line(agent, from.as_ref(), to.as_ref(), why),
         Event::Settled { agents, took_ms } => settled_line(*agents, *took_ms),
+        Event::Rollout { blueprint, version, what } => rollout_line(blueprint, *version, what),
         Event::Roster { epoch, voters, members } => {
             let voters: Vec<_> = voters.iter().map(|node| node.as_str()).collect();
             format!("roster {epoch}: {members} members, voters {}", voters.join(", "))
@@ -291,6 +292,10 @@ pub(super) fn ordered_line(
 pub(super) fn settled_line(agents: u32, took_ms: u64) -> String {
     let took = took_ms as f64 / 1e3;
     format!("done: {agents} ordered, all that is wanted runs ({took:.1} s)")
+}
+
+pub(super) fn rollout_line(blueprint: &AgentName, version: u64, what: &str) -> String {
+    format!("{blueprint} version {version}: {what}")
 }
 
 fn found_line(found: &Found, by: &NodeId) -> String {

@@ -24,7 +24,7 @@ use super::ids::{
 };
 use super::model::{
     Action, AgentSpec, AgentView, Checkup, CrossRegion, Event, Finding, Hello, Load, MemberView, Message,
-    Mode, NodeCard, Overrides, PartitionConfig, PartitionView, Profile, Turn,
+    Mode, NodeCard, Overrides, PartitionConfig, PartitionView, Profile, Tally, Turn,
 };
 use super::time::Instant;
 use super::wire::{
@@ -135,6 +135,11 @@ pub enum Input {
         question: u64,
         /// The answer, or why there is none.
         answer: Result<NodeAnswer, String>,
+    },
+    /// The answer to [`Output::CountMessages`].
+    Counted {
+        /// Of each of them that the runtime knows, since it was deployed there.
+        tallies: BTreeMap<AgentName, Tally>,
     },
     /// The machine's load was measured.
     Load(Load),
@@ -318,6 +323,11 @@ pub enum Output {
         agent: AgentName,
         /// What.
         query: RuntimeQuery,
+    },
+    /// Count what became of the messages of these agents; answered by [`Input::Counted`].
+    CountMessages {
+        /// Which.
+        agents: Vec<AgentName>,
     },
     /// Give a message to its agent and wait for the answer; answered by [`Input::TryEnded`].
     Try {

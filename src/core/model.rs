@@ -32,6 +32,7 @@ mod replica;
 mod roster;
 mod sides;
 mod tickets;
+mod update;
 mod wasm;
 
 pub use address::{Address, Target};
@@ -39,9 +40,9 @@ pub use agent::{
     AgentRecord, AgentSource, AgentSpec, AgentState, AgentView, MEASURED_AGENT, ProcessProtocol,
 };
 pub use blueprint::{
-    BLUEPRINTS_PREFIX, Blueprint, BlueprintRecord, DRAINED_PREFIX, Domain, Instances, ORDERS_PREFIX, OnCut,
-    Order, OrderEpoch, Placement, PlacementStrategy, Post, SpecDigest, Update, Version, order_key,
-    slot_of_key,
+    BLUEPRINTS_PREFIX, Blueprint, BlueprintRecord, CAPACITY_LABEL, DRAINED_PREFIX, Domain, Instances,
+    ORDERS_PREFIX, OnCut, Order, OrderEpoch, Placement, PlacementStrategy, Post, SpecDigest, Version, Weight,
+    capacity, order_key, slot_of_key,
 };
 pub use breaker::{Breaker, BreakerState, Circuit, Passage, Shown, Turn};
 pub use care::{Care, Checkup, Health, HealthCheck, Probe, Restart};
@@ -62,6 +63,7 @@ pub use replica::{Hlc, KeyState, KeyUpdate, Sibling, Slot, Writer, check_key};
 pub use roster::{Electorate, Epoch, Roster, Seat};
 pub use sides::{Cut, Side, Sides, SilentNode};
 pub use tickets::{Outcome, Ticket, TicketError, TicketState, TicketView};
+pub use update::{Canary, Tallies, Tally, Update, UpdateStrategy};
 pub use wasm::{Grants, InstanceLife, WasmSource};
 
 /// What a node says about itself; it travels in the hello and as the record `_owned/<node>/node`.

@@ -15,7 +15,7 @@ use bytes::Bytes;
 
 use super::ids::{AgentName, NodeId};
 use super::limits;
-use super::model::{AgentRecord, Load, NodeCard};
+use super::model::{AgentRecord, Load, NodeCard, Tallies};
 use super::wire::{OwnedBatch, OwnedRecord, OwnedVersion, WireError, decode_value, encode_value};
 
 /// The path of a node's card.
@@ -24,6 +24,10 @@ const NODE_PATH: &str = "node";
 const LOAD_PATH: &str = "load";
 /// The path of what a node doubts about itself; there while it does.
 const DOUBTS_PATH: &str = "doubts";
+/// The path of what became of the messages of its instances on trial; there while it has some.
+const TALLIES_PATH: &str = "tallies";
+/// The path of that a node leaves for good; there while it does.
+const LEAVING_PATH: &str = "leaving";
 /// What the paths of a node's agents begin with.
 const AGENTS_PREFIX: &str = "agents/";
 
@@ -40,6 +44,9 @@ pub(crate) struct Owner {
     pub(crate) load: Option<Load>,
     /// In words, for people.
     pub(crate) doubts: Vec<String>,
+    pub(crate) tallies: Tallies,
+    /// It leaves for good: what it runs by order is to go elsewhere.
+    pub(crate) leaves: bool,
     pub(crate) agents: BTreeMap<AgentName, AgentRecord>,
 }
 
@@ -56,6 +63,8 @@ pub(crate) enum Applied {
         card: bool,
         /// What it doubts about itself.
         doubts: bool,
+        /// Whether it leaves for good.
+        leaves: bool,
         /// Its agents, as (name, what it was before).
         agents: Vec<(AgentName, Option<AgentRecord>)>,
     },
@@ -105,6 +114,18 @@ impl Registry {
         }
         let value = (!doubts.is_empty()).then(|| encode_value(&doubts));
         self.write(DOUBTS_PATH.to_owned(), value)
+    }
+
+    /// Publishes what became of the messages of its instances on trial; at most [`limits::TALLIES_MAX`] of them.
+    pub(crate) fn publish_tallies(&mut self, tallies: &Tallies) -> Option<OwnedBatch> {
+        debug_assert!(tallies.len() <= limits::TALLIES_MAX, "no more are asked for");
+        let value = (!tallies.is_empty()).then(|| encode_value(tallies));
+        self.write(TALLIES_PATH.to_owned(), value)
+    }
+
+    /// Publishes that this node leaves for good, or that it does not after all.
+    pub(crate) fn publish_leaving(&mut self, leaves: bool) -> Option<OwnedBatch> {
+        self.write(LEAVING_PATH.to_owned(), leaves.then(|| encode_value(&true)))
     }
 
     /// Publishes one of this node's agents, or that it is gone.
@@ -237,6 +258,7 @@ impl Registry {
         self.hash.set(None);
         let owner = self.owners.entry(batch.node.clone()).or_default();
         let (card_before, doubts_before) = (owner.card.clone(), owner.doubts.clone());
+        let left_before = owner.leaves;
         let mut agents_before = BTreeMap::new();
         if snapshot {
             agents_before = std::mem::replace(owner, made).agents;
@@ -251,6 +273,7 @@ impl Registry {
         Ok(Applied::Changed {
             card: owner.card != card_before,
             doubts: owner.doubts != doubts_before,
+            leaves: owner.leaves != left_before,
             agents: changed_agents(&agents_before, owner, batch),
         })
     }
@@ -330,6 +353,16 @@ impl Owner {
                     return Err(WireError::Bound("a node doubts itself at too great length"));
                 }
                 self.doubts = doubts;
+            }
+            LEAVING_PATH => {
+                self.leaves = value.map(|v| decode_value::<bool>(v)).transpose()?.unwrap_or(false);
+            }
+            TALLIES_PATH => {
+                let tallies: Tallies = value.map(|v| decode_value(v)).transpose()?.unwrap_or_default();
+                if tallies.len() > limits::TALLIES_MAX {
+                    return Err(WireError::Bound("a node counts for too many instances"));
+                }
+                self.tallies = tallies;
             }
             other => {
                 if !other.starts_with(AGENTS_PREFIX) {

@@ -34,8 +34,8 @@ mod state;
 mod versions;
 
 pub use desired::{
-    BlueprintChange, BlueprintDetail, BlueprintStatus, Changes, DesiredAnswer, DesiredRequest, Planned,
-    SlotStatus,
+    BlueprintChange, BlueprintDetail, BlueprintStatus, CanaryStatus, Changes, DesiredAnswer, DesiredRequest,
+    Planned, RolloutStatus, SlotStatus,
 };
 pub use facts::{
     AgentStats, ArrivalFacts, BreakerStats, CaFacts, CertificateFacts, CheckEntry, DiskFacts, LinkFacts,

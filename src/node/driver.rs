@@ -244,6 +244,9 @@ impl Driver {
                 let answer = self.ask_runtime(&agent, &query);
                 self.answers.push_back(Input::RuntimeAnswer { question, answer });
             }
+            Output::CountMessages { agents } => {
+                self.answers.push_back(Input::Counted { tallies: self.runtime.tallies(agents) });
+            }
             Output::Try { number, message } => self.try_to_deliver(number, message),
             Output::AskNode { question, query } => self.witness.answer(question, query),
             Output::Reply { request, result } => {
@@ -433,6 +436,9 @@ fn log_event(event: &Event) {
         }
         Event::Ordered { agent, from, to, why } => {
             tracing::debug!(%agent, ?from, ?to, why, "ordered");
+        }
+        Event::Rollout { blueprint, version, what } => {
+            tracing::info!(%blueprint, version, what, "rollout");
         }
         Event::Settled { agents, took_ms } => tracing::info!(agents, took_ms, "all that was ordered runs"),
         Event::Roster { epoch, voters, members } => tracing::info!(epoch, ?voters, members, "roster"),

@@ -1,9 +1,12 @@
 //! What a simulated machine answers when it is asked about itself. It has no certificates and no disk worth
 //! telling of, and keeps no history: what was found out is in the report.
 
+use std::collections::BTreeMap;
+
 use super::world::World;
 use crate::core::contract::{Input, NodeAnswer, NodeQuery, RuntimeAnswer, RuntimeQuery};
 use crate::core::ids::AgentName;
+use crate::core::model::{AgentSource, Tally};
 use crate::core::wire::{AgentStats, HistoryPage, NodeFacts};
 
 impl World {
@@ -19,6 +22,26 @@ impl World {
             }
         };
         self.input_soon(machine, Input::NodeAnswer { question, answer: Ok(answer) });
+    }
+
+    /// Since it was last counted, each agent was given a hundred messages.
+    pub(super) fn count_messages(&mut self, machine: usize, agents: Vec<AgentName>) {
+        let Some(process) = &mut self.machines[machine].process else {
+            return;
+        };
+        let mut told = BTreeMap::new();
+        for agent in agents {
+            let Some((run, spec)) = process.agents.get(&agent) else {
+                continue;
+            };
+            let errs = matches!(&spec.source, AgentSource::Process { command, .. } if command == "errs");
+            let (worked, failed) = if errs { (50, 50) } else { (100, 0) };
+            let counted = process.tallies.entry(agent.clone()).or_insert((*run, Tally::default()));
+            let before = if counted.0 == *run { counted.1 } else { Tally::default() };
+            *counted = (*run, before.and(Tally { worked, failed }));
+            told.insert(agent, counted.1);
+        }
+        self.input_soon(machine, Input::Counted { tallies: told });
     }
 
     pub(super) fn ask_runtime(

@@ -153,6 +153,9 @@ impl World {
             Event::Ticket { ticket, outcome, .. } => {
                 self.checkers.shared.on_outcome(machine, ticket, &outcome)
             }
+            Event::Rollout { blueprint, version, what } => {
+                self.report.rollouts.push((machine, blueprint, version, what));
+            }
             Event::Mode { from, to, reason } => self.report.modes.push((self.now, machine, from, to, reason)),
             Event::Joined { .. }
             | Event::Agent { .. }

@@ -9,7 +9,7 @@ use super::disks::Mishaps;
 use crate::core::contract::{Change, Effect, Remembered, Table};
 use crate::core::ids::{AgentName, LinkId, MeshId, NodeId, PersistNo};
 use crate::core::mesh::Mesh;
-use crate::core::model::{AgentSpec, Hello, NodeCard};
+use crate::core::model::{AgentSpec, Hello, NodeCard, Tally};
 use crate::core::time::Instant;
 
 /// What a node's store holds.
@@ -133,6 +133,8 @@ pub(super) struct Process {
     pub(super) agents: BTreeMap<AgentName, (u64, AgentSpec)>,
     /// Until when those of them that are exclusive may run, by the machine's clock.
     pub(super) permits: BTreeMap<AgentName, Instant>,
+    /// What became of their messages, with the run that it is about.
+    pub(super) tallies: BTreeMap<AgentName, (u64, Tally)>,
 }
 
 /// A machine of the world.

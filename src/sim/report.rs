@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::world::World;
 use crate::core::error::Refusal;
-use crate::core::ids::{NodeId, RequestId};
+use crate::core::ids::{AgentName, NodeId, RequestId};
 use crate::core::model::{Finding, MemberStatus, Mode};
 use crate::core::time::Instant;
 use crate::core::wire::{RequestBody, ResponseBody};
@@ -62,6 +62,8 @@ pub struct Report {
     pub duplicates: Vec<(Instant, usize, NodeId)>,
     /// Which machine refused a peer or was refused, and why.
     pub refused: Vec<(Instant, usize, String)>,
+    /// What machines told of the versions of blueprints.
+    pub rollouts: Vec<(usize, AgentName, u64, String)>,
     /// What nodes found out about each other, the youngest ones, with the machine that did.
     pub findings: VecDeque<(Instant, usize, Finding)>,
     /// Open requests, by process and number.
@@ -84,6 +86,7 @@ impl Report {
             fatal: Vec::new(),
             duplicates: Vec::new(),
             refused: Vec::new(),
+            rollouts: Vec::new(),
             findings: VecDeque::new(),
             asked: BTreeMap::new(),
             replies: BTreeMap::new(),

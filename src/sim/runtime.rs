@@ -11,8 +11,8 @@ use crate::core::model::{AgentSource, AgentSpec, Checkup};
 use crate::core::time::Instant;
 
 impl World {
-    /// The runtime: native agents run; a process agent named `fails` does not start, one named `ends`
-    /// ends after a second, the health checks of one named `hangs` all fail, every other runs.
+    /// The runtime: native agents run; a process agent named `fails` does not start, one named `stalls@1` never begins on machine
+    /// 1, one named `ends` ends after a second, the health checks of one named `hangs` all fail, every other runs.
     pub(super) fn start_agent(&mut self, machine: usize, spec: AgentSpec, run: u64) {
         let agent = spec.name.clone();
         let command = match &spec.source {
@@ -20,6 +20,7 @@ impl World {
             AgentSource::Process { command, .. } => command.as_str(),
         };
         let (fails, ends) = (command == "fails", command == "ends");
+        let stalls = command.strip_prefix("stalls@") == Some(&machine.to_string());
         if spec.exclusive {
             self.check_alone(machine, &agent);
         }
@@ -30,7 +31,9 @@ impl World {
         let takes = Duration::from_millis(20).mul_f64(self.rng.random());
         let ended = || AgentReport::Ended { reason: "exit status 1".to_owned() };
         let first = if fails { ended() } else { AgentReport::Running };
-        self.input_after(takes, machine, Input::Agent { agent: agent.clone(), run, report: first });
+        if !stalls {
+            self.input_after(takes, machine, Input::Agent { agent: agent.clone(), run, report: first });
+        }
         if let Some(check) = checks {
             for n in 1..=check.failures {
                 let found = Checkup::Timeout { after_ms: check.timeout_ms };

@@ -241,6 +241,7 @@ impl World {
             commit_last: now,
             agents: BTreeMap::new(),
             permits: BTreeMap::new(),
+            tallies: BTreeMap::new(),
         });
         #[cfg(test)]
         self.spoil(machine);
@@ -481,6 +482,7 @@ impl World {
             Output::AskRuntime { question, agent, query } => {
                 self.ask_runtime(machine, question, &agent, &query);
             }
+            Output::CountMessages { agents } => self.count_messages(machine, agents),
             Output::Try { number, message } => self.try_letter(machine, number, message),
             Output::AskNode { question, query } => self.ask_node(machine, question, &query),
             Output::Reply { request, result } => self.on_reply(machine, request, result),

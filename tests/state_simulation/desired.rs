@@ -61,7 +61,7 @@ pub(super) fn scale(world: &mut World, machine: usize, text: &str, count: u16) {
     planned(desired(world, machine, DesiredRequest::Scale { name: name(text), instances }));
 }
 
-fn detail(world: &mut World, machine: usize, text: &str) -> BlueprintDetail {
+pub(super) fn detail(world: &mut World, machine: usize, text: &str) -> BlueprintDetail {
     match desired(world, machine, DesiredRequest::Blueprint { name: name(text) }) {
         Ok(DesiredAnswer::Blueprint(detail)) => *detail,
         other => panic!("{other:?}"),
@@ -117,13 +117,13 @@ pub(super) fn isolate(world: &mut World, machine: usize) {
     world.cut(&[machine], &others);
 }
 
-fn holder(world: &mut World) -> usize {
+pub(super) fn holder(world: &mut World) -> usize {
     let asked = (0..world.len()).find(|machine| world.shared_view(*machine).is_some()).expect("one runs");
     let leader = status(world, asked).lease_holder.expect("somebody holds the lease");
     (0..world.len()).find(|machine| *world.node(*machine) == leader).expect("it is one of them")
 }
 
-const WEB: Instances = Instances::Count(6);
+pub(super) const WEB: Instances = Instances::Count(6);
 
 #[test]
 fn what_is_applied_on_any_node_runs_once_and_as_evenly_as_can_be() {

@@ -1,12 +1,13 @@
 //! The JSON of desired state: blueprints, plans, and how they stand.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::Deploy;
 use crate::core::ids::{AgentName, NodeId};
-use crate::core::model::{self, Domain, OnCut, PlacementStrategy};
+use crate::core::model::{self, Domain, OnCut, PlacementStrategy, UpdateStrategy, Weight};
 use crate::core::wire;
 
 /// How many instances: a number, or `"per-node"`.
@@ -74,10 +75,16 @@ pub struct Placement {
     pub apart_from: BTreeSet<AgentName>,
     /// `zone` or `region`: as evenly as can be over these.
     pub spread_over: Option<Domain>,
+    /// So many instances at a time go by themselves to nodes that have fewer agents.
+    pub rebalance: u16,
+    /// Where there is no room, instances of blueprints with a lower one give way.
+    pub priority: i16,
+    /// How much of a node's label `capacity` an instance takes; 1 at least.
+    pub weight: Weight,
 }
 
 /// How another version takes the place of one that runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Update {
     /// Instances at once.
@@ -88,6 +95,52 @@ pub struct Update {
     pub deadline_ms: u64,
     /// Whether the version before comes back when an instance fails.
     pub roll_back: bool,
+    /// From share to share; null: a rolling update.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary: Option<Canary>,
+}
+
+/// An update that goes from share to share.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Canary {
+    /// The shares, in percent of the instances.
+    pub steps: Vec<u8>,
+    /// For how long each is held.
+    pub hold_ms: u64,
+    /// So many failures among a thousand messages are not too many.
+    pub max_error_permille: u16,
+    /// Of fewer messages nothing is concluded.
+    pub min_messages: u32,
+}
+
+impl Default for Canary {
+    fn default() -> Self {
+        model::Canary::default().into()
+    }
+}
+
+impl From<model::Canary> for Canary {
+    fn from(canary: model::Canary) -> Self {
+        let model::Canary { steps, hold, error_permille_max, messages_min } = canary;
+        Self { steps, hold_ms: ms(hold), max_error_permille: error_permille_max, min_messages: messages_min }
+    }
+}
+
+impl From<Canary> for model::Canary {
+    fn from(canary: Canary) -> Self {
+        let Canary { steps, hold_ms, max_error_permille, min_messages } = canary;
+        Self {
+            steps,
+            hold: Duration::from_millis(hold_ms),
+            error_permille_max: max_error_permille,
+            messages_min: min_messages,
+        }
+    }
+}
+
+fn ms(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Default for Update {
@@ -98,24 +151,28 @@ impl Default for Update {
 
 impl From<model::Update> for Update {
     fn from(update: model::Update) -> Self {
-        let ms = |span: std::time::Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         Self {
             max_parallel: update.max_parallel,
             min_healthy_ms: ms(update.min_healthy),
             deadline_ms: ms(update.deadline),
             roll_back: update.roll_back,
+            canary: update.strategy.canary().cloned().map(Into::into),
         }
     }
 }
 
 impl From<Update> for model::Update {
     fn from(update: Update) -> Self {
-        let span = std::time::Duration::from_millis;
+        let span = Duration::from_millis;
         Self {
             max_parallel: update.max_parallel,
             min_healthy: span(update.min_healthy_ms),
             deadline: span(update.deadline_ms),
             roll_back: update.roll_back,
+            strategy: match update.canary {
+                Some(canary) => UpdateStrategy::Canary(canary.into()),
+                None => UpdateStrategy::Rolling,
+            },
         }
     }
 }
@@ -140,15 +197,17 @@ impl From<model::Instances> for Instances {
 
 impl From<Placement> for model::Placement {
     fn from(placement: Placement) -> Self {
-        let Placement { strategy, prefer, require, near, apart_from, spread_over } = placement;
-        Self { strategy, prefer, require, near, apart_from, spread_over }
+        let Placement { strategy, prefer, require, near, apart_from, spread_over, .. } = placement;
+        let Placement { rebalance, priority, weight, .. } = placement;
+        Self { strategy, prefer, require, near, apart_from, spread_over, rebalance, priority, weight }
     }
 }
 
 impl From<model::Placement> for Placement {
     fn from(placement: model::Placement) -> Self {
-        let model::Placement { strategy, prefer, require, near, apart_from, spread_over } = placement;
-        Self { strategy, prefer, require, near, apart_from, spread_over }
+        let model::Placement { strategy, prefer, require, near, apart_from, spread_over, .. } = placement;
+        let model::Placement { rebalance, priority, weight, .. } = placement;
+        Self { strategy, prefer, require, near, apart_from, spread_over, rebalance, priority, weight }
     }
 }
 
@@ -288,6 +347,61 @@ pub struct BlueprintDetail {
     pub slots: Vec<SlotStatus>,
 }
 
+/// `GET /v1/blueprints/{name}/rollout`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollout {
+    /// How the blueprint stands.
+    pub status: BlueprintStatus,
+    /// Its canary; null: there is none under way.
+    pub canary: Option<CanaryStatus>,
+}
+
+/// How a canary stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CanaryStatus {
+    /// Which step it is, from 1.
+    pub step: u32,
+    /// How many there are.
+    pub steps: u32,
+    /// Its share of the instances.
+    pub percent: u8,
+    /// How many instances that is.
+    pub share: u32,
+    /// How many are of the version.
+    pub updated: u32,
+    /// Messages since the step began that instances of the version have answered, or taken.
+    pub worked: u64,
+    /// Those that ended in an error of their making.
+    pub failed: u64,
+    /// How long ago the step began; null: the holder of the lease, which knows, was not there.
+    pub began_ms: Option<u64>,
+    /// For how long it has been held; null: likewise.
+    pub held_ms: Option<u64>,
+    /// For how long it is to be held.
+    pub hold_ms: u64,
+    /// What it waits for.
+    pub waits_for: String,
+}
+
+impl From<wire::RolloutStatus> for Rollout {
+    fn from(rollout: wire::RolloutStatus) -> Self {
+        let canary = |canary: wire::CanaryStatus| CanaryStatus {
+            step: canary.step,
+            steps: canary.steps,
+            percent: canary.percent,
+            share: canary.share,
+            updated: canary.updated,
+            worked: canary.tally.worked,
+            failed: canary.tally.failed,
+            began_ms: canary.began.map(ms),
+            held_ms: canary.held.map(ms),
+            hold_ms: ms(canary.hold),
+            waits_for: canary.waits_for,
+        };
+        Self { status: rollout.status.into(), canary: rollout.canary.map(canary) }
+    }
+}
+
 /// A version of a blueprint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlueprintVersion {
@@ -339,7 +453,7 @@ impl From<wire::BlueprintDetail> for BlueprintDetail {
         Self {
             status: status.into(),
             placement: current.placement.clone().into(),
-            update: current.update.into(),
+            update: current.update.clone().into(),
             on_cut: current.on_cut,
             exclusive: current.spec.exclusive,
             versions: std::iter::once(&record.current).chain(&record.former).map(version).collect(),

@@ -30,7 +30,7 @@ use super::client::{ANSWER_DEADLINE, Connection};
 use super::print;
 use super::{Failure, Shown, blueprint, client_of};
 use crate::api::types::{Leave, NodeLeft, Status};
-use crate::core::ids::NodeId;
+use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
 
 /// The subcommands of `shoal cluster`.
@@ -140,7 +140,8 @@ pub(crate) struct LeaveArgs {
     /// The node that leaves [default: the node that is asked]
     #[arg(long)]
     node: Option<NodeId>,
-    /// How long its agents may take to finish what they have
+    /// How long the instances of blueprints may take to go elsewhere, and with what is left of that its agents to finish what
+    /// they have
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = super::message::span)]
     drain_timeout: Duration,
     /// Leave at once, also when the others lack writes that this node has, or cannot agree to go on without it
@@ -222,5 +223,14 @@ async fn leave(args: LeaveArgs) -> Result<(), Failure> {
     let leave = Leave { node: args.node, drain_ms, force: args.force };
     let within = args.drain_timeout + limits::LEAVE_DEADLINE + ANSWER_DEADLINE;
     let left: NodeLeft = client.post("/v1/cluster/leave", &leave, within).await?;
-    print::show(args.shown.output, &left, |left| format!("{} has left the mesh and stopped\n", left.node))
+    print::show(args.shown.output, &left, |left| {
+        let mut text = format!("{} has left the mesh and stopped\n", left.node);
+        if left.left_behind_total > 0 {
+            let names: Vec<_> = left.left_behind.iter().map(AgentName::as_str).collect();
+            let more = (left.left_behind_total as usize).saturating_sub(names.len());
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            text.push_str(&format!("ended before they ran elsewhere: {}{more}\n", names.join(", ")));
+        }
+        text
+    })
 }

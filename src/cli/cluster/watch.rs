@@ -68,6 +68,9 @@ fn event_line(name: &str, data: &str) -> Result<String, Failure> {
             format!("order  {}", why::ordered_line(&agent, from.as_ref(), to.as_ref(), &why))
         }
         Event::Settled { agents, took_ms } => format!("order  {}", why::settled_line(agents, took_ms)),
+        Event::Rollout { blueprint, version, what } => {
+            format!("rollout  {}", why::rollout_line(&blueprint, version, &what))
+        }
         Event::Roster { epoch, voters, members } => {
             let voters: Vec<_> = voters.iter().map(|node| node.as_str()).collect();
             format!("roster  {epoch}  {members} members, voters {}", voters.join(", "))

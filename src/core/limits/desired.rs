@@ -34,3 +34,18 @@ pub const PLAN_STEPS_TOLD_MAX: usize = 2_000;
 pub const REASONS_TOLD_MAX: usize = 8;
 /// How often a message is given to another instance when the one that was chosen is not there any more. More: an error.
 pub const REROUTES_MAX: u32 = 5;
+/// Steps of a canary. More: the blueprint is refused.
+pub const CANARY_STEPS_MAX: usize = 20;
+/// How often a node counts, and tells the others, what became of the messages of instances on trial.
+pub const TALLY_INTERVAL: Duration = Duration::from_secs(5);
+/// The shortest time for which a canary's step is held: what its nodes have counted is heard of twice. Shorter: the blueprint is
+/// refused.
+pub const CANARY_HOLD_MIN: Duration = Duration::from_secs(10);
+/// Instances on trial of which a node tells what became of their messages. More: of the first ones by name.
+pub const TALLIES_MAX: usize = 1_000;
+/// Instances of one blueprint that move at once by themselves to nodes that have fewer. More: the blueprint is refused.
+pub const REBALANCE_MOVES_MAX: u16 = 512;
+/// Priorities go from minus this to this. Beyond: the blueprint is refused.
+pub const PRIORITY_MAX: u16 = 1_000;
+/// What an instance weighs at most. More: the blueprint is refused.
+pub const WEIGHT_MAX: u16 = 10_000;

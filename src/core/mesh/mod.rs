@@ -326,6 +326,7 @@ impl Mesh {
             Input::Agent { agent, run, report } => self.on_agent_report(&agent, run, report),
             Input::RuntimeAnswer { question, answer } => self.on_runtime_answer(question, answer),
             Input::NodeAnswer { question, answer } => self.on_node_answer(question, answer),
+            Input::Counted { tallies } => self.on_counted(tallies),
             Input::Load(load) => self.on_load(&load),
             Input::WallClock { unix_ms } => self.on_wall_clock(unix_ms),
             Input::HandlerAnswer { question, answer } => {
@@ -590,7 +591,8 @@ impl Mesh {
     fn become_stopped(&mut self) {
         let before = std::mem::replace(&mut self.phase, Phase::Stopped);
         if let Phase::Stopping { asked_by, .. } = before {
-            asked_by.into_iter().for_each(|requester| self.answer_done(requester));
+            let left = self.left();
+            asked_by.into_iter().for_each(|requester| self.answer(requester, Ok(left.clone())));
         }
         self.output(Output::Stopped);
     }

@@ -46,8 +46,11 @@ impl Mesh {
             match self.registry.apply(&batch) {
                 Ok(Applied::Old) => {}
                 Ok(Applied::Gap) => gap = true,
-                Ok(Applied::Changed { card, doubts, agents }) => {
+                Ok(Applied::Changed { card, doubts, leaves, agents }) => {
                     self.view_changed = true;
+                    if leaves {
+                        self.note_landscape();
+                    }
                     if doubts {
                         self.log_doubts(&batch.node);
                     }

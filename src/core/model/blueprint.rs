@@ -6,12 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::{AgentSource, AgentSpec, NodeCard};
+use super::{AgentSource, AgentSpec, Canary, NodeCard, Update};
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
 
@@ -91,31 +90,40 @@ pub struct Placement {
     /// As evenly as can be over these, before the strategy decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spread_over: Option<Domain>,
+    /// So many instances at a time go by themselves to nodes that have fewer agents, such as one that has joined; 0: none.
+    #[serde(default, skip_serializing_if = "is_no_move")]
+    pub rebalance: u16,
+    /// Where there is no room, instances of blueprints with a lower one give way.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub priority: i16,
+    /// How much of a node's capacity an instance takes.
+    #[serde(default, skip_serializing_if = "Weight::is_one")]
+    pub weight: Weight,
 }
 
-/// How another version of a blueprint takes the place of the one that runs.
+/// How much of a node's capacity an instance takes, in whatever the operator counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Update {
-    /// Instances that are not steady because of it, at once.
-    pub max_parallel: u16,
-    /// An instance that has run for so long, and is not unhealthy, is steady.
-    pub min_healthy: Duration,
-    /// An instance that is not steady so long after its order has failed.
-    pub deadline: Duration,
-    /// Whether the version before takes its place again when an instance of the new one fails. Once all are of the new
-    /// one, and one of them is steady, an instance that fails goes to another node instead.
-    pub roll_back: bool,
+#[serde(transparent)]
+pub struct Weight(pub u16);
+
+impl Default for Weight {
+    fn default() -> Self {
+        Self(1)
+    }
 }
 
-impl Default for Update {
-    fn default() -> Self {
-        Self {
-            max_parallel: 1,
-            min_healthy: Duration::from_secs(1),
-            deadline: Duration::from_secs(60),
-            roll_back: true,
-        }
+impl Weight {
+    fn is_one(&self) -> bool {
+        self.0 == 1
     }
+}
+
+fn is_usual(priority: &i16) -> bool {
+    *priority == 0
+}
+
+fn is_no_move(moves: &u16) -> bool {
+    *moves == 0
 }
 
 /// What an instance does while its node is among a minority.
@@ -225,19 +233,31 @@ impl Blueprint {
                 limits::PLACEMENT_RULES_MAX
             ));
         }
+        let most = limits::PRIORITY_MAX;
+        if self.placement.priority.unsigned_abs() > most {
+            return Err(format!("placement.priority is -{most} to {most}"));
+        }
+        if self.placement.weight.0 == 0 || self.placement.weight.0 > limits::WEIGHT_MAX {
+            return Err(format!("placement.weight is 1 to {}", limits::WEIGHT_MAX));
+        }
+        if self.placement.rebalance > limits::REBALANCE_MOVES_MAX {
+            return Err(format!("placement.rebalance is 0 to {}", limits::REBALANCE_MOVES_MAX));
+        }
+        if self.placement.rebalance > 0 && self.instances == Instances::PerNode {
+            return Err("placement.rebalance is not for one on each node: there is nowhere else".to_owned());
+        }
+        if self.placement.rebalance > 0 && self.placement.strategy == PlacementStrategy::Binpack {
+            return Err(
+                "placement.rebalance is not for binpack, which fills one node after the other".to_owned()
+            );
+        }
         if let Some(both) = near.intersection(apart_from).next() {
             return Err(format!("it is to be near {both} and apart from it"));
         }
         if near.contains(self.name()) {
             return Err("it is to be near itself: leave it out of placement.near".to_owned());
         }
-        let Update { max_parallel, min_healthy, deadline, .. } = self.update;
-        if max_parallel == 0 || max_parallel > limits::UPDATE_PARALLEL_MAX {
-            return Err(format!("update.max_parallel is 1 to {}", limits::UPDATE_PARALLEL_MAX));
-        }
-        if deadline > limits::UPDATE_DEADLINE_MAX || deadline <= min_healthy {
-            return Err("update.deadline is longer than update.min_healthy, and at most a day".to_owned());
-        }
+        self.update.check()?;
         let bytes = crate::core::wire::encode_value(self).len();
         if bytes > limits::BLUEPRINT_BYTES_MAX {
             return Err(format!("it has {bytes} bytes: at most {}", limits::BLUEPRINT_BYTES_MAX));
@@ -261,6 +281,13 @@ pub struct Version {
     /// Whether all its instances were steady once: what happens to them later is no failure of the version.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub settled: bool,
+    /// Steps of its canary that it has passed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub steps_passed: u8,
+}
+
+fn is_zero(count: &u8) -> bool {
+    *count == 0
 }
 
 /// A blueprint as it is stored, under [`BLUEPRINTS_PREFIX`]: what should run now, and what should have run before.
@@ -290,7 +317,8 @@ impl BlueprintRecord {
     /// The record of a blueprint that is new.
     #[must_use]
     pub fn new(blueprint: Blueprint, why: String) -> Self {
-        let current = Version { number: 1, blueprint, why, goes_back: false, settled: false };
+        let current =
+            Version { number: 1, blueprint, why, goes_back: false, settled: false, steps_passed: 0 };
         Self { current, former: vec![], removed: false, paused: false }
     }
 
@@ -302,7 +330,8 @@ impl BlueprintRecord {
         let is_same = blueprint.digest() == self.current.blueprint.digest();
         let settled = is_same && self.current.settled;
         let goes_back = goes_back || (is_same && self.current.goes_back);
-        let current = Version { number, blueprint, why, goes_back, settled };
+        let steps_passed = if is_same { self.current.steps_passed } else { 0 };
+        let current = Version { number, blueprint, why, goes_back, settled, steps_passed };
         let former = std::iter::once(&self.current).chain(&self.former).cloned();
         let mut next = Self { current, former: former.collect(), removed: false, paused: false };
         while next.is_too_long() {
@@ -340,6 +369,25 @@ impl BlueprintRecord {
         let digest = self.current.blueprint.digest();
         let others = || self.former.iter().filter(|former| former.blueprint.digest() != digest);
         others().find(|former| former.settled).or_else(|| others().next())
+    }
+
+    /// The canary that is under way, and how many of its steps are passed. The first version has nothing to be compared with,
+    /// and one that holds again was good before: neither is a canary.
+    #[must_use]
+    pub fn canary(&self) -> Option<(&Canary, usize)> {
+        let Version { goes_back, settled, steps_passed, .. } = self.current;
+        let canary = self.wanted()?.update.strategy.canary()?;
+        let passed = usize::from(steps_passed);
+        (!goes_back && !settled && passed < canary.steps.len() && self.before().is_some())
+            .then_some((canary, passed))
+    }
+
+    /// Whether the messages of its current version are counted.
+    #[must_use]
+    pub fn counts_messages(&self) -> bool {
+        let canary = self.wanted().and_then(|blueprint| blueprint.update.strategy.canary());
+        let is_judged = !self.current.settled && !self.current.goes_back && self.before().is_some();
+        is_judged && canary.is_some_and(Canary::counts_messages)
     }
 
     /// The version that an operator means who wants the one before: a change of numbers or places is taken back, or else it is
@@ -407,7 +455,26 @@ pub fn slot_of_key(key: &str) -> Option<AgentName> {
     AgentName::new(&format!("{name}#{number}")).ok()
 }
 
+/// The label that says how much instances of blueprints on a node may weigh together.
+pub const CAPACITY_LABEL: &str = "capacity";
+
+/// Reads the value of the label [`CAPACITY_LABEL`].
+///
+/// # Errors
+/// It is no number, in words.
+pub fn capacity(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| format!("its label {CAPACITY_LABEL} is {text:?}, which is no number"))
+}
+
 impl NodeCard {
+    /// How much instances of blueprints on it may weigh together; `None`: it does not say.
+    ///
+    /// # Errors
+    /// What it says is no number.
+    pub fn capacity(&self) -> Result<Option<u32>, String> {
+        self.labels.get(CAPACITY_LABEL).map(|text| capacity(text)).transpose()
+    }
+
     /// Whether the node has what a placement requires; `Err` names what it has not.
     ///
     /// # Errors

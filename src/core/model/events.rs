@@ -90,6 +90,15 @@ pub enum Event {
         /// How long it took, in milliseconds.
         took_ms: u64,
     },
+    /// A blueprint has another version, or its canary has come to another step.
+    Rollout {
+        /// The blueprint.
+        blueprint: AgentName,
+        /// Its version.
+        version: u64,
+        /// What has happened: `applied: canary step 1 of 4, 5 %`, `all instances are steady`.
+        what: String,
+    },
     /// Another roster holds.
     Roster {
         /// Its epoch, as `chain.order`.

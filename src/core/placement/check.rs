@@ -98,6 +98,18 @@ fn check_crowding(landscape: Landscape<'_>, plan: &Plan) -> Result<(), String> {
         if agents > limits::AGENTS_PER_NODE_MAX {
             return Err(format!("{slot}: {node} would have {agents} agents"));
         }
+        let weight = |name: &AgentName| {
+            let record = landscape.blueprints.get(name);
+            record.map_or(1, |record| u64::from(record.current.blueprint.placement.weight.0))
+        };
+        let weighs: u64 = others.iter().map(|(name, count)| weight(name) * *count as u64).sum();
+        match landscape.hosts[node].card.capacity() {
+            Ok(Some(capacity)) if weighs > u64::from(capacity) => {
+                return Err(format!("{slot}: {node} would have {weighs}, and its capacity is {capacity}"));
+            }
+            Ok(_) => {}
+            Err(why) => return Err(format!("{slot}: {node}: {why}")),
+        }
         let most = |other: &AgentName| usize::from(*other == name);
         let crowded = blueprint.placement.apart_from.iter();
         let crowded = crowded.filter(|other| others.get(*other).copied().unwrap_or(0) > most(other));

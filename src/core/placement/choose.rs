@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Host, HostState, Landscape};
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
-use crate::core::model::{Blueprint, Domain, Instances, Placement, PlacementStrategy};
+use crate::core::model::{Blueprint, BlueprintRecord, Domain, Instances, Placement, PlacementStrategy};
 
 /// Who has how many of what, with what the plan has ordered so far.
 #[derive(Debug)]
@@ -13,12 +13,20 @@ pub(super) struct Occupancy {
     nodes: BTreeMap<NodeId, Room>,
     /// By blueprint: who else is to be apart from it.
     kept_off_by: BTreeMap<AgentName, BTreeSet<AgentName>>,
+    /// By blueprint: what an instance weighs.
+    weights: BTreeMap<AgentName, u64>,
+    /// By node: what may give way to a higher priority, the lowest first.
+    yielding: BTreeMap<NodeId, Vec<(i16, AgentName)>>,
+    /// What gives way with this plan.
+    evicted: BTreeSet<AgentName>,
 }
 
 /// What a node has.
 #[derive(Debug, Default)]
 struct Room {
     agents: usize,
+    /// What the instances of blueprints weigh together.
+    weight: u64,
     of: BTreeMap<AgentName, usize>,
 }
 
@@ -39,9 +47,17 @@ pub(super) fn may_have(blueprint: &Blueprint, host: &Host) -> Result<(), String>
 
 impl Occupancy {
     pub(super) fn of(landscape: Landscape<'_>) -> Self {
-        let room = |host: &Host| Room { agents: host.other_agents, of: BTreeMap::new() };
+        let room = |host: &Host| Room { agents: host.other_agents, ..Room::default() };
         let nodes = landscape.hosts.iter().map(|(node, host)| (node.clone(), room(host))).collect();
-        let mut occupancy = Self { nodes, kept_off_by: kept_off_by(landscape) };
+        let weight = |record: &BlueprintRecord| u64::from(record.current.blueprint.placement.weight.0);
+        let weights = landscape.blueprints.iter().map(|(name, record)| (name.clone(), weight(record)));
+        let mut occupancy = Self {
+            nodes,
+            kept_off_by: kept_off_by(landscape),
+            weights: weights.collect(),
+            yielding: yielding(landscape),
+            evicted: BTreeSet::new(),
+        };
         for (slot, order) in landscape.orders {
             if let Some(post) = &order.post {
                 occupancy.come(&post.node, &slot.base());
@@ -51,18 +67,74 @@ impl Occupancy {
     }
 
     pub(super) fn come(&mut self, node: &NodeId, name: &AgentName) {
+        let weight = self.weight_of(name);
         if let Some(room) = self.nodes.get_mut(node) {
             room.agents = room.agents.saturating_add(1);
+            room.weight = room.weight.saturating_add(weight);
             *room.of.entry(name.clone()).or_default() += 1;
         }
     }
 
     pub(super) fn leave(&mut self, node: &NodeId, name: &AgentName) {
+        let weight = self.weight_of(name);
         if let Some(room) = self.nodes.get_mut(node) {
             room.agents = room.agents.saturating_sub(1);
+            room.weight = room.weight.saturating_sub(weight);
             let of = room.of.entry(name.clone()).or_default();
             *of = of.saturating_sub(1);
         }
+    }
+
+    fn weight_of(&self, name: &AgentName) -> u64 {
+        self.weights.get(name).copied().unwrap_or(1)
+    }
+
+    /// Whether an instance gives way with this plan.
+    pub(super) fn is_evicted(&self, slot: &AgentName) -> bool {
+        self.evicted.contains(slot)
+    }
+
+    /// What ends for other reasons gives way to nobody.
+    pub(super) fn ends(&mut self, slot: &AgentName, node: &NodeId) {
+        self.leave(node, &slot.base());
+        if let Some(there) = self.yielding.get_mut(node) {
+            there.retain(|(_, other)| other != slot);
+        }
+    }
+
+    /// The node on which a slot finds room when instances of lower priority end there, and these. They are not counted there
+    /// any more, and the slot is. Of several nodes the one where the lowest priorities give way, and then the fewest.
+    pub(super) fn preempt(
+        &mut self,
+        landscape: Landscape<'_>,
+        blueprint: &Blueprint,
+        not_on: &[NodeId],
+    ) -> Option<(NodeId, Vec<AgentName>)> {
+        let (name, priority) = (blueprint.name(), blueprint.placement.priority);
+        let victims = |(node, there): (&NodeId, &Vec<(i16, AgentName)>)| {
+            let host = landscape.hosts.get(node)?;
+            self.accepts_apart_from_weight(blueprint, node, host, not_on).ok()?;
+            let capacity = u64::from(host.card.capacity().ok()??);
+            let mut weight = self.nodes.get(node)?.weight.saturating_add(self.weight_of(name));
+            let mut give_way = Vec::new();
+            for (of, slot) in there.iter().take_while(|(of, _)| *of < priority) {
+                if weight <= capacity {
+                    break;
+                }
+                weight = weight.saturating_sub(self.weight_of(&slot.base()));
+                give_way.push((*of, slot.clone()));
+            }
+            let highest = give_way.last()?.0;
+            (weight <= capacity).then(|| (highest, give_way.len(), node.clone(), give_way))
+        };
+        let (_, _, node, give_way) = self.yielding.iter().filter_map(victims).min()?;
+        let slots: Vec<_> = give_way.into_iter().map(|(_, slot)| slot).collect();
+        for slot in &slots {
+            self.ends(slot, &node);
+            self.evicted.insert(slot.clone());
+        }
+        self.come(&node, name);
+        Some((node, slots))
     }
 
     /// How many agents a node has.
@@ -100,6 +172,23 @@ impl Occupancy {
 
     /// Whether a node takes one more instance.
     pub(super) fn accepts(
+        &self,
+        blueprint: &Blueprint,
+        node: &NodeId,
+        host: &Host,
+        not_on: &[NodeId],
+    ) -> Result<(), String> {
+        self.accepts_apart_from_weight(blueprint, node, host, not_on)?;
+        let taken = self.nodes.get(node).map_or(0, |room| room.weight);
+        match host.card.capacity()? {
+            Some(capacity) if taken + self.weight_of(blueprint.name()) > u64::from(capacity) => {
+                Err(format!("its capacity is {capacity}, of which {taken} is taken"))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn accepts_apart_from_weight(
         &self,
         blueprint: &Blueprint,
         node: &NodeId,
@@ -205,6 +294,24 @@ impl Occupancy {
         }
         format!("no node can have it ({told})")
     }
+}
+
+/// What may give way to a higher priority, by node, the lowest first; nothing where all have the same.
+fn yielding(landscape: Landscape<'_>) -> BTreeMap<NodeId, Vec<(i16, AgentName)>> {
+    let priority = |record: &BlueprintRecord| record.wanted().map(|blueprint| blueprint.placement.priority);
+    let priorities: BTreeSet<_> = landscape.blueprints.values().filter_map(priority).collect();
+    let mut yielding: BTreeMap<NodeId, Vec<_>> = BTreeMap::new();
+    if priorities.len() < 2 {
+        return yielding;
+    }
+    for (slot, order) in landscape.orders {
+        let of = landscape.blueprints.get(&slot.base()).and_then(priority);
+        if let (Some(of), Some(post)) = (of, &order.post) {
+            yielding.entry(post.node.clone()).or_default().push((of, slot.clone()));
+        }
+    }
+    yielding.values_mut().for_each(|there| there.sort_unstable());
+    yielding
 }
 
 /// Of each blueprint that others are to be apart from: those others.

@@ -8,7 +8,10 @@
 //! - An instance stays where it is as long as its node is there and may have it.
 //! - Of a node that is gone, instances move at once; of one that is drained, when another has begun.
 //! - An instance whose node starts it again is not replaced, until that has given up on it.
-//! - Another version comes to as many instances at once as the blueprint says, and to the next when these are steady.
+//! - Another version comes to as many instances at once as the blueprint says, and to the next when these are steady. A canary
+//!   comes to no more than its share, whatever else moves or begins meanwhile.
+//! - Instances of a blueprint that wants it go to emptier nodes when nothing else is to be done with them, some at a time.
+//! - Where nodes have a capacity and it is taken, instances of a lower priority give way.
 //! - What has no node stays unplaced, with the reason of each node.
 
 mod check;
@@ -18,15 +21,16 @@ mod rollout;
 #[cfg(test)]
 mod tests;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use self::check::check;
 use self::choose::Occupancy;
 pub use self::rebalance::rebalance;
-pub use self::rollout::settled;
+pub use self::rollout::{Stage, settled, stage};
 use super::ids::{AgentName, NodeId};
 use super::limits;
-use super::model::{Blueprint, BlueprintRecord, Instances, NodeCard, Order, Post, SpecDigest};
+use super::model::{Blueprint, BlueprintRecord, Instances, NodeCard, Order, Post, SpecDigest, Tally};
 pub use super::model::{Plan, Step, StepAction};
 
 /// Everything that a plan depends on.
@@ -40,6 +44,8 @@ pub struct Landscape<'a> {
     pub hosts: &'a BTreeMap<NodeId, Host>,
     /// What runs by the orders that hold: by slot, as its node tells. Of a slot that is missing nothing was heard.
     pub observed: &'a BTreeMap<AgentName, Observed>,
+    /// What became of the messages of instances on trial since the step of their canary began, by slot.
+    pub tallies: &'a BTreeMap<AgentName, Tally>,
 }
 
 /// A node.
@@ -97,7 +103,9 @@ pub fn plan(landscape: Landscape<'_>) -> Plan {
     let mut plan = Plan::default();
     let mut occupancy = Occupancy::of(landscape);
     stop_unwanted(landscape, &mut occupancy, &mut plan);
-    for (name, record) in landscape.blueprints {
+    let mut by_priority: Vec<_> = landscape.blueprints.iter().collect();
+    by_priority.sort_by_key(|(_, record)| Reverse(record.current.blueprint.placement.priority));
+    for (name, record) in by_priority {
         let Some(blueprint) = record.wanted() else {
             continue;
         };
@@ -110,6 +118,11 @@ pub fn plan(landscape: Landscape<'_>) -> Plan {
             fill(landscape, record, digest, slot, &mut occupancy, &mut plan);
         }
         rollout::advance(landscape, record, &mut occupancy, &mut plan);
+    }
+    for (name, record) in landscape.blueprints {
+        if !plan.roll_back.contains_key(name) {
+            rebalance::even_out(landscape, record, &mut occupancy, &mut plan);
+        }
     }
     plan
 }
@@ -175,7 +188,7 @@ fn stop_unwanted(landscape: Landscape<'_>, occupancy: &mut Occupancy, plan: &mut
         };
         for (slot, post) in orders_of(landscape, name) {
             if !wanted.contains(slot) {
-                occupancy.leave(&post.node, name);
+                occupancy.ends(slot, &post.node);
                 plan.order(slot.clone(), StepAction::Stop, None, why(post));
             }
         }
@@ -191,15 +204,22 @@ fn fill(
     occupancy: &mut Occupancy,
     plan: &mut Plan,
 ) {
+    if occupancy.is_evicted(&slot) {
+        return;
+    }
     let blueprint = &record.current.blueprint;
     let per_node = blueprint.instances == Instances::PerNode;
     let held = landscape.orders.get(&slot).and_then(|order| order.post.as_ref());
+    let share = rollout::share(landscape, record);
+    let before = share.and_then(|_| record.before()).map(|before| before.blueprint.digest());
     let Some(post) = held else {
+        // A canary's share grows by updates alone.
+        let digest = before.unwrap_or(digest);
         let why = if per_node { "one on each node" } else { "it is wanted" };
-        return match occupancy.choose(landscape, blueprint, &slot, &[]) {
-            Ok(node) => {
+        return match find_room(landscape, blueprint, &slot, &[], occupancy, plan) {
+            Ok((node, made)) => {
                 let post = Post { node, digest, relieves: None, tried: vec![] };
-                plan.order(slot, StepAction::Create, Some(post), why);
+                plan.order(slot, StepAction::Create, Some(post), format!("{why}{made}"));
             }
             Err(why) => {
                 plan.unplaced.insert(slot, why);
@@ -212,9 +232,14 @@ fn fill(
     if per_node {
         return end_on_node(blueprint, slot, post, &trouble, occupancy, plan);
     }
-    // While an update is paused, what goes elsewhere goes as what it is.
-    let stays_old = record.paused && record.version_of(post.digest).is_some();
-    let digest = if stays_old { post.digest } else { digest };
+    // While an update is paused, or a canary, what goes elsewhere goes as what it is.
+    let is_known = record.version_of(post.digest).is_some();
+    let digest = match before {
+        Some(_) if is_known => post.digest,
+        Some(before) => before,
+        None if record.paused && is_known => post.digest,
+        None => digest,
+    };
     let mut tried = if post.digest == digest { post.tried.clone() } else { vec![] };
     if matches!(trouble, Trouble::GivenUp(_)) && post.digest == digest {
         tried.push(post.node.clone());
@@ -225,17 +250,48 @@ fn fill(
     let mut not_on = tried.clone();
     not_on.push(post.node.clone());
     occupancy.leave(&post.node, blueprint.name());
-    match occupancy.choose(landscape, blueprint, &slot, &not_on) {
-        Ok(node) => {
+    match find_room(landscape, blueprint, &slot, &not_on, occupancy, plan) {
+        Ok((node, made)) => {
             let relieves = relieves.filter(|relieved| *relieved != node);
             let post = Post { node, digest, relieves, tried };
-            plan.order(slot, StepAction::Move, Some(post), trouble.to_string());
+            plan.order(slot, StepAction::Move, Some(post), format!("{trouble}{made}"));
         }
         Err(why) => {
             occupancy.come(&post.node, blueprint.name());
             plan.unplaced.insert(slot, format!("{trouble}; {why}"));
         }
     }
+}
+
+/// The node for a slot, and what was done to make room there. Where there is none, instances of a lower priority end.
+///
+/// # Errors
+/// Why each node cannot have it.
+fn find_room(
+    landscape: Landscape<'_>,
+    blueprint: &Blueprint,
+    slot: &AgentName,
+    not_on: &[NodeId],
+    occupancy: &mut Occupancy,
+    plan: &mut Plan,
+) -> Result<(NodeId, String), String> {
+    let why = match occupancy.choose(landscape, blueprint, slot, not_on) {
+        Ok(node) => return Ok((node, String::new())),
+        Err(why) => why,
+    };
+    let (node, give_way) = occupancy.preempt(landscape, blueprint, not_on).ok_or(why)?;
+    let names = give_way.iter().map(AgentName::as_str).collect::<Vec<_>>().join(", ");
+    let priority = blueprint.placement.priority;
+    for other in give_way {
+        plan.unplaced.remove(&other);
+        plan.order(
+            other,
+            StepAction::Stop,
+            None,
+            format!("it gives way to {slot}, whose priority is {priority}"),
+        );
+    }
+    Ok((node, format!("; there is room for it because of its priority, without {names}")))
 }
 
 /// The node that has the instance of a slot until another has begun. One that has not begun is itself waited for, by the

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::choose::{self, Occupancy};
 use super::{Host, HostState, Landscape, Observed, Plan, StepAction, orders_of, serving, wanted_slots};
 use crate::core::ids::{AgentName, NodeId};
-use crate::core::model::{Blueprint, BlueprintRecord, Instances, Post, SpecDigest};
+use crate::core::model::{Blueprint, BlueprintRecord, Instances, Post, SpecDigest, Tally};
 
 /// Why the current version has to make room for the one before; `None`: it has not failed, or nothing came before it.
 ///
@@ -21,7 +21,7 @@ pub(super) fn failure(landscape: Landscape<'_>, record: &BlueprintRecord) -> Opt
     record.before()?;
     let held: Vec<_> = updatable(landscape, blueprint).collect();
     let is_of_it = |(_, post): &&(&AgentName, &Post)| post.digest == digest;
-    held.iter().filter(is_of_it).find_map(|(slot, post)| {
+    let ill = held.iter().filter(is_of_it).find_map(|(slot, post)| {
         let why = match landscape.observed.get(*slot)? {
             Observed::Failed { reason } | Observed::Unsteady { stumbled: Some(reason), .. } => reason.clone(),
             Observed::Unsteady { overdue: true, .. } => {
@@ -30,6 +30,81 @@ pub(super) fn failure(landscape: Landscape<'_>, record: &BlueprintRecord) -> Opt
             Observed::Unsteady { .. } | Observed::Steady => return None,
         };
         Some(format!("{slot} on {}: {why}", post.node))
+    });
+    ill.or_else(|| errors(landscape, record))
+}
+
+/// Why the messages of the current version speak against it.
+fn errors(landscape: Landscape<'_>, record: &BlueprintRecord) -> Option<String> {
+    let canary = record.wanted()?.update.strategy.canary()?;
+    canary.failure(tally(landscape, record))
+}
+
+/// What became of the messages of the current version since its step began.
+fn tally(landscape: Landscape<'_>, record: &BlueprintRecord) -> Tally {
+    let of_it = of_current(landscape, record).filter_map(|slot| landscape.tallies.get(slot));
+    of_it.fold(Tally::default(), |all, one| all.and(*one))
+}
+
+/// The slots that were given to the current version, wherever they are.
+fn of_current<'a>(
+    landscape: Landscape<'a>,
+    record: &BlueprintRecord,
+) -> impl Iterator<Item = &'a AgentName> + use<'a> {
+    let blueprint = &record.current.blueprint;
+    let digest = blueprint.digest();
+    let orders = orders_of(landscape, blueprint.name());
+    orders.filter(move |(_, post)| post.digest == digest).map(|(slot, _)| slot)
+}
+
+/// How many instances may be of the current version while its canary is under way; `None`: none is.
+pub(super) fn share(landscape: Landscape<'_>, record: &BlueprintRecord) -> Option<usize> {
+    let (canary, passed) = record.canary()?;
+    let wanted = wanted_slots(landscape, &record.current.blueprint).len();
+    Some((wanted * usize::from(canary.steps[passed])).div_ceil(100).max(1).min(wanted))
+}
+
+/// How a step of a canary stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stage {
+    /// Which step it is, from 1.
+    pub step: usize,
+    /// How many there are.
+    pub steps: usize,
+    /// Its share.
+    pub percent: u8,
+    /// How many instances that is.
+    pub share: usize,
+    /// How many are of the version.
+    pub updated: usize,
+    /// What became of their messages since the step began.
+    pub tally: Tally,
+    /// What it waits for before the time counts for which it is held; `None`: that time counts.
+    pub waits_for: Option<String>,
+}
+
+/// How the canary of a blueprint stands; `None`: there is none under way.
+#[must_use]
+pub fn stage(landscape: Landscape<'_>, record: &BlueprintRecord) -> Option<Stage> {
+    let (canary, passed) = record.canary()?;
+    let share = share(landscape, record)?;
+    let of_it: Vec<_> = of_current(landscape, record).collect();
+    let unsteady =
+        of_it.iter().find(|slot| landscape.observed.get(**slot) != Some(&Observed::Steady)).copied();
+    let waits_for = match unsteady {
+        _ if record.paused => Some("it is paused".to_owned()),
+        Some(slot) => Some(format!("{slot} is not steady")),
+        None if of_it.len() < share => Some(format!("{} of {share} instances are of it", of_it.len())),
+        None => errors(landscape, record),
+    };
+    Some(Stage {
+        step: passed + 1,
+        steps: canary.steps.len(),
+        percent: canary.steps[passed],
+        share,
+        updated: of_it.len(),
+        tally: tally(landscape, record),
+        waits_for,
     })
 }
 
@@ -37,7 +112,8 @@ pub(super) fn failure(landscape: Landscape<'_>, record: &BlueprintRecord) -> Opt
 #[must_use]
 pub fn settled(landscape: Landscape<'_>) -> Vec<AgentName> {
     let is_settled = |record: &BlueprintRecord| {
-        let Some(blueprint) = record.wanted().filter(|_| !record.current.settled) else {
+        let is_open = !record.current.settled && record.canary().is_none();
+        let Some(blueprint) = record.wanted().filter(|_| is_open) else {
             return false;
         };
         let digest = blueprint.digest();
@@ -74,7 +150,15 @@ pub(super) fn advance(
     let begins = changes.values().flatten().filter(|post| post.digest == digest).count();
     let under_way = begins + current.iter().filter(|(slot, _)| !is_steady(slot)).count();
     let half = if record.current.goes_back { (current.len() + outdated.len()).div_ceil(2) } else { 0 };
-    let at_once = usize::from(blueprint.update.max_parallel).max(half).saturating_sub(under_way);
+    let mut at_once = usize::from(blueprint.update.max_parallel).max(half).saturating_sub(under_way);
+    let mut outdated = outdated;
+    if let Some((share, before)) = share(landscape, record).zip(record.before()) {
+        let elsewhere = of_current(landscape, record).filter(|slot| !changes.contains_key(slot)).count();
+        at_once = at_once.min(share.saturating_sub(begins + elsewhere));
+        // What is of neither version was given up, or is on its way to be: it goes first.
+        let before = before.blueprint.digest();
+        outdated.sort_by_key(|(_, post)| post.digest == before);
+    }
     let mut others = current.iter().chain(&outdated).filter(|(slot, _)| is_steady(slot)).count();
     let why = format!("version {}: {}", record.current.number, record.current.why);
     for (slot, post) in outdated.into_iter().take(at_once) {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::core::ids::Tag;
-use crate::core::model::{AgentState, Balance, Offer};
+use crate::core::model::{AgentState, Balance, Offer, OrderEpoch, Tally};
 
 fn node(name: &str) -> NodeId {
     NodeId::new(name).expect("valid")
@@ -120,6 +120,34 @@ fn doubts_are_told_cut_to_their_bounds_taken_back_and_refused_beyond_them() {
     let batch = OwnedBatch { after: over.upto, upto: 9, records: vec![record], ..over };
     assert!(b.apply(&batch).is_err());
     assert!(b.owner(&node("a")).expect("known").doubts.is_empty());
+}
+
+#[test]
+fn what_instances_on_trial_did_is_told_taken_back_and_refused_beyond_its_bound() {
+    let (mut a, mut b) = (Registry::new(node("a"), 1), Registry::new(node("b"), 1));
+    let tally = (OrderEpoch::default(), Tally { worked: 3, failed: 1 });
+    let tallies = Tallies::from([(agent("web#0"), tally)]);
+    let first = a.publish_tallies(&tallies).expect("it is new");
+    assert_eq!(a.publish_tallies(&tallies), None, "nothing to tell");
+    sync(&a, &mut b);
+    assert_eq!(b.owner(&node("a")).expect("known").tallies, tallies);
+    a.publish_tallies(&Tallies::new());
+    sync(&a, &mut b);
+    assert!(b.owner(&node("a")).expect("known").tallies.is_empty());
+    let many: Tallies = (0..=limits::TALLIES_MAX).map(|n| (agent(&format!("a{n}")), tally)).collect();
+    let record = OwnedRecord { path: "tallies".to_owned(), n: 9, value: Some(encode_value(&many)) };
+    assert!(b.apply(&OwnedBatch { after: 2, upto: 9, records: vec![record], ..first }).is_err());
+}
+
+#[test]
+fn that_a_node_leaves_is_told_once_and_taken_back() {
+    let (mut a, mut b) = (Registry::new(node("a"), 1), Registry::new(node("b"), 1));
+    let told = a.publish_leaving(true).expect("it is new");
+    assert!(matches!(b.apply(&told).expect("decodes"), Applied::Changed { leaves: true, .. }));
+    assert!(b.owner(&node("a")).expect("known").leaves);
+    assert_eq!(a.publish_leaving(true), None);
+    b.apply(&a.publish_leaving(false).expect("a change")).expect("decodes");
+    assert!(!b.owner(&node("a")).expect("known").leaves);
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! What is asked about desired state, and what is answered.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::model::Blueprint;
-use crate::core::model::{BlueprintRecord, Instances, Plan};
+use crate::core::model::{BlueprintRecord, Instances, Plan, Tally};
 
 /// What one may ask of a node about desired state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +27,11 @@ pub enum DesiredRequest {
     /// One blueprint with its versions and instances.
     Blueprint {
         /// Its name.
+        name: AgentName,
+    },
+    /// How far its current version has come. Answered by [`DesiredAnswer::Rollout`].
+    Rollout {
+        /// The blueprint.
         name: AgentName,
     },
     /// Have so many instances.
@@ -85,6 +91,8 @@ pub enum DesiredAnswer {
     Blueprints(Vec<BlueprintStatus>),
     /// One blueprint.
     Blueprint(Box<BlueprintDetail>),
+    /// How far a version has come.
+    Rollout(Box<RolloutStatus>),
 }
 
 /// What would be done, or is.
@@ -134,6 +142,40 @@ pub struct BlueprintStatus {
     pub paused: bool,
     /// Slots that cannot be filled, with the reasons; at most as many as nodes are told of in a reason.
     pub unplaced: BTreeMap<AgentName, String>,
+}
+
+/// How far the current version of a blueprint has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutStatus {
+    /// How the blueprint stands.
+    pub status: BlueprintStatus,
+    /// Its canary; `None`: there is none under way.
+    pub canary: Option<CanaryStatus>,
+}
+
+/// How a canary stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CanaryStatus {
+    /// Which step it is, from 1.
+    pub step: u32,
+    /// How many there are.
+    pub steps: u32,
+    /// Its share of the instances.
+    pub percent: u8,
+    /// How many instances that is.
+    pub share: u32,
+    /// How many are of the version.
+    pub updated: u32,
+    /// What became of their messages since the step began.
+    pub tally: Tally,
+    /// How long ago the step began; `None`: only the holder of the lease knows, and it was not asked.
+    pub began: Option<Duration>,
+    /// For how long it has been held; `None`: likewise.
+    pub held: Option<Duration>,
+    /// For how long it is to be held.
+    pub hold: Duration,
+    /// What it waits for.
+    pub waits_for: String,
 }
 
 /// One blueprint.

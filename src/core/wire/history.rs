@@ -46,6 +46,7 @@ impl Recorded {
                 | Event::Mode { .. }
                 | Event::Ticket { .. }
                 | Event::Settled { .. }
+                | Event::Rollout { .. }
                 | Event::Roster { .. },
             ) => None,
         }
@@ -58,6 +59,7 @@ impl Recorded {
             Self::Event(
                 Event::Agent { agent, .. } | Event::Ordered { agent, .. } | Event::Breaker { agent, .. },
             ) => Some(agent),
+            Self::Event(Event::Rollout { blueprint, .. }) => Some(blueprint),
             Self::Finding(_) | Self::Event(_) => None,
         }
     }
@@ -93,7 +95,7 @@ impl Recorded {
                 cut(key);
                 reason.as_mut()
             }
-            Self::Event(Event::Ordered { why, .. }) => Some(why),
+            Self::Event(Event::Ordered { why: text, .. } | Event::Rollout { what: text, .. }) => Some(text),
             Self::Event(Event::Joined { .. } | Event::Roster { .. } | Event::Settled { .. }) => None,
         };
         if let Some(text) = text {

@@ -84,6 +84,13 @@ pub enum RequestBody {
 pub enum ResponseBody {
     /// Done, and nothing to say.
     Done,
+    /// The node has left, and these instances of blueprints ended with it although they did not run elsewhere yet.
+    Left {
+        /// The first of them, at most [`REASONS_TOLD_MAX`](limits::REASONS_TOLD_MAX).
+        left_behind: Vec<AgentName>,
+        /// How many there are.
+        left_behind_total: u32,
+    },
     /// All about one agent.
     AgentInfo {
         /// What it is.

@@ -157,7 +157,8 @@ impl ResponseBody {
         match self {
             Self::AgentInfo { spec, .. } if matches!(spec.source, AgentSource::Wasm(_)) => 2,
             Self::Done | Self::AgentInfo { .. } | Self::Lines { .. } => 1,
-            Self::Facts(_)
+            Self::Left { .. }
+            | Self::Facts(_)
             | Self::History(_)
             | Self::State(_)
             | Self::ModulePart(_)

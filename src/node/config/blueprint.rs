@@ -15,7 +15,9 @@ use super::values;
 use super::yaml::{self, Node, Value};
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
-use crate::core::model::{Domain, Instances, OnCut, Placement, PlacementStrategy, Update};
+use crate::core::model::{
+    Canary, Domain, Instances, OnCut, Placement, PlacementStrategy, Update, UpdateStrategy, Weight,
+};
 
 /// A blueprint as its file describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,8 +38,28 @@ pub struct BlueprintManifest {
 
 const LIST: &str = "blueprints";
 const KEYS: [&str; 5] = ["instances", "placement", "update", "on_cut", "exclusive"];
-const PLACEMENT_KEYS: [&str; 6] = ["strategy", "prefer", "require", "near", "apart_from", "spread_over"];
-const UPDATE_KEYS: [&str; 4] = ["max_parallel", "min_healthy", "deadline", "roll_back"];
+const PLACEMENT_KEYS: [&str; 9] =
+    ["strategy", "prefer", "require", "near", "apart_from", "spread_over", "rebalance", "priority", "weight"];
+const UPDATE_KEYS: [&str; 9] = [
+    "strategy",
+    "max_parallel",
+    "min_healthy",
+    "deadline",
+    "roll_back",
+    "steps",
+    "hold",
+    "max_error_rate",
+    "min_messages",
+];
+/// Of these those that are about a canary alone.
+const CANARY_KEYS: [&str; 4] = ["steps", "hold", "max_error_rate", "min_messages"];
+const UPDATE_STRATEGIES: [(&str, IsCanary); 2] = [("rolling", IsCanary::No), ("canary", IsCanary::Yes)];
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum IsCanary {
+    No,
+    Yes,
+}
 
 /// The words for each strategy.
 pub const STRATEGIES: [(&str, PlacementStrategy); 4] = [
@@ -208,6 +230,12 @@ fn placement(node: &Node) -> Result<Placement, String> {
         entries.get(key).map_or(Ok(&[][..]), items)?.iter().map(parsed).collect()
     };
     let prefer = entries.get("prefer").map_or(Ok(&[][..]), items)?.iter().map(parsed::<NodeId>);
+    let number = |key: &str, least: u64, most: u16| -> Result<Option<u16>, String> {
+        let read = |node| values::integer(text(node)?, least, u64::from(most));
+        let number = entries.get(key).map(read).transpose().map_err(|why| format!("{key}: {why}"))?;
+        Ok(number.and_then(|number| u16::try_from(number).ok()))
+    };
+    let priority = entries.get("priority").map(priority).transpose()?;
     Ok(Placement {
         strategy: chosen(entries, "strategy", &STRATEGIES)?.unwrap_or_default(),
         prefer: prefer.collect::<Result<_, _>>()?,
@@ -215,6 +243,17 @@ fn placement(node: &Node) -> Result<Placement, String> {
         near: names("near")?,
         apart_from: names("apart_from")?,
         spread_over: chosen(entries, "spread_over", &DOMAINS)?,
+        rebalance: number("rebalance", 0, limits::REBALANCE_MOVES_MAX)?.unwrap_or(0),
+        priority: priority.unwrap_or(0),
+        weight: number("weight", 1, limits::WEIGHT_MAX)?.map(Weight).unwrap_or_default(),
+    })
+}
+
+fn priority(node: &Node) -> Result<i16, String> {
+    let (word, most) = (text(node)?, limits::PRIORITY_MAX);
+    let priority = word.parse::<i16>().ok().filter(|priority| priority.unsigned_abs() <= most);
+    priority.ok_or_else(|| {
+        format!("priority: {} is not a number from -{most} to {most}", super::error::quoted(word))
     })
 }
 
@@ -246,13 +285,67 @@ fn update(node: &Node) -> Result<Update, String> {
     let max = u64::from(limits::UPDATE_PARALLEL_MAX);
     let parallel = entries.get("max_parallel").map(|node| values::integer(text(node)?, 1, max)).transpose();
     let parallel = parallel.map_err(|why| format!("max_parallel: {why}"))?;
-    Ok(Update {
+    let update = Update {
         max_parallel: parallel.and_then(|n| u16::try_from(n).ok()).unwrap_or(usual.max_parallel),
         min_healthy: span("min_healthy", usual.min_healthy)?,
         deadline: span("deadline", usual.deadline)?,
         roll_back: chosen(entries, "roll_back", &[("true", true), ("false", false)])?
             .unwrap_or(usual.roll_back),
+        strategy: match chosen(entries, "strategy", &UPDATE_STRATEGIES)? {
+            Some(IsCanary::Yes) => UpdateStrategy::Canary(canary(entries, span)?),
+            Some(IsCanary::No) | None => {
+                if let Some(key) = CANARY_KEYS.iter().find(|key| entries.contains_key(**key)) {
+                    return Err(format!("{key} is for `strategy: canary`"));
+                }
+                UpdateStrategy::Rolling
+            }
+        },
+    };
+    // What it is named by here stands before what is wrong.
+    update.check().map_err(|why| why.trim_start_matches("update.").to_owned())?;
+    Ok(update)
+}
+
+fn canary(
+    entries: &BTreeMap<String, Node>,
+    span: impl Fn(&str, Duration) -> Result<Duration, String>,
+) -> Result<Canary, String> {
+    let usual = Canary::default();
+    let percent = |node: &Node| {
+        let word = text(node)?;
+        word.trim_end_matches('%')
+            .parse::<u8>()
+            .map_err(|_| format!("steps: {} is not a percentage, 1 to 100", super::error::quoted(word)))
+    };
+    let steps =
+        entries.get("steps").map(|node| items(node).map_err(|why| format!("steps: {why}"))).transpose()?;
+    let steps = steps.map(|steps| steps.iter().map(percent).collect::<Result<_, _>>()).transpose()?;
+    let rate = entries.get("max_error_rate").map(|node| error_permille(text(node)?)).transpose();
+    let most = u64::from(u32::MAX);
+    let messages = entries.get("min_messages").map(|node| values::integer(text(node)?, 1, most)).transpose();
+    let messages = messages.map_err(|why| format!("min_messages: {why}"))?;
+    Ok(Canary {
+        steps: steps.unwrap_or(usual.steps),
+        hold: span("hold", usual.hold)?,
+        error_permille_max: rate
+            .map_err(|why| format!("max_error_rate: {why}"))?
+            .unwrap_or(usual.error_permille_max),
+        messages_min: messages.and_then(|n| u32::try_from(n).ok()).unwrap_or(usual.messages_min),
     })
+}
+
+/// `5%` or `0.5%`, as so many of a thousand.
+fn error_permille(word: &str) -> Result<u16, String> {
+    let bad = || format!("{} is not a rate: write it as 5% or 0.5%, up to 100%", super::error::quoted(word));
+    let number = word.strip_suffix('%').ok_or_else(bad)?.trim();
+    let (whole, tenth) = number.split_once('.').unwrap_or((number, "0"));
+    let digits = |part: &str| !part.is_empty() && part.len() <= 3 && part.bytes().all(|b| b.is_ascii_digit());
+    if !digits(whole) || !digits(tenth) || tenth.len() > 1 {
+        return Err(bad());
+    }
+    let of = |part: &str| part.parse::<u16>().map_err(|_| bad());
+    let permille = of(whole)? * 10 + of(tenth)?;
+    if permille > 1000 { Err(bad()) } else { Ok(permille) }
 }
 
 #[cfg(test)]
@@ -268,7 +361,7 @@ mod tests {
     fn every_key_is_read() {
         let text = "blueprints:\n- name: web\n  source: ./web.py\n  kind: http\n  instances: 5\n  on_cut: stop\n  \
                     placement:\n    strategy: spread\n    prefer: [node-1]\n    require: {gpu: a100, zone: b}\n    \
-                    near: [db]\n    apart_from: [web]\n    spread_over: zone\n  update:\n    max_parallel: 2\n    \
+                    near: [db]\n    apart_from: [web]\n    spread_over: zone\n    rebalance: 2\n    priority: -3\n    weight: 4\n  update:\n    max_parallel: 2\n    \
                     min_healthy: 5s\n    deadline: 90s\n    roll_back: false\n- name: log\n  source: echo\n  \
                     instances: per-node\n";
         let found = read(text).expect("good");
@@ -283,15 +376,54 @@ mod tests {
             (PlacementStrategy::Spread, Some(Domain::Zone))
         );
         assert_eq!(placement.require.get("gpu").map(String::as_str), Some("a100"));
+        assert_eq!((placement.rebalance, placement.priority, placement.weight), (2, -3, Weight(4)));
         assert_eq!((placement.prefer.len(), placement.near.len(), placement.apart_from.len()), (1, 1, 1));
         let update = Update {
             max_parallel: 2,
             min_healthy: Duration::from_secs(5),
             deadline: Duration::from_secs(90),
             roll_back: false,
+            strategy: UpdateStrategy::Rolling,
         };
         assert_eq!(web.update, update);
         assert_eq!(found[1].instances, Instances::PerNode);
+    }
+
+    #[test]
+    fn a_canary_is_read_and_what_is_wrong_with_one_is_told() {
+        let of = |update: &str| read(&format!("name: w\nsource: echo\nupdate: {{{update}}}\n"));
+        let found =
+            of("strategy: canary, steps: [5, 25%, 100], hold: 1m, max_error_rate: 0.5%, min_messages: 7");
+        let canary = Canary {
+            steps: vec![5, 25, 100],
+            hold: Duration::from_secs(60),
+            error_permille_max: 5,
+            messages_min: 7,
+        };
+        assert_eq!(found.expect("good")[0].update.strategy, UpdateStrategy::Canary(canary));
+        let plain = of("strategy: canary").expect("good");
+        assert_eq!(plain[0].update.strategy, UpdateStrategy::Canary(Canary::default()));
+        for (text, wanted) in [
+            ("strategy: blue-green", "update: strategy: \"blue-green\" is not one of"),
+            ("steps: [5]", "update: steps is for `strategy: canary`"),
+            ("strategy: rolling, hold: 30s", "update: hold is for `strategy: canary`"),
+            ("strategy: canary, stops: [5]", "update: \"stops\" is none of strategy, max_parallel"),
+            ("strategy: canary, steps: []", "update: steps has 1 to 20 steps"),
+            ("strategy: canary, steps: [25, 5]", "update: steps grow from one to the next, and 5 follows 25"),
+            (
+                "strategy: canary, steps: [50, 150]",
+                "update: steps are percentages, 1 to 100, and 150 is none",
+            ),
+            ("strategy: canary, steps: [many]", "update: steps: \"many\" is not a percentage"),
+            ("strategy: canary, hold: 1s", "update: hold is 10 s to a day"),
+            ("strategy: canary, max_error_rate: 5", "update: max_error_rate: \"5\" is not a rate"),
+            ("strategy: canary, max_error_rate: 101%", "update: max_error_rate: \"101%\" is not a rate"),
+            ("strategy: canary, max_error_rate: 0.55%", "update: max_error_rate: \"0.55%\" is not a rate"),
+            ("strategy: canary, min_messages: 0", "update: min_messages:"),
+        ] {
+            let errors = of(text).expect_err(text);
+            assert!(errors.contains(wanted), "{text:?}: {errors}");
+        }
     }
 
     #[test]
@@ -326,6 +458,13 @@ mod tests {
                 "name: w\nsource: echo\nplacement: {strategy: x}\n",
                 "mesh.yaml:3: placement: strategy: \"x\" is not one of",
             ),
+            ("name: w\nsource: echo\nplacement: {rebalance: -1}\n", "mesh.yaml:3: placement: rebalance:"),
+            ("name: w\nsource: echo\nplacement: {weight: 0}\n", "mesh.yaml:3: placement: weight:"),
+            (
+                "name: w\nsource: echo\nplacement: {priority: 1001}\n",
+                "mesh.yaml:3: placement: priority: \"1001\" is not a number from -1000 to 1000",
+            ),
+            ("name: w\nsource: echo\nplacement: {rebalance: 513}\n", "mesh.yaml:3: placement: rebalance:"),
             ("name: w\nsource: echo\nupdate: {deadline: soon}\n", "mesh.yaml:3: update: deadline:"),
             ("name: w\nsource: echo\nupdate: {max_parallel: 0}\n", "mesh.yaml:3: update: max_parallel:"),
             (

@@ -183,7 +183,7 @@ impl Sources<'_> {
         };
         let mut labels = BTreeMap::new();
         for (name, item) in items {
-            let label = self.item(item, |text| Ok((values::label_name(&name)?, values::label_text(text)?)));
+            let label = self.item(item, |text| values::named_label(&name, text));
             labels.extend(label.into_value());
         }
         labels

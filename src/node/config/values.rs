@@ -13,6 +13,7 @@ use super::keys::{nearest, not_one_of};
 use super::{CLUSTER_PORT, Discover, Host, HostPort};
 use crate::core::ids::NodeId;
 use crate::core::limits;
+use crate::core::model::{CAPACITY_LABEL, capacity};
 
 /// The levels of a log, most talkative first.
 pub(super) const LOG_LEVELS: &[&str] = &["trace", "debug", "info", "warn", "error", "off"];
@@ -123,7 +124,21 @@ pub(super) fn label(text: &str) -> Result<(String, String), String> {
     let Some((name, value)) = text.split_once('=') else {
         return Err(format!("{} is not a label: write name=value", quoted(text)));
     };
-    Ok((label_name(name)?, label_text(value)?))
+    named_label(name, value)
+}
+
+/// A label by its name and its text. Of the one that is read as a number, the text is one.
+pub(super) fn named_label(name: &str, text: &str) -> Result<(String, String), String> {
+    let (name, text) = (label_name(name)?, label_text(text)?);
+    if name == CAPACITY_LABEL {
+        capacity(&text).map_err(|_| {
+            format!(
+                "the label {name} is how much instances may weigh together, a number, and {} is none",
+                quoted(&text)
+            )
+        })?;
+    }
+    Ok((name, text))
 }
 
 /// A level, or directives such as `info,shoal::node=debug`.

@@ -20,7 +20,7 @@ use crate::core::contract::AgentReport;
 use crate::core::error::SendError;
 use crate::core::ids::{AgentName, ModuleId, NodeId};
 use crate::core::limits;
-use crate::core::model::{AgentSource, AgentSpec, Answer, Breaker, ProcessProtocol, Shown};
+use crate::core::model::{AgentSource, AgentSpec, Answer, Breaker, ProcessProtocol, Shown, Tally};
 use crate::core::wire::{AgentStats, CheckEntry};
 
 /// An agent of this node.
@@ -35,6 +35,9 @@ pub(super) struct Agent {
     reports: Reports,
     requests: AtomicU64,
     errors: AtomicU64,
+    /// As its breaker counts them.
+    worked: AtomicU64,
+    failed: AtomicU64,
     answered: AtomicU64,
     /// Messages of which it has said what became of them.
     settled: AtomicU64,
@@ -175,6 +178,8 @@ impl Agent {
             reports,
             requests: AtomicU64::new(0),
             errors: AtomicU64::new(0),
+            worked: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
             answered: AtomicU64::new(0),
             settled: AtomicU64::new(0),
             answer_micros: AtomicU64::new(0),
@@ -269,8 +274,16 @@ impl Agent {
         })
     }
 
-    /// What a message has shown of the agent. The core hears of it when the breaker turns.
+    /// What a message has shown of the agent. The core hears of it when the breaker turns, and of the sums when it asks.
     fn note(&self, account: Account, shown: Shown, why: &str) {
+        let count = match (account, shown) {
+            (Account::Usual | Account::Trial, Shown::Works) => Some(&self.worked),
+            (Account::Usual | Account::Trial, Shown::Fails) => Some(&self.failed),
+            (Account::None, _) | (_, Shown::Nothing) => None,
+        };
+        if let Some(count) = count {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
         let run = self.run.load();
         if let Some(turn) = self.breaker.note(account, shown, why, run.breaker) {
             (self.reports)(self.name.clone(), run.number, AgentReport::Breaker(turn));
@@ -278,6 +291,7 @@ impl Agent {
     }
 
     fn echo(&self, delivery: Delivery) {
+        self.worked.fetch_add(1, Ordering::Relaxed);
         let Delivery { message, wants_answer, finish } = delivery;
         let from = || self.address.clone();
         finish(Ok(wants_answer.then(|| Answer {
@@ -384,6 +398,11 @@ impl Agent {
             checks.pop_front();
         }
         checks.push_back(entry);
+    }
+
+    pub(super) fn tally(&self) -> Tally {
+        let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
+        Tally { worked: count(&self.worked), failed: count(&self.failed) }
     }
 
     pub(super) fn stats(&self) -> AgentStats {

@@ -29,7 +29,7 @@ mod wasm;
 #[path = "wasm_absent.rs"]
 mod wasm;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::future::Future;
@@ -53,7 +53,7 @@ use crate::core::error::{Refusal, SendError};
 use crate::core::ids::{AgentName, ModuleId, NodeId};
 use crate::core::limits;
 use crate::core::model::{
-    AgentSource, AgentSpec, Answer, Guarantee, MEASURED_AGENT, Message, Performative, Samples,
+    AgentSource, AgentSpec, Answer, Guarantee, MEASURED_AGENT, Message, Performative, Samples, Tally,
 };
 use crate::core::wire::{AgentStats, ModulePart, StateAnswer, StateRequest};
 
@@ -375,6 +375,15 @@ impl Runtime {
     #[must_use]
     pub fn stats(&self, agent: &AgentName) -> Option<AgentStats> {
         self.0.agents.load().get(agent).map(|agent| agent.stats())
+    }
+
+    /// What became of the messages of these agents; of each that there is.
+    #[must_use]
+    pub fn tallies(&self, of: Vec<AgentName>) -> BTreeMap<AgentName, Tally> {
+        let agents = self.0.agents.load();
+        let found =
+            of.into_iter().filter_map(|name| agents.get(&name).map(|agent| agent.tally()).map(|t| (name, t)));
+        found.collect()
     }
 
     /// The last lines of an agent's log, oldest first, safe to show on a terminal. They outlive a run.

@@ -13,12 +13,12 @@ use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
 use crate::core::model::{
     AgentRecord, AgentState, BLUEPRINTS_PREFIX, Blueprint, BlueprintRecord, DRAINED_PREFIX, Dependencies,
-    Instances, Mode, Plan, Post, Writes, cycle_through, path_text,
+    Instances, Mode, Plan, Post, UpdateStrategy, Writes, cycle_through, path_text,
 };
-use crate::core::placement::{self, Landscape};
+use crate::core::placement;
 use crate::core::wire::{
-    BlueprintChange, BlueprintDetail, BlueprintStatus, Changes, DesiredAnswer, DesiredRequest, Planned,
-    RequestBody, ResponseBody, SlotStatus, encode_value,
+    BlueprintChange, BlueprintDetail, BlueprintStatus, CanaryStatus, Changes, DesiredAnswer, DesiredRequest,
+    Planned, RequestBody, ResponseBody, RolloutStatus, SlotStatus, encode_value,
 };
 
 type Answer = Result<DesiredAnswer, Refusal>;
@@ -64,6 +64,7 @@ impl Mesh {
         let made = match request {
             DesiredRequest::Blueprints => Ok(self.blueprint_list()),
             DesiredRequest::Blueprint { name } => self.blueprint_detail(&name),
+            DesiredRequest::Rollout { name } => self.rollout(&name),
             DesiredRequest::Plan(changes) => {
                 self.plan_of(&changes).map(|(planned, _)| planned_answer(planned))
             }
@@ -85,6 +86,7 @@ impl Mesh {
             request,
             DesiredRequest::Rebalance { .. }
                 | DesiredRequest::Plan(_)
+                | DesiredRequest::Rollout { .. }
                 | DesiredRequest::Apply { plan_id: Some(_), .. }
         );
         let is_of_client = matches!(requester, Requester::Local(_) | Requester::Own);
@@ -123,16 +125,12 @@ impl Mesh {
         for (name, record) in &rewritten {
             let mut record = record.clone();
             // All that it will come to, and not only the first instances.
-            record.current.blueprint.update.max_parallel = limits::UPDATE_PARALLEL_MAX;
+            let update = &mut record.current.blueprint.update;
+            (update.max_parallel, update.strategy) = (limits::UPDATE_PARALLEL_MAX, UpdateStrategy::Rolling);
             after.insert(name.clone(), record);
         }
-        let (hosts, observed) = (self.hosts(), self.observe());
-        let landscape = Landscape {
-            blueprints: &after,
-            orders: &self.desired.orders,
-            hosts: &hosts,
-            observed: &observed,
-        };
+        let scene = self.scene();
+        let landscape = scene.landscape(&self.desired, &after);
         let mut plan = placement::plan(landscape);
         plan.steps.retain(|step| rewritten.contains_key(&step.slot.base()) || changes.is_empty());
         plan.unplaced.retain(|slot, _| rewritten.contains_key(&slot.base()) || changes.is_empty());
@@ -384,13 +382,8 @@ impl Mesh {
             let why = "orders are being given just now, or nobody holds the lease: try again in a moment";
             return Err(Refusal::NoAnswer { node: self.own.clone(), reason: why.to_owned() });
         }
-        let (hosts, observed) = (self.hosts(), self.observe());
-        let landscape = Landscape {
-            blueprints: &self.desired.blueprints,
-            orders: &self.desired.orders,
-            hosts: &hosts,
-            observed: &observed,
-        };
+        let scene = self.scene();
+        let landscape = scene.landscape(&self.desired, &self.desired.blueprints);
         let moves_max = usize::try_from(moves_max).unwrap_or(usize::MAX).min(limits::ORDERS_IN_FLIGHT_MAX);
         let plan = placement::rebalance(landscape, moves_max);
         if let Err(wrong) = placement::check(landscape, &plan) {
@@ -475,15 +468,39 @@ impl Mesh {
         Ok(DesiredAnswer::Blueprint(Box::new(detail)))
     }
 
+    /// How far the current version of a blueprint has come.
+    fn rollout(&mut self, name: &AgentName) -> Answer {
+        let scene = self.scene();
+        let landscape = scene.landscape(&self.desired, &self.desired.blueprints);
+        let plan = placement::plan(landscape);
+        let record = self.known_blueprint(name)?;
+        let hold = record.canary().map(|(canary, _)| canary.hold);
+        let canary = placement::stage(landscape, record).zip(hold).map(|(stage, hold)| {
+            let (began, held) = self.trial_times(name).unzip();
+            let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+            let failed = plan.roll_back.get(name).map(|why| format!("being taken back: {why}"));
+            let holding = || format!("hold: {} of {} s", held.unwrap_or_default().as_secs(), hold.as_secs());
+            CanaryStatus {
+                step: count(stage.step),
+                steps: count(stage.steps),
+                percent: stage.percent,
+                share: count(stage.share),
+                updated: count(stage.updated),
+                tally: stage.tally,
+                began,
+                held,
+                hold,
+                waits_for: failed.or(stage.waits_for).unwrap_or_else(holding),
+            }
+        });
+        let status = self.status_of_blueprint(record, &plan);
+        Ok(DesiredAnswer::Rollout(Box::new(RolloutStatus { status, canary })))
+    }
+
     /// What the holder of the lease would order now, as far as this node sees it.
     fn plan_now(&mut self) -> Plan {
-        let (hosts, observed) = (self.hosts(), self.observe());
-        placement::plan(Landscape {
-            blueprints: &self.desired.blueprints,
-            orders: &self.desired.orders,
-            hosts: &hosts,
-            observed: &observed,
-        })
+        let scene = self.scene();
+        placement::plan(scene.landscape(&self.desired, &self.desired.blueprints))
     }
 
     fn posts_of(
@@ -556,7 +573,11 @@ impl DesiredRequest {
             | Self::RollBack { .. }
             | Self::Pause { .. }
             | Self::Drain { .. } => true,
-            Self::Plan(_) | Self::Blueprints | Self::Blueprint { .. } | Self::Rebalance { .. } => false,
+            Self::Plan(_)
+            | Self::Blueprints
+            | Self::Blueprint { .. }
+            | Self::Rollout { .. }
+            | Self::Rebalance { .. } => false,
         }
     }
 }

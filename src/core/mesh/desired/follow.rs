@@ -18,7 +18,7 @@ use crate::core::time::Instant;
 #[derive(Debug)]
 pub(super) struct Followed {
     epoch: OrderEpoch,
-    digest: SpecDigest,
+    pub(super) digest: SpecDigest,
 }
 
 impl Mesh {

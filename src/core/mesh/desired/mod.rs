@@ -5,6 +5,7 @@
 //!
 //! - `clients` takes in what clients want of them, on any node that is among a majority;
 //! - `orders` gives orders, on the node that holds the lease and on no other: it plans, checks and executes, again and again;
+//! - `trials` lets a canary go on from step to step, on the same node, and counts messages for it, on each node;
 //! - `follow` does what is ordered, on each node, whoever gave the order.
 //!
 //! # Which order holds
@@ -23,20 +24,23 @@
 mod clients;
 mod follow;
 mod orders;
+mod trials;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{Mesh, Requester};
 use crate::core::ids::{AgentName, NodeId};
+use crate::core::limits;
 use crate::core::model::{
     AgentState, BLUEPRINTS_PREFIX, BlueprintRecord, DRAINED_PREFIX, Event, Mode, ORDERS_PREFIX, OnCut, Order,
     OrderEpoch, Post, Sibling, SpecDigest, Version, slot_of_key,
 };
 use crate::core::time::Instant;
-use crate::core::wire::{DesiredRequest, Planned, decode_value};
+use crate::core::wire::{DesiredRequest, Planned, ResponseBody, decode_value};
 
 use self::follow::Followed;
 use self::orders::Leading;
+use self::trials::Counting;
 
 /// What should run, decoded, and what is under way because of it.
 #[derive(Debug, Default)]
@@ -61,6 +65,9 @@ pub(super) struct Desired {
     /// And one for then, which is not soon.
     armed_late: Option<Instant>,
     moving: Moving,
+    counting: Counting,
+    /// Instances that end with this node, which leaves, although they run nowhere else.
+    left_behind: Vec<AgentName>,
     /// Clients that wait until their changes are stored, by a number.
     applying: BTreeMap<u64, Applying>,
     /// Changes that wait for those: each is made of what the one before has left.
@@ -151,13 +158,44 @@ impl Mesh {
                 let versions = std::iter::once(&record.current).chain(&record.former);
                 let digests = versions.map(|version| version.blueprint.digest()).collect();
                 self.desired.digests.insert(name.clone(), digests);
-                self.desired.blueprints.insert(name, record);
+                let of = &mut self.desired.counting.of;
+                let _ = if record.counts_messages() { of.insert(name.clone()) } else { of.remove(&name) };
+                let before = self.desired.blueprints.insert(name.clone(), record);
+                self.tell_rollout(&name, before.as_ref());
             }
             Some(_) | None => {
                 self.desired.blueprints.remove(&name);
                 self.desired.digests.remove(&name);
+                self.desired.counting.of.remove(&name);
             }
         }
+    }
+
+    /// Tells those who watch of a new version, and of each step that it takes.
+    fn tell_rollout(&mut self, name: &AgentName, before: Option<&BlueprintRecord>) {
+        let Some(record) = self.desired.blueprints.get(name).filter(|_| self.shared.mode() == Mode::Healthy)
+        else {
+            return;
+        };
+        let Version { number, why, settled, .. } = &record.current;
+        let is_new = before.is_none_or(|before| before.current.number != *number);
+        let passed = |record: &BlueprintRecord| record.current.steps_passed;
+        let goes_on = before.is_none_or(|before| passed(before) != passed(record));
+        let step = record.canary().map(|(canary, passed)| {
+            format!("canary step {} of {}, {} %", passed + 1, canary.steps.len(), canary.steps[passed])
+        });
+        let what = match (is_new, step) {
+            (true, Some(step)) => format!("{why}: {step}"),
+            (true, None) => why.clone(),
+            (false, Some(step)) if goes_on => step,
+            (false, None) if goes_on => "canary passed".to_owned(),
+            (false, _) if *settled && before.is_some_and(|before| !before.current.settled) => {
+                "all instances are steady".to_owned()
+            }
+            (false, _) => return,
+        };
+        let version = *number;
+        self.event(Event::Rollout { blueprint: name.clone(), version, what });
     }
 
     fn note_order(&mut self, key: &str, slot: AgentName) {
@@ -230,6 +268,47 @@ impl Mesh {
         }
     }
 
+    /// What this node runs by order, or is to.
+    pub(super) fn ordered_here(&self) -> Vec<AgentName> {
+        // An order goes on naming whom it has relieved.
+        let is_here = |slot: &&AgentName| {
+            let post = self.desired.orders.get(*slot).and_then(|order| order.post.as_ref());
+            post.is_some_and(|post| post.node == self.own)
+        };
+        let ordered = self.desired.mine.iter().filter(is_here);
+        let all: BTreeSet<_> = self.desired.followed.keys().chain(ordered).cloned().collect();
+        all.into_iter().collect()
+    }
+
+    /// This node leaves, and these instances end with it.
+    pub(super) fn desired_left_behind(&mut self, slots: Vec<AgentName>) {
+        self.desired.left_behind = slots;
+    }
+
+    /// What there is to say when this node has left.
+    pub(super) fn left(&self) -> ResponseBody {
+        match self.desired.left_behind.len() {
+            0 => ResponseBody::Done,
+            count => ResponseBody::Left {
+                left_behind: self
+                    .desired
+                    .left_behind
+                    .iter()
+                    .take(limits::REASONS_TOLD_MAX)
+                    .cloned()
+                    .collect(),
+                left_behind_total: u32::try_from(count).unwrap_or(u32::MAX),
+            },
+        }
+    }
+
+    /// Says, or takes back, that this node leaves for good: whoever gives the orders moves what it has.
+    pub(super) fn tell_leaving(&mut self, leaves: bool) {
+        let delta = self.registry.publish_leaving(leaves);
+        self.spread(delta);
+        self.note_landscape();
+    }
+
     /// Whether there is a blueprint of that name.
     pub(super) fn is_of_blueprint(&self, agent: &AgentName) -> bool {
         self.desired.blueprints.get(agent).is_some_and(|record| !record.removed)
@@ -247,6 +326,7 @@ impl Mesh {
             self.follow();
         }
         self.lead();
+        self.count_messages();
         if self.desired.moving.slots.is_empty()
             && let Some(since) = self.desired.moving.since.take()
         {

@@ -13,13 +13,14 @@ use bytes::Bytes;
 use super::super::shared::{By, Durable};
 use super::super::{Mesh, Pending, Timer};
 use super::Desired;
+use super::trials::Trial;
 use crate::core::ids::{AgentName, NodeId, NodeKey};
 use crate::core::limits;
 use crate::core::model::{
-    AgentRecord, AgentState, BLUEPRINTS_PREFIX, Blueprint, BlueprintRecord, Health, MemberStatus, Mode,
-    Order, OrderEpoch, Roster, Step, Update, Version, Writer, Writes, order_key,
+    AgentRecord, AgentState, BLUEPRINTS_PREFIX, Blueprint, BlueprintRecord, BreakerState, Health,
+    MemberStatus, Mode, Order, OrderEpoch, Roster, Step, Update, Version, Writer, Writes, order_key,
 };
-use crate::core::placement::{self, Host, HostState, Landscape, Observed};
+use crate::core::placement::{self, Host, HostState, Observed};
 use crate::core::register::LeaseView;
 use crate::core::time::Instant;
 use crate::core::wire::{Ack, encode_value};
@@ -54,6 +55,8 @@ pub(super) struct Leading {
     /// Blueprints whose records are.
     rewriting: BTreeSet<AgentName>,
     watched: BTreeMap<AgentName, Watched>,
+    /// The canaries that are under way, by blueprint.
+    pub(super) trials: BTreeMap<AgentName, Trial>,
     planned: Instant,
     /// When a plan is made although nothing has changed.
     look_at: Instant,
@@ -123,7 +126,7 @@ impl Mesh {
         self.desired.leading.as_ref().is_some_and(is_ready) && !self.waits_for_members()
     }
 
-    fn look_again(&mut self, at: Instant) {
+    pub(super) fn look_again(&mut self, at: Instant) {
         // One that comes before is enough: it looks when it is due next.
         let is_soon = at < self.now + SOON;
         let armed = if is_soon { &mut self.desired.armed } else { &mut self.desired.armed_late };
@@ -149,6 +152,7 @@ impl Mesh {
             storing: BTreeSet::new(),
             rewriting: BTreeSet::new(),
             watched: BTreeMap::new(),
+            trials: BTreeMap::new(),
             planned: Instant::ZERO,
             look_at: self.now,
         });
@@ -207,13 +211,8 @@ impl Mesh {
     }
 
     fn give_orders(&mut self) {
-        let (hosts, observed) = (self.hosts(), self.observe());
-        let landscape = Landscape {
-            blueprints: &self.desired.blueprints,
-            orders: &self.desired.orders,
-            hosts: &hosts,
-            observed: &observed,
-        };
+        let scene = self.scene();
+        let landscape = scene.landscape(&self.desired, &self.desired.blueprints);
         let plan = placement::plan(landscape);
         if let Err(wrong) = placement::check(landscape, &plan) {
             tracing::error!(wrong, "a plan is not carried out, because it breaks a rule");
@@ -221,10 +220,14 @@ impl Mesh {
             return self.watch_on();
         }
         let settled = placement::settled(landscape);
+        let mut stages = Self::stages(landscape);
+        stages.retain(|name, _| !plan.roll_back.contains_key(name));
         self.rest_for(Duration::ZERO);
         for (name, why) in plan.roll_back {
             self.take_back(&name, &why);
         }
+        let held = self.hold_canaries(&stages);
+        held.iter().for_each(|name| self.pass_step(name));
         settled.iter().for_each(|name| self.settle_version(name));
         let more = plan.steps.len() > limits::ORDERS_IN_FLIGHT_MAX;
         for step in plan.steps.into_iter().take(limits::ORDERS_IN_FLIGHT_MAX) {
@@ -333,7 +336,7 @@ impl Mesh {
         self.rewrite(name, &next);
     }
 
-    fn rewrite(&mut self, name: &AgentName, record: &BlueprintRecord) {
+    pub(super) fn rewrite(&mut self, name: &AgentName, record: &BlueprintRecord) {
         let key = format!("{BLUEPRINTS_PREFIX}{name}");
         let is_written = self.write_desired(&key, Some(encode_value(record)), By::Record(name.clone()));
         match &mut self.desired.leading {
@@ -359,7 +362,8 @@ impl Mesh {
         }
         let card = if *node == self.own { &self.card } else { self.links.card(&key)? };
         let is_there = self.status_of(&key).is_some_and(MemberStatus::is_reachable);
-        let goes = self.desired.drained.contains(node) || self.is_going(&key);
+        let says_so = self.registry.owner(node).is_some_and(|owner| owner.leaves);
+        let goes = self.desired.drained.contains(node) || self.is_going(&key) || says_so;
         let state = match (is_there, goes) {
             (false, _) => HostState::Lost,
             (true, true) => HostState::Draining,
@@ -379,7 +383,7 @@ impl Mesh {
     /// How what was ordered is, as the nodes tell; and what is remembered of that while this node holds the lease.
     pub(super) fn observe(&mut self) -> BTreeMap<AgentName, Observed> {
         let now = self.now;
-        let Desired { orders, leading, blueprints, .. } = &mut self.desired;
+        let Desired { orders, leading, blueprints, digests, .. } = &mut self.desired;
         let mut fresh = BTreeMap::new();
         let watched = leading.as_mut().map_or(&mut fresh, |leading| &mut leading.watched);
         watched.retain(|slot, _| orders.get(slot).is_some_and(|order| order.post.is_some()));
@@ -394,22 +398,28 @@ impl Mesh {
             if entry.epoch != order.epoch {
                 *entry = Watched::new(order.epoch, now);
             }
-            observed.insert(slot.clone(), entry.look(told, &record.current.blueprint.update, now));
+            let current = digests.get(&slot.base()).and_then(|digests| digests.first());
+            let counts = record.counts_messages() && current == Some(&post.digest);
+            observed.insert(slot.clone(), entry.look(told, &record.current.blueprint.update, counts, now));
         }
         observed
     }
 
     /// When something that runs will have run for long enough, or something that does not will be overdue.
     fn watch_on(&mut self) {
-        let Desired { leading: Some(leading), blueprints, .. } = &mut self.desired else {
+        let Desired { leading: Some(leading), blueprints, .. } = &self.desired else {
             return;
         };
         let next = leading.watched.iter().filter_map(|(slot, watched)| {
             let update = &blueprints.get(&slot.base())?.current.blueprint.update;
             watched.due(update, self.now)
         });
-        leading.look_at = next.min().unwrap_or(self.now + PLAN_INTERVAL).min(self.now + PLAN_INTERVAL);
-        let at = leading.look_at;
+        let next = next.min();
+        let at = next.into_iter().chain(self.trial_due()).min().unwrap_or(self.now + PLAN_INTERVAL);
+        let at = at.min(self.now + PLAN_INTERVAL);
+        if let Some(leading) = &mut self.desired.leading {
+            leading.look_at = at;
+        }
         self.look_again(at);
     }
 }
@@ -420,10 +430,19 @@ impl Watched {
     }
 
     /// Takes in what the node tells of it; `None`: nothing that is about this order.
-    fn look(&mut self, told: Option<&AgentRecord>, update: &Update, now: Instant) -> Observed {
-        let illness = told.and_then(|told| match &told.health {
-            Health::Unhealthy { why } => Some(why.clone()),
-            Health::Unchecked | Health::Healthy | Health::Degraded { .. } => None,
+    fn look(
+        &mut self,
+        told: Option<&AgentRecord>,
+        update: &Update,
+        counts_messages: bool,
+        now: Instant,
+    ) -> Observed {
+        let illness = told.and_then(|told| match (&told.health, &told.breaker) {
+            (Health::Unhealthy { why }, _) => Some(why.clone()),
+            (_, BreakerState::Open { why, .. }) if counts_messages => {
+                Some(format!("its breaker is open: {why}"))
+            }
+            (Health::Unchecked | Health::Healthy | Health::Degraded { .. }, _) => None,
         });
         match told.map(|told| &told.state) {
             Some(AgentState::Failed { reason, .. }) => return Observed::Failed { reason: reason.clone() },

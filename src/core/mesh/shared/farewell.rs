@@ -1,5 +1,9 @@
-//! Leaving the mesh for good: whatever only this node has goes to others first, then the roster goes on without it,
-//! and only then it forgets.
+//! Leaving the mesh for good: the instances of blueprints go elsewhere first, then whatever only this node has goes to others,
+//! then the roster goes on without it, and only then it forgets.
+//!
+//! Its instances go while it is a member like any other: it says that it leaves, and whoever gives the orders moves them as from
+//! a node that is drained, each running elsewhere before it ends here. That takes no longer than its agents have to finish;
+//! what has not gone by then ends with it, and whoever asked is told.
 //!
 //! In this order because the last step cannot be undone. A node that forgot first would take with it the writes that
 //! it has acknowledged and nobody else has yet; and of five nodes that leave three at a time, the other two would be
@@ -13,9 +17,9 @@ use super::super::{Mesh, Pending, Requester};
 use super::writes::Durable;
 use crate::core::contract::{Change, Table};
 use crate::core::error::Refusal;
-use crate::core::ids::{NodeId, NodeKey};
+use crate::core::ids::{AgentName, NodeId, NodeKey};
 use crate::core::limits;
-use crate::core::model::Clock;
+use crate::core::model::{Clock, Mode};
 use crate::core::register::{RosterChange, successor};
 use crate::core::time::Instant;
 use crate::core::wire::{Control, RequestBody, ResponseBody, StateDelta, StateRequest};
@@ -42,6 +46,8 @@ pub(super) struct Farewell {
 
 #[derive(Debug)]
 enum Stage {
+    /// What it runs by order goes to others. It is a member like any other, and gives orders if it holds the lease.
+    Relieving,
     /// Its writes are being made, those under way and the queued ones, and its messages delivered.
     Emptying,
     /// Others take over its writes. From here on it answers for nobody's writes: who leaves at the same time must
@@ -78,7 +84,7 @@ impl Mesh {
             asked_by: vec![requester],
             drain,
             since: self.now,
-            stage: Stage::Emptying,
+            stage: if force || drain.is_zero() { Stage::Emptying } else { Stage::Relieving },
             clock: Clock::default(),
             told: BTreeSet::new(),
             refused: None,
@@ -102,6 +108,9 @@ impl Mesh {
         if let Some(Err(error)) = evicted {
             return self.stay(&error.to_string());
         }
+        if self.is_relieving() {
+            self.tell_leaving(true);
+        }
         self.tend_farewell();
         self.hand_over();
     }
@@ -115,7 +124,35 @@ impl Mesh {
 
     /// Whether this node is about to leave, and makes no writes for clients any more.
     pub(in crate::core::mesh) fn is_leaving(&self) -> bool {
-        self.shared.has_left || self.shared.farewell.is_some()
+        self.shared.has_left || (self.shared.farewell.is_some() && !self.is_relieving())
+    }
+
+    fn is_relieving(&self) -> bool {
+        let stage = self.shared.farewell.as_ref().map(|farewell| &farewell.stage);
+        matches!(stage, Some(Stage::Relieving))
+    }
+
+    /// Goes on once nothing runs here by order, nobody can give orders, or the time for that is over.
+    fn relieve(&mut self) {
+        let Some(farewell) = &self.shared.farewell else {
+            return;
+        };
+        let took = self.now.since(farewell.since);
+        let left = self.ordered_here();
+        let is_over = took >= farewell.drain;
+        if !left.is_empty() && !is_over && self.shared.mode() == Mode::Healthy && !self.is_alone() {
+            return;
+        }
+        if !left.is_empty() {
+            let slots = left.iter().map(AgentName::as_str).collect::<Vec<_>>().join(", ");
+            tracing::warn!(slots, "it leaves, though these instances do not run elsewhere yet");
+        }
+        self.desired_left_behind(left);
+        let now = self.now;
+        if let Some(farewell) = &mut self.shared.farewell {
+            farewell.drain = farewell.drain.saturating_sub(took);
+            (farewell.since, farewell.stage) = (now, Stage::Emptying);
+        }
     }
 
     pub(in crate::core::mesh) fn leaving(&self) -> Refusal {
@@ -124,23 +161,28 @@ impl Mesh {
 
     /// Whether others may count on what is on this node's disk.
     pub(super) fn answers_for_writes(&self) -> bool {
-        let is_emptying = |farewell: &Farewell| matches!(farewell.stage, Stage::Emptying);
+        let is_emptying = |farewell: &Farewell| matches!(farewell.stage, Stage::Relieving | Stage::Emptying);
         !self.shared.has_left && self.shared.farewell.as_ref().is_none_or(is_emptying)
     }
 
     /// Takes the next steps that can be taken.
     pub(super) fn tend_farewell(&mut self) {
+        if self.is_relieving() {
+            self.relieve();
+        }
         while let Some(farewell) = &self.shared.farewell {
             let since = self.now.since(farewell.since);
             let patience = match &farewell.stage {
                 // What was asked may happen: its end is awaited.
                 Stage::Withdrawing { asked: true } | Stage::Parting => limits::LEAVE_DEADLINE,
+                Stage::Relieving => return,
                 Stage::Emptying | Stage::HandingOver | Stage::Withdrawing { asked: false } => PATIENCE,
             };
             if since >= patience {
                 return self.stay_for_time();
             }
             let next = match &farewell.stage {
+                Stage::Relieving => return,
                 Stage::Emptying if self.has_writes_under_way() => return,
                 Stage::Emptying => Stage::HandingOver,
                 _ if self.is_alone() => return self.forget_mesh(),
@@ -198,7 +240,7 @@ impl Mesh {
     /// A member has told what is on its disk.
     pub(super) fn note_told(&mut self, from: &NodeId) {
         if let Some(farewell) = &mut self.shared.farewell
-            && !matches!(farewell.stage, Stage::Emptying)
+            && !matches!(farewell.stage, Stage::Relieving | Stage::Emptying)
         {
             farewell.told.insert(from.clone());
         }
@@ -270,7 +312,7 @@ impl Mesh {
             return;
         };
         let why = match (&farewell.stage, &farewell.refused) {
-            (Stage::Emptying, _) => {
+            (Stage::Relieving | Stage::Emptying, _) => {
                 let queued = self.shared.queued();
                 let (letters, dead) = (self.outbox.len(), self.outbox.dead());
                 format!(
@@ -307,6 +349,8 @@ impl Mesh {
             return;
         };
         self.drop_own_requests();
+        self.tell_leaving(false);
+        self.desired_left_behind(vec![]);
         // What it has kept back meanwhile.
         self.shared.floors.tell_again();
         tracing::warn!(%refusal, "this node was told to leave");

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::test_runner::Config;
 
 use super::*;
-use crate::core::model::{Domain, PlacementStrategy};
+use crate::core::model::{Canary, Domain, PlacementStrategy, UpdateStrategy, Weight};
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 const NODES: usize = 7;
@@ -30,6 +30,14 @@ fn any_host() -> impl Strategy<Value = Host> {
     )
 }
 
+/// Some say how much they may have.
+fn any_sized_host() -> impl Strategy<Value = Host> {
+    (any_host(), prop::option::weighted(0.4, 0..7u32)).prop_map(|(mut host, capacity)| {
+        host.card.labels.extend(capacity.map(|capacity| ("capacity".to_owned(), capacity.to_string())));
+        host
+    })
+}
+
 fn any_placement() -> impl Strategy<Value = Placement> {
     let strategy = prop_oneof![
         Just(PlacementStrategy::LeastLoaded),
@@ -48,17 +56,28 @@ fn any_placement() -> impl Strategy<Value = Placement> {
             let zones = (zone < 3).then(|| ("zone".to_owned(), format!("z{zone}")));
             let prefer = prefer.into_iter().map(node_of).collect();
             let require = zones.into_iter().collect();
-            Placement { strategy, prefer, require, near: ruled(1), apart_from: ruled(2), spread_over }
+            let (near, apart_from) = (ruled(1), ruled(2));
+            Placement { strategy, prefer, require, near, apart_from, spread_over, ..Placement::default() }
         },
     )
 }
 
 fn any_blueprint(name: &'static str) -> impl Strategy<Value = Blueprint> {
     let instances = prop_oneof![3 => (0..SLOTS).prop_map(Instances::Count), 1 => Just(Instances::PerNode)];
-    (instances, any_placement(), 0..3usize, 1..4u16, any::<bool>()).prop_map(
-        move |(instances, mut placement, made_of, max_parallel, roll_back)| {
+    let steps = prop::option::weighted(0.4, prop::sample::subsequence(vec![1, 20, 40, 50, 90, 100], 1..5));
+    let rest = (0..3usize, 1..4u16, any::<bool>(), prop_oneof![3 => Just(0u16), 1 => 1..4u16]);
+    let rank = (prop_oneof![2 => Just(0i16), 1 => -2..3i16], 1..4u16);
+    (instances, any_placement(), rest, rank, steps).prop_map(
+        move |(instances, mut placement, rest, (priority, weight), steps)| {
+            let (made_of, max_parallel, roll_back, rebalance) = rest;
+            (placement.priority, placement.weight) = (priority, Weight(weight));
             placement.near.remove(&agent(name));
-            let update = Update { max_parallel, roll_back, ..Update::default() };
+            let may_move =
+                instances != Instances::PerNode && placement.strategy != PlacementStrategy::Binpack;
+            placement.rebalance = if may_move { rebalance } else { 0 };
+            let canary = |steps| UpdateStrategy::Canary(Canary { steps, ..Canary::default() });
+            let strategy = steps.map_or(UpdateStrategy::Rolling, canary);
+            let update = Update { max_parallel, roll_back, strategy, ..Update::default() };
             Blueprint { placement, update, ..blueprint(name, instances) }.made_of(&made_of.to_string())
         },
     )
@@ -98,7 +117,7 @@ fn any_order() -> impl Strategy<Value = (usize, u16, Option<usize>, usize, Optio
 }
 
 fn any_world() -> impl Strategy<Value = World> {
-    let hosts = prop::collection::vec(any_host(), 0..NODES);
+    let hosts = prop::collection::vec(any_sized_host(), 0..NODES);
     let records = (any_record("a"), any_record("b"), any_record("c"), any_record("d"));
     let orders = prop::collection::vec((any_order(), any_observed()), 0..24);
     (hosts, records, orders).prop_map(|(hosts, (a, b, c, d), orders)| {
@@ -167,13 +186,50 @@ fn holds_of(world: &World, plan: &Plan) {
         let Some(held) = held.filter(|post| may_stay(world, &step.slot, post)) else {
             continue;
         };
+        if let (StepAction::Stop, Some(to)) = (step.action, step.why.strip_prefix("it gives way to ")) {
+            let to = agent(to.split(',').next().expect("a slot"));
+            let priority =
+                |slot: &AgentName| world.blueprints[&slot.base()].current.blueprint.placement.priority;
+            let comes = plan.steps.iter().find(|step| step.slot == to).and_then(|step| step.post.as_ref());
+            assert_eq!(comes.map(|post| &post.node), Some(&held.node), "it comes there");
+            assert!(priority(&to) > priority(&step.slot), "to nobody of its own priority");
+            continue;
+        }
         let post = step.post.as_ref().unwrap_or_else(|| panic!("{} need not end", step.slot));
+        if step.why == rebalance::EQUALLY_FULL {
+            assert_eq!((step.action, post.relieves.as_ref()), (StepAction::Move, Some(&held.node)));
+            let of_it = |other: &&Step| other.slot.base() == step.slot.base();
+            let moves = u16::try_from(plan.steps.iter().filter(of_it).count()).expect("a few");
+            assert!(moves <= record.current.blueprint.placement.rebalance, "{moves} at once");
+            continue;
+        }
         let digest = record.current.blueprint.digest();
         assert!(step.action == StepAction::Update && held.digest != digest, "{} need not move", step.slot);
         assert!(!record.paused && post.digest == digest);
         let has_begun = world.observed.get(&step.slot) == Some(&Observed::Steady);
         let waits_for = if has_begun { Some(&held.node) } else { post.relieves.as_ref() };
         assert!(post.node == held.node || post.relieves.as_ref() == waits_for, "it serves until then");
+    }
+    keeps_shares(world, plan);
+}
+
+/// No plan brings a canary to more instances than its share, whatever else it moves or creates.
+fn keeps_shares(world: &World, plan: &Plan) {
+    for (name, record) in &world.blueprints {
+        let Some((canary, passed)) = record.canary() else {
+            continue;
+        };
+        let digest = record.current.blueprint.digest();
+        let mut of_it: BTreeMap<_, _> =
+            orders_of(world.landscape(), name).map(|(slot, post)| (slot, post.digest == digest)).collect();
+        let before = of_it.values().filter(|is_of_it| **is_of_it).count();
+        for step in plan.steps.iter().filter(|step| step.slot.base() == *name) {
+            of_it.insert(&step.slot, step.post.as_ref().is_some_and(|post| post.digest == digest));
+        }
+        let after = of_it.values().filter(|is_of_it| **is_of_it).count();
+        let wanted = wanted_slots(world.landscape(), &record.current.blueprint).len();
+        let share = (wanted * usize::from(canary.steps[passed])).div_ceil(100).max(1);
+        assert!(after <= before.max(share), "{name}: {after} of {wanted} at {canary:?}: {plan:#?}");
     }
 }
 
@@ -283,7 +339,7 @@ enum Event {
 fn any_event() -> impl Strategy<Value = Event> {
     let name = || 0..NAMES.len();
     prop_oneof![
-        4 => (0..NODES, prop::option::weighted(0.8, any_host())).prop_map(|(number, host)| Event::Node { number, host }),
+        4 => (0..NODES, prop::option::weighted(0.8, any_sized_host())).prop_map(|(number, host)| Event::Node { number, host }),
         2 => (name(), 0..SLOTS).prop_map(|(name, to)| Event::Scale { name, to }),
         2 => (name(), 0..3usize).prop_map(|(name, made_of)| Event::Apply { name, made_of }),
         1 => (name(), any::<bool>()).prop_map(|(name, removed)| Event::Removed { name, removed }),
@@ -356,7 +412,7 @@ impl Life {
             self.nodes_tell();
             let plan = self.world.plan();
             holds_of(&self.world, &plan);
-            if plan.is_empty() {
+            if plan.is_empty() && !self.world.holds_pass() {
                 return holds_at_rest(&self.world);
             }
             self.world.give(&plan);
@@ -399,7 +455,7 @@ proptest! {
     #[test]
     fn over_a_life_of_changes_every_plan_leads_to_rest_and_nobody_is_with_whom_it_should_not(
         blueprints in (any_blueprint("a"), any_blueprint("b"), any_blueprint("c"), any_blueprint("d")),
-        hosts in prop::collection::vec(any_host(), 1..NODES),
+        hosts in prop::collection::vec(any_sized_host(), 1..NODES),
         events in prop::collection::vec(any_event(), 1..24),
     ) {
         let mut life = Life::default();

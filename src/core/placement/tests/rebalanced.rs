@@ -120,3 +120,57 @@ fn nothing_goes_back_to_a_node_that_has_given_up_on_it() {
     assert_eq!(steps(&plan), ["move web#0 to n3 for n1"]);
     assert_eq!(plan.steps[0].post.as_ref().expect("a post").tried, [node("n2")]);
 }
+
+#[test]
+fn instances_of_a_blueprint_that_wants_it_go_to_a_node_that_has_joined_some_at_a_time() {
+    let mut world = crowded(6, |placement| placement.rebalance = 2);
+    world.hosts.retain(|name, _| name.as_str() == "n1");
+    assert_eq!(world.plan(), Plan::default());
+    world.hosts.extend([host("n2"), host("n3")]);
+    let plan = world.plan();
+    assert_eq!(steps(&plan), ["move web#0 to n2 for n1", "move web#1 to n3 for n1"]);
+    world.give(&plan);
+    assert_eq!(world.plan(), Plan::default(), "these are still under way");
+    world.says("web#0", Observed::Steady);
+    assert_eq!(world.plan(), Plan::default());
+    world.all_begin();
+    assert_eq!(steps(&world.plan()), ["move web#2 to n2 for n1", "move web#3 to n3 for n1"]);
+    world.settle();
+    assert_eq!(world.places("web"), ["0@n2", "1@n3", "2@n2", "3@n3", "4@n1", "5@n1"]);
+}
+
+#[test]
+fn nothing_moves_for_balance_while_anything_else_is_to_be_done() {
+    let full = || crowded(6, |placement| placement.rebalance = 2);
+    let stays = |world: &World, why: &str| {
+        let moves = world.plan().steps.iter().filter(|step| step.why == rebalance::EQUALLY_FULL).count();
+        assert_eq!(moves, 0, "{why}");
+    };
+    let mut paused = full();
+    paused.record("web").paused = true;
+    stays(&paused, "it is paused");
+    let mut unsteady = full();
+    unsteady.is_unsteady("web#5");
+    stays(&unsteady, "one starts again");
+    let mut scaled = full();
+    scaled.record("web").current.blueprint.instances = Instances::Count(7);
+    stays(&scaled, "one is to begin");
+    let mut updated = full();
+    let next = updated.record("web").current.blueprint.clone().made_of("two");
+    updated.apply(next);
+    stays(&updated, "another version comes");
+    let mut plain = full();
+    plain.record("web").current.blueprint.placement.rebalance = 0;
+    assert_eq!(plain.plan(), Plan::default(), "it is not wanted");
+}
+
+#[test]
+fn what_goes_nowhere_else_is_refused_to_be_rebalanced() {
+    let with = |blueprint: Blueprint| blueprint.placed(|placement| placement.rebalance = 1).check();
+    assert!(with(blueprint("log", Instances::PerNode)).is_err_and(|why| why.contains("one on each node")));
+    let packed = count("web", 2).placed(|placement| placement.strategy = PlacementStrategy::Binpack);
+    assert!(with(packed).is_err_and(|why| why.contains("binpack")));
+    let many = limits::REBALANCE_MOVES_MAX + 1;
+    let many = count("web", 2).placed(|placement| placement.rebalance = many).check();
+    assert!(many.is_err_and(|why| why.contains("placement.rebalance is 0 to 512")));
+}

@@ -101,6 +101,7 @@ const BAD_FILES: &[(&str, &str, &str)] = &[
     ("node: {id: n, data_dir: \"a\\0b\"}", "2: node.data_dir: ", "control character"),
     ("node: {id: n, region: \"a\\nb\"}", "2: node.region: ", "control character"),
     ("node: {id: n, labels: {a b: c}}", "2: node.labels.\"a b\": ", "not the name of a label"),
+    ("node: {id: n, labels: {capacity: much}}", "2: node.labels.capacity: ", "a number, and \"much\" is none"),
     ("coordination:\n  cluster:\n    bind_addr: node-1", "4: coordination.cluster.bind_addr: ", "IP address"),
     ("coordination: {cluster: {bind_addr: '0.0.0.0:99999'}}", "2: coordination.cluster.bind_addr: ", "not a port"),
     ("coordination: {cluster: {advertise_addr: 0.0.0.0}}", "2: coordination.cluster.advertise_addr: ", "nobody can dial"),
@@ -193,6 +194,7 @@ const BAD_GIVEN: &[BadGiven] = &[
     (&[], &[("SHOAL_ZONE", "a\u{7}")], "SHOAL_ZONE: ", "control character"),
     (&["--label", "a"], &[], "--label: ", "name=value"),
     (&["--label", "a=b,a=c"], &[], "--label: ", "the label a is given twice"),
+    (&["--label", "capacity=much"], &[], "--label: ", "a number, and \"much\" is none"),
     (&[], &[("SHOAL_LABEL", "=b")], "SHOAL_LABEL: ", "not the name of a label"),
 ];
 
