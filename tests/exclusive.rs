@@ -200,7 +200,7 @@ fn exclusive_is_shown_and_stays_what_it_is() {
     assert_eq!(told.code, Some(1), "{told:?}");
     assert!(told.err.contains("blueprint one is exclusive: remove it before"), "{told:?}");
     let told = node.shoal(&["blueprint", "info", "one"]);
-    assert!(told.out.contains("Exclusive") && told.out.contains("never runs twice"), "{told:?}");
+    assert!(told.out.contains("Exclusive") && told.out.contains("ever runs twice at a time"), "{told:?}");
     let told = node.shoal(&["deploy", "echo", "--name", "two", "--exclusive"]);
     assert_eq!(told.code, Some(2), "{told:?}");
     assert!(told.err.contains("--instances"), "{told:?}");
