@@ -1,6 +1,7 @@
 //! What the decoder takes, and what it refuses.
 
 use super::*;
+use crate::core::ids::NodeId;
 
 fn framed<B: Body>(body: &B) -> Vec<u8> {
     let mut out = Vec::new();
