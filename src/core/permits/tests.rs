@@ -1,5 +1,6 @@
 //! Runs by chance of small meshes: holders and voters that lose messages, crash, lose their stores and change, under orders
-//! that move slots about. At no moment do two holders have a permit for one slot.
+//! that move slots about. At no moment do two holders have a permit for one slot, and none gets one by an order below one by
+//! which another has had it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -28,7 +29,7 @@ fn epoch(order: u64) -> OrderEpoch {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flaw {
     None,
-    /// Voters forget what they have granted when they start anew, and ask nobody.
+    /// Voters forget what they have granted when they start anew, and ask nobody: permits stop following the orders.
     Forgets,
     /// A voter that has just started grants at once.
     NotQuiet,
@@ -57,6 +58,8 @@ struct Net {
     cut: BTreeSet<usize>,
     flaw: Flaw,
     permits: usize,
+    /// The highest order by which each slot was permitted, and to which process.
+    highest: BTreeMap<AgentName, (u64, u64)>,
 }
 
 enum Coming {
@@ -78,6 +81,7 @@ impl Net {
             cut: BTreeSet::new(),
             flaw,
             permits: 0,
+            highest: BTreeMap::new(),
         };
         (0..nodes).for_each(|number| net.start(number, true));
         net
@@ -212,7 +216,16 @@ impl Net {
                 let from = node(from);
                 if matches!(message, PermitMessage::Answer { .. }) {
                     let machine = self.machines[to].as_mut().expect("it runs");
-                    self.permits += machine.holder.handle_answer(&from, &message, &roster, now).len();
+                    for slot in machine.holder.handle_answer(&from, &message, &roster, now) {
+                        let (order, _) = machine.heard[&slot];
+                        let highest = self.highest.entry(slot.clone()).or_insert((order, life));
+                        assert!(
+                            order >= highest.0 || life == highest.1,
+                            "{slot} is permitted by order {order} after {highest:?}"
+                        );
+                        *highest = (*highest).max((order, life));
+                        self.permits += 1;
+                    }
                 } else {
                     self.with_voter(to, |voter, known, now| voter.handle_message(&from, message, known, now));
                 }
