@@ -19,7 +19,9 @@ use shoal::core::contract::AgentReport;
 use shoal::core::error::SendError;
 use shoal::core::ids::{AgentName, NodeId};
 use shoal::core::limits;
-use shoal::core::model::{Address, AgentSource, AgentSpec, Answer, Message, Performative, ProcessProtocol};
+use shoal::core::model::{
+    Address, AgentSource, AgentSpec, Answer, Message, Performative, ProcessProtocol, Tally,
+};
 use shoal::node::runtime::{Delivery, Draft, Outlet, Runtime, RuntimeConfig};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
@@ -290,6 +292,8 @@ async fn an_agent_in_python_answers_text_and_says_when_it_cannot() {
     );
     let stats = bench.runtime.stats(&name("upper")).expect("known");
     assert_eq!((stats.requests, stats.errors, stats.waiting), (2, 1, 0));
+    let tallies = bench.runtime.tallies(vec![name("upper"), name("nobody")]);
+    assert_eq!(tallies, [(name("upper"), Tally { worked: 1, failed: 1 })].into(), "of those that there are");
 }
 
 #[tokio::test]

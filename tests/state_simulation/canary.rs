@@ -102,6 +102,21 @@ fn a_version_whose_instances_end_is_taken_back_from_its_first_share() {
 }
 
 #[test]
+fn a_version_whose_breaker_opens_is_taken_back_though_few_of_its_messages_failed() {
+    let mut world = running_ten(60);
+    apply(&mut world, 0, canary("breaks", &[10, 100]));
+    let begun = world.now();
+    while stands(&mut world, 0, "web").version == 2 {
+        world.run_for(Duration::from_millis(100));
+        assert!(made_of(&world, "breaks") <= 1);
+        assert!(world.now().since(begun) < HOLD, "before its time is over");
+    }
+    until_runs(&mut world, "web", 10, "first", seconds(10));
+    let why = stands(&mut world, 0, "web").why;
+    assert!(why.contains("its breaker is open: no answer"), "{why}");
+}
+
+#[test]
 fn one_whose_messages_are_not_looked_at_goes_on_though_they_fail() {
     let mut world = running_ten(54);
     let mut blueprint = canary("errs", &[20]);

@@ -115,13 +115,17 @@ fn a_node_that_comes_is_given_its_part_by_blueprints_that_want_it_some_at_a_time
     let before = running(&world, "plain");
     world.start(machine);
     let begun = world.now();
+    let mut first = None;
     while world.agents(machine).count() < 4 {
-        world.run_for(Duration::from_millis(20));
+        world.run_for(Duration::from_millis(2));
+        first = first.or((world.agents(machine).count() > 0).then(|| world.now()));
         let all = running(&world, "web");
         let moving = all.values().filter(|on| on.len() > 1).count();
         assert!(all.len() == 6 && moving <= 1, "one at a time, and each runs: {all:?}");
         assert!(world.now().since(begun) < seconds(30), "{all:?}");
     }
+    let took = first.map(|first| world.now().since(first));
+    assert!(took >= Some(seconds(3)), "each is steady for a second before the next one moves: {took:?}");
     world.run_for(seconds(10));
     assert!(runs_once(&world, "web", 6, "first"));
     assert_eq!(world.agents(machine).count(), 4);
