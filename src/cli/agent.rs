@@ -221,7 +221,7 @@ async fn info(args: &OneArgs) -> Result<(), Failure> {
     })
 }
 
-/// `open, tried again in 42s: it said that it failed`
+/// `open, tried again in 42s: HTTP status 500`
 fn breaker(info: &AgentInfo, state: &str) -> String {
     let retry =
         info.breaker_retry_ms.map(|ms| format!(", tried again in {}", print::span(ms.div_ceil(1000))));
