@@ -232,7 +232,7 @@ fn name(text: &str) -> AgentName {
 
 /// An agent that may fail as often as a test wants it to.
 fn spec(agent: &str, source: WasmSource) -> AgentSpec {
-    let care = Care { breaker: Breaker { failures: 1_000, ..Breaker::default() }, ..Care::default() };
+    let care = Care { breaker: Some(Breaker { failures: 1_000, ..Breaker::default() }), ..Care::default() };
     AgentSpec { care, ..AgentSpec::new(name(agent), AgentSource::Wasm(source)) }
 }
 
@@ -447,7 +447,7 @@ async fn an_error_or_silence_is_told_and_the_instance_goes_on() {
 async fn a_trap_opens_a_breaker_and_an_error_that_a_component_gives_does_not() {
     let mut bench = Bench::new();
     let module = bench.put(wasm::hostile()).await;
-    let care = Care { breaker: Breaker { failures: 1, open_ms: 3_600_000 }, ..Care::default() };
+    let care = Care { breaker: Some(Breaker { failures: 1, open_ms: 3_600_000 }), ..Care::default() };
     let source = AgentSource::Wasm(WasmSource::new(module));
     bench.run_as("hostile", AgentSpec { care, ..AgentSpec::new(name("hostile"), source) }).await;
     for what in ["fail", "silence", "large"] {

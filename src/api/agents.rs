@@ -95,11 +95,7 @@ pub(super) fn spec_of(deploy: Deploy, own: &NodeId) -> Result<AgentSpec, String>
     let offer = deploy.offer();
     let Deploy { name, source, health, restart, breaker, launch, .. } = deploy;
     let health = health.map(HealthCheck::into_model).transpose()?;
-    let care = Care {
-        health,
-        restart: restart.map(Into::into).unwrap_or_default(),
-        breaker: breaker.map(Into::into).unwrap_or_default(),
-    };
+    let care = Care { health, restart: restart.map(Into::into), breaker: breaker.map(Into::into) };
     let mut spec = AgentSpec { offer, care, launch: launch.into(), ..AgentSpec::new(name, source.into()) };
     if let AgentSource::Wasm(source) = &mut spec.source {
         // Where the module was uploaded, most likely.
@@ -116,9 +112,10 @@ pub(super) async fn info(
 ) -> Result<Body<AgentInfo>, Problem> {
     let node = node_of(&api, &agent, node)?;
     let answer = api.node.request(node.clone(), RequestBody::AgentInfo { agent: agent.clone() }).await?;
-    let ResponseBody::AgentInfo { spec, stats } = answer else {
+    let ResponseBody::AgentInfo { mut spec, stats, care } = answer else {
         return Err(Problem::bad_answer(&node));
     };
+    spec.care = care.map_or(spec.care, |care| *care);
     let view = api.node.view();
     let heard = view.agents.iter().find(|a| a.name == agent && a.node == node).map(Agent::from);
     Ok(Body(AgentInfo::new(node, spec, &stats, heard)))

@@ -184,6 +184,15 @@ pub enum Event {
         /// What failed last; null once it is closed.
         reason: Option<String>,
     },
+    /// Agents of later phases wait, because one of this phase that is not optional has failed.
+    LaunchHeld {
+        /// The agent that has failed.
+        agent: AgentName,
+        /// Its node, the asked one.
+        node: NodeId,
+        /// Its phase.
+        phase: i32,
+    },
     /// A second live process claims a node's name.
     DuplicateNode {
         /// The name.
@@ -368,6 +377,7 @@ impl From<model::Event> for Event {
             model::Event::Breaker { agent, node, state, reason } => {
                 Self::Breaker { agent, node, state, reason }
             }
+            model::Event::LaunchHeld { agent, node, phase } => Self::LaunchHeld { agent, node, phase },
             model::Event::DuplicateNode { node, address } => Self::DuplicateNode { node, address },
             model::Event::Mode { from, to, reason } => {
                 Self::Mode { from: from.to_string(), to: to.to_string(), reason }

@@ -28,6 +28,7 @@ mod modes;
 mod offer;
 mod performance;
 mod plan;
+mod recovery;
 mod replica;
 mod roster;
 mod sides;
@@ -58,6 +59,7 @@ pub use modes::{
 pub use offer::{Balance, Offer};
 pub use performance::{Figures, Gauge, Samples, Verdict, measuring_message};
 pub use plan::{Plan, Step, StepAction};
+pub use recovery::{NamePattern, Recovery, RecoveryRule};
 pub use replica::{Hlc, KeyState, KeyUpdate, Sibling, Slot, Writer, check_key};
 pub use roster::{Electorate, Epoch, Roster, Seat};
 pub use sides::{Cut, Side, Sides, SilentNode};

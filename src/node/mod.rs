@@ -4,6 +4,7 @@
 //! begins: identity, store, runtime, endpoint, core. [`Node::stopped`] waits for its end; [`Handle`] is
 //! what the API and embedding programs hold.
 
+mod alerts;
 pub mod certs;
 pub mod clock;
 mod command;
@@ -170,6 +171,7 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
         overrides: overrides(config),
         cross_region: config.cluster.cross_region,
         partition: config.partition.clone(),
+        recovery: config.recovery.clone(),
         unix_ms: clock::unix_ms(),
         seed: clock::random_bytes(),
     };
@@ -233,6 +235,7 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
         published: Instant::now(),
         end: None,
     };
+    alerts::start(&config.webhooks, &config.node.id, shared.events.subscribe(None).live);
     let watched = Arc::clone(&shared);
     tokio::spawn(load::sample(core.clone(), transport.clone(), move || watched.view.load_full()));
     let own = config.node.id.clone();

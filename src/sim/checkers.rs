@@ -157,6 +157,7 @@ impl World {
             Event::Joined { .. }
             | Event::Agent { .. }
             | Event::Breaker { .. }
+            | Event::LaunchHeld { .. }
             | Event::Roster { .. }
             | Event::Ordered { .. }
             | Event::Settled { .. } => {}

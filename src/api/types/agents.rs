@@ -75,10 +75,10 @@ pub struct Deploy {
     /// How its health is checked; null: only its end tells that something is wrong.
     #[serde(default)]
     pub health: Option<HealthCheck>,
-    /// When it is started again; null: as usual.
+    /// When it is started again; null: as its node's recovery rules say, or as usual.
     #[serde(default)]
     pub restart: Option<Restart>,
-    /// When those who ask it are spared their wait; null: as usual.
+    /// When those who ask it are spared their wait; null: likewise.
     #[serde(default)]
     pub breaker: Option<Breaker>,
     /// When it is started.
@@ -216,7 +216,7 @@ pub struct AgentInfo {
     /// As in [`Deploy`].
     #[serde(default)]
     pub check: Option<HealthCheck>,
-    /// As in [`Deploy`]; null of a node of an earlier version.
+    /// As it holds on its node, by whatever says so; null of a node of an earlier version.
     #[serde(default)]
     pub restart: Option<Restart>,
     /// As in [`Agent`].
@@ -225,7 +225,7 @@ pub struct AgentInfo {
     /// As in [`Agent`].
     #[serde(default)]
     pub health_why: Option<String>,
-    /// As in [`Deploy`]; null of a node of an earlier version.
+    /// As `restart`.
     #[serde(default)]
     pub breaker: Option<Breaker>,
     /// As in [`Agent`].
@@ -295,9 +295,9 @@ impl AgentInfo {
             capabilities: spec.offer.capabilities,
             topics: spec.offer.topics,
             balance: spec.offer.balance,
-            check: spec.care.health.map(HealthCheck::from),
-            restart: Some(spec.care.restart.into()),
-            breaker: Some(spec.care.breaker.into()),
+            check: spec.care.health.clone().map(HealthCheck::from),
+            restart: Some(spec.care.restart().into()),
+            breaker: Some(spec.care.breaker().into()),
             breaker_state,
             breaker_why: Some(breaker.why).filter(|why| !why.is_empty()),
             breaker_failures: breaker.failures,

@@ -229,8 +229,8 @@ impl Reader<'_> {
         let health = self.take("health", care::health);
         let care = Care {
             health,
-            restart: self.take("restart", care::restart).unwrap_or_default(),
-            breaker: self.take("breaker", care::breaker).unwrap_or_default(),
+            restart: self.take("restart", care::restart),
+            breaker: self.take("breaker", care::breaker),
         };
         let launch = Launch {
             phase: self.take("phase", phase).unwrap_or_default(),

@@ -72,7 +72,7 @@ pub(super) enum Intake {
 impl Run {
     /// A run that is starting.
     pub(super) fn new(number: u64, spec: &AgentSpec) -> Self {
-        let (source, breaker) = (&spec.source, spec.care.breaker);
+        let (source, breaker) = (&spec.source, spec.care.breaker());
         let start_timeout = spec.launch.timeout();
         let intake = match source {
             AgentSource::Native { .. } => Intake::Echo(AtomicU8::new(Phase::Starting as u8)),
