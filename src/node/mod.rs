@@ -187,7 +187,7 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
     let shares =
         Arc::new(Shares { own: config.node.id.clone(), core: core.clone(), shared: Arc::clone(&shared) });
     runtime.set_commons(Arc::clone(&shares) as Arc<_>);
-    dispatcher.set_promise(Box::new(move |message, life| shares.promise(message, life)));
+    dispatcher.set_promise(Box::new(move |messages, life| shares.promise(messages, life)));
     let discovery = start_discovery(config, mesh_name.clone(), advertised, &core, &shared)?;
     let transport = Transport::open(
         transport_config(config, &keys, identity, door),
