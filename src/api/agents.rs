@@ -17,7 +17,9 @@ use super::Api;
 use super::listen::Client;
 use super::problem::Problem;
 use super::read::{Json, Named, Query};
-use super::types::{Agent, AgentInfo, AgentRef, DependencyGraph, Deploy, HealthCheck, Logs, RestartAgent};
+use super::types::{
+    Agent, AgentInfo, AgentRef, DependencyGraph, Deploy, HealthCheck, Logs, RestartAgent, Tool,
+};
 use crate::core::error::{Refusal, SendError};
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
@@ -93,10 +95,12 @@ pub(super) async fn deploy(
 /// What a client describes, who asks the node `own`.
 pub(super) fn spec_of(deploy: Deploy, own: &NodeId) -> Result<AgentSpec, String> {
     let offer = deploy.offer();
-    let Deploy { name, source, health, restart, breaker, launch, .. } = deploy;
+    let Deploy { name, source, tools, health, restart, breaker, launch, .. } = deploy;
+    let tools = tools.into_iter().map(Tool::into_model).collect::<Result<_, _>>()?;
     let health = health.map(HealthCheck::into_model).transpose()?;
     let care = Care { health, restart: restart.map(Into::into), breaker: breaker.map(Into::into) };
-    let mut spec = AgentSpec { offer, care, launch: launch.into(), ..AgentSpec::new(name, source.into()) };
+    let bare = AgentSpec::new(name, source.into());
+    let mut spec = AgentSpec { offer, tools, care, launch: launch.into(), ..bare };
     if let AgentSource::Wasm(source) = &mut spec.source {
         // Where the module was uploaded, most likely.
         source.origin = Some(own.clone());

@@ -179,7 +179,8 @@ pub(super) async fn agent_of(
     let breaker = manifest.care.breaker.map(Into::into);
     let bare = Deploy::new(manifest.name, node, source);
     let launch = manifest.launch.into();
-    Ok(Deploy { capabilities, topics, balance, health, restart, breaker, launch, ..bare })
+    let tools = manifest.tools.into_iter().map(Into::into).collect();
+    Ok(Deploy { capabilities, topics, balance, tools, health, restart, breaker, launch, ..bare })
 }
 
 /// The agent of the flags.

@@ -33,6 +33,7 @@ mod replica;
 mod roster;
 mod sides;
 mod tickets;
+mod tools;
 mod wasm;
 
 pub use address::{Address, Target};
@@ -64,6 +65,7 @@ pub use replica::{Hlc, KeyState, KeyUpdate, Sibling, Slot, Writer, check_key};
 pub use roster::{Electorate, Epoch, Roster, Seat};
 pub use sides::{Cut, Side, Sides, SilentNode};
 pub use tickets::{Outcome, Ticket, TicketError, TicketState, TicketView};
+pub use tools::Tool;
 pub use wasm::{Grants, InstanceLife, WasmSource};
 
 /// What a node says about itself; it travels in the hello and as the record `_owned/<node>/node`.

@@ -36,6 +36,7 @@ mod regions;
 mod sources;
 #[cfg(test)]
 mod tests;
+mod tools;
 mod values;
 mod yaml;
 
@@ -46,6 +47,7 @@ pub use error::{ConfigError, ConfigErrors, Origin};
 pub use flags::Flags;
 pub use manifest::{Manifest, ManifestSource};
 pub use recovery::{AlertKind, Webhook};
+pub use tools::schema_text;
 
 /// The port of the mesh (UDP) where none is given.
 pub const CLUSTER_PORT: u16 = 7946;
