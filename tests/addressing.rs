@@ -339,8 +339,10 @@ fn a_key_goes_to_one_instance_from_every_node_and_what_cannot_be_is_refused() {
     assert_eq!(code(&publish(node, "topic:orders", "x")), (404, "no_recipient".to_owned()));
     assert_eq!(code(&publish(node, "all:nobody", "x")), (404, "unknown_agent".to_owned()));
     let promised = json!({"want": "receipt", "guarantee": "at-least-once"});
-    assert_eq!(code(&ask(node, "topic:orders", promised.clone())), bad);
-    assert_eq!(code(&ask(node, "cap:x", promised)), bad);
+    let nobody = (404, "no_recipient".to_owned());
+    assert_eq!(code(&ask(node, "topic:orders", promised.clone())), nobody);
+    assert_eq!(code(&ask(node, "cap:x", promised.clone())), nobody);
+    assert_eq!(code(&ask(node, "all:nobody", promised)), (404, "unknown_agent".to_owned()));
     let many: Vec<_> = (0..33).flat_map(|n| ["--topic".to_owned(), format!("t{n}")]).collect();
     let many =
         [vec!["deploy".to_owned(), "echo".to_owned(), "--name".to_owned(), "e".to_owned()], many].concat();
@@ -350,4 +352,70 @@ fn a_key_goes_to_one_instance_from_every_node_and_what_cannot_be_is_refused() {
     assert!(told.code == Some(2) && told.err.contains("only letters"), "{told:?}");
     let told = node.shoal(&["agent", "info", "store", "--node", "n2"]);
     assert!(told.out.contains("key-hash"), "{told:?}");
+}
+
+#[test]
+fn what_is_promised_to_a_topic_waits_for_each_listener_that_was_known_and_ends_with_each_by_itself() {
+    let mut mesh = Mesh::of(2);
+    mesh.deploy("near", 0, &["--topic", "orders", "--capability", "count"]);
+    mesh.deploy("far", 1, &["--topic", "orders"]);
+    mesh.deploy("deaf", 1, &[]);
+    let promise = |node: &Running, to: &str, content: &str| {
+        let more = json!({"to": to, "content": content, "want": "receipt", "guarantee": "at-least-once"});
+        let answer = node.post("/v1/messages", &more);
+        assert_eq!(answer.status, 202, "{answer:?}");
+        let all = answer.json()["recipients"].as_array().expect("a list").clone();
+        let id = |one: &Value| one["message_id"].as_str().expect("an id").to_owned();
+        all.iter()
+            .map(|one| (one["to"].as_str().expect("text").to_owned(), id(one)))
+            .collect::<BTreeMap<_, _>>()
+    };
+    let state = |node: &Running, id: &str| {
+        node.get(&format!("/v1/messages/{id}")).json()["state"].as_str().expect("a state").to_owned()
+    };
+    let contents = |got: &[Value]| got.iter().map(|m| m["content"].clone()).collect::<Vec<_>>();
+
+    // One listener's node is gone: the other has its message, and this one waits.
+    let bind = mesh.nodes[1].get("/v1/cluster/members").json();
+    let own = bind.as_array().expect("a list").iter().find(|m| m["node_id"] == "n2").expect("itself");
+    let bind = own["address"].as_str().expect("an address").to_owned();
+    drop(mesh.nodes.pop());
+    let sender = &mesh.nodes[0];
+    sender.until("/v1/cluster/members", |answer| {
+        answer.json().as_array().is_some_and(|all| all.iter().any(|m| m["status"] == "failed"))
+    });
+    let ids = promise(sender, "topic:orders", "first");
+    assert_eq!(ids.keys().collect::<Vec<_>>(), ["far@n2", "near@n1"]);
+    until("the near one has it", || state(sender, &ids["near@n1"]) == "delivered");
+    assert_ne!(state(sender, &ids["far@n2"]), "delivered");
+    assert_eq!(contents(&mesh.got("near", 0)), ["first"]);
+    assert_eq!(mesh.got("near", 0)[0]["to"], "topic:orders");
+    let told = sender.shoal(&[
+        "message",
+        "send",
+        "--to",
+        "topic:orders",
+        "--content",
+        "second",
+        "--guarantee",
+        "at-least-once",
+    ]);
+    assert_eq!((told.code, told.out.lines().count()), (Some(0), 2), "{told:?}");
+    assert!(told.out.contains("tried until far@n2 has answered it"), "{told:?}");
+
+    // It is back, and has both.
+    let config = mesh.place.path().join("node.yaml");
+    let back = mesh.place.start("n2", &["--bind-addr", &bind, "--config", config.to_str().expect("text")]);
+    until("the far one has them", || mesh.got("far", 1).len() >= 2);
+    until("that is known", || state(&mesh.nodes[0], &ids["far@n2"]) == "delivered");
+    let far: BTreeSet<_> = contents(&mesh.got("far", 1)).iter().map(Value::to_string).collect();
+    assert_eq!(far.len(), 2, "{far:?}");
+    assert!(mesh.got("deaf", 1).is_empty());
+
+    // A capability is one agent's, by its name, and its message waits for it.
+    let ids = promise(&mesh.nodes[0], "cap:count", "third");
+    assert_eq!(ids.keys().collect::<Vec<_>>(), ["near"]);
+    until("it has it", || contents(&mesh.got("near", 0)).contains(&json!("third")));
+    until("that is known", || state(&mesh.nodes[0], &ids["near"]) == "delivered");
+    drop(back);
 }

@@ -31,7 +31,8 @@ for line in sys.stdin:
     print(json.dumps({"type": "reply", "to": message["id"], "content": message["content"]}), flush=True)
 "#;
 
-/// Its health is the status in the file `status`, at /status. It hangs while there is a file `hang`.
+/// Its health is the status in the file `status`, at /status. It hangs while there is a file `hang`, and answers a number with
+/// that status.
 const HTTP: &str = r#"#!/usr/bin/env python3
 import os, time
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -44,10 +45,10 @@ class Agent(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"so-so")
     def do_POST(self):
-        self.rfile.read(int(self.headers["content-length"]))
+        content = self.rfile.read(int(self.headers["content-length"])).decode()
         while os.path.exists(here + "/hang"):
             time.sleep(0.05)
-        self.send_response(200)
+        self.send_response(int(content) if content.isdigit() else 200)
         self.send_header("content-length", "2")
         self.end_headers()
         self.wfile.write(b"ok")
@@ -277,10 +278,10 @@ fn a_check_that_the_kind_of_agent_cannot_have_is_refused() {
 fn an_agent_that_keeps_failing_is_left_alone_for_a_while_and_then_tried_with_one_message() {
     let bench = Bench::new();
     bench.deployed(
-        "name: a\nsource: ./stdio.py\nbreaker: {failures: 3, open: 2s}\nhealth: {check: answer, interval: 100ms}\n",
+        "name: a\nkind: http\nsource: ./web.py\nbreaker: {failures: 3, open: 2s}\nhealth: {check: answer, interval: 100ms}\n",
     );
     let failed = || {
-        let told = bench.say("fail");
+        let told = bench.say("500");
         assert!(told.status == 502 && told.body.contains("\"agent_failed\""), "{told:?}");
     };
     failed();
@@ -289,10 +290,11 @@ fn an_agent_that_keeps_failing_is_left_alone_for_a_while_and_then_tried_with_one
     (0..3).for_each(|_| failed());
     let refused = bench.say("hello");
     assert!(refused.status == 503 && refused.body.contains("\"breaker_open\""), "{refused:?}");
-    assert!(refused.body.contains("it is beyond me; it is tried again in"), "{refused:?}");
+    let why = "HTTP status 500 Internal Server Error: ok";
+    assert!(refused.body.contains(&format!("{why}; it is tried again in")), "{refused:?}");
     assert!(refused.head.to_lowercase().contains("retry-after: "), "{refused:?}");
     let open = bench.until(|agent| agent["breaker_state"] == "open");
-    assert_eq!((&open["state"], &open["breaker_why"]), (&json!("running"), &json!("it is beyond me")));
+    assert_eq!((&open["state"], &open["breaker_why"]), (&json!("running"), &json!(why)));
     // Health checks go on, and say that it is well.
     let checks = open["checks"].as_array().expect("a list").len();
     let checked = bench.until(|agent| agent["checks"].as_array().is_some_and(|list| list.len() > checks));
@@ -323,4 +325,52 @@ fn an_agent_that_keeps_failing_is_left_alone_for_a_while_and_then_tried_with_one
     let again = bench.node.shoal(&["agent", "restart", "a"]);
     assert_eq!(again.code, Some(0), "{again:?}");
     assert_eq!(bench.say("hello").status, 200);
+}
+
+#[test]
+fn what_an_agent_refuses_by_itself_does_not_shut_it_for_others() {
+    let bench = Bench::new();
+    let is_closed = |words: &str| {
+        let agent = bench.info();
+        assert_eq!(
+            (&agent["breaker_state"], &agent["breaker_failures"]),
+            (&json!("closed"), &json!(0)),
+            "{words}"
+        );
+    };
+    bench.deployed(
+        "name: a\nsource: ./stdio.py\nrestart: {waits: [20ms]}\nbreaker: {failures: 1, open: 1h}\n",
+    );
+    for _ in 0..4 {
+        let told = bench.say("fail");
+        assert!(told.status == 502 && told.body.contains("it is beyond me"), "{told:?}");
+    }
+    is_closed("it says that it failed");
+    assert_eq!(bench.say("hello").status, 200);
+    let told = bench.say("end");
+    assert!(told.status == 502 && told.body.contains("exit status 3"), "{told:?}");
+    let again = bench.until(|agent| agent["restarts"] == 1 && agent["breaker_state"] == "half-open");
+    assert!(again["breaker_why"].as_str().expect("a reason").contains("exit status 3"), "{again}");
+    assert_eq!(bench.node.shoal(&["agent", "stop", "a"]).code, Some(0));
+
+    bench.deployed("name: a\nkind: http\nsource: ./web.py\nbreaker: {failures: 1, open: 1h}\n");
+    for status in ["400", "404", "429", "499", "300"] {
+        let told = bench.say(status);
+        assert!(told.status == 502 && told.body.contains(&format!("HTTP status {status}")), "{told:?}");
+        is_closed(status);
+    }
+    assert_eq!(bench.say("503").status, 502);
+    let refused = bench.say("hello");
+    assert!(refused.status == 503 && refused.body.contains("\"breaker_open\""), "{refused:?}");
+}
+
+#[test]
+fn an_agent_that_lets_deadlines_pass_opens_its_breaker() {
+    let bench = Bench::new();
+    bench.deployed("name: a\nsource: ./stdio.py\nbreaker: {failures: 1, open: 1h}\n");
+    let hang = json!({"to": "a", "content": "hang", "deadline_ms": 1_100});
+    let late = bench.node.post("/v1/messages", &hang);
+    assert!(late.status == 504 && late.body.contains("\"deadline_exceeded\""), "{late:?}");
+    let refused = bench.say("hello");
+    assert!(refused.status == 503 && refused.body.contains("no answer within 1100 ms"), "{refused:?}");
 }

@@ -32,15 +32,38 @@ fn an_agent_is_deployed_as_its_manifest_describes_it() {
     let deploy =
         |more: &[&str]| node.shoal(&[&["deploy", "--file", file.to_str().expect("text")], more].concat());
 
-    write("name: one\nsource: ./sayer.py\nargs: [first]\ntopics: [words]\nbalance: key-hash\n");
+    let tools = "tools: [{name: say, description: Says it., schema: {type: object, required: [what]}}, {name: stop}]\n";
+    write(&format!(
+        "name: one\nsource: ./sayer.py\nargs: [first]\ntopics: [words]\nbalance: key-hash\n{tools}"
+    ));
     let told = deploy(&["--target-node", "n1"]);
     assert!(told.code == Some(0) && told.out.contains("agent one runs on n1"), "{told:?}");
     let asked = node.shoal(&["message", "ask", "--to", "one", "--content", "say it"]);
     assert_eq!(asked.out, "first", "{asked:?}");
     let info = node.get("/v1/agents/one").json();
     assert_eq!((&info["topics"], &info["balance"]), (&json!(["words"]), &json!("key-hash")));
+    let say =
+        json!({"name": "say", "description": "Says it.", "schema": {"type": "object", "required": ["what"]}});
+    assert_eq!(info["tools"], json!([say, {"name": "stop", "description": "", "schema": {}}]));
+    assert!(node.shoal(&["agent", "info", "one"]).out.contains("say, stop"));
     let told = deploy(&[]);
     assert!(told.code == Some(1) && told.err.contains("one"), "its name is taken: {told:?}");
+    let with = |tools: serde_json::Value| {
+        let source = json!({"kind": "native", "builtin": "echo"});
+        node.post("/v1/agents", &json!({"name": "two", "source": source, "tools": tools}))
+    };
+    for (tools, words) in [
+        (json!([{"name": "x", "schema": [1]}]), "the schema of the tool x: a JSON Schema is an object"),
+        (json!([{"name": "x"}, {"name": "x"}]), "the tool x is given twice"),
+        (
+            json!([{"name": "x", "schema": {"a": "b".repeat(9000)}}]),
+            "the schema of the tool x has 9008 bytes",
+        ),
+        (json!([{"nam": "x"}]), "nam"),
+    ] {
+        let refused = with(tools);
+        assert!(refused.status == 400 && refused.body.contains(words), "{words}: {refused:?}");
+    }
 
     // The flags and the file are not mixed.
     for more in

@@ -46,6 +46,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("core", &["core"]),
     ("sim", &["core"]),
     // The shell: each folder has one IO library and does not know the others.
+    ("node::alerts", &["GROUND", "node::config", "node::events"]),
     ("node::certs", &["GROUND"]),
     ("node::clock", &["GROUND"]),
     ("node::config", &["GROUND"]),

@@ -140,6 +140,7 @@ impl Listener {
             overrides: Overrides::default(),
             cross_region: Default::default(),
             partition: Default::default(),
+            recovery: Default::default(),
             unix_ms: 0,
             seed: [1; 32],
         };

@@ -177,7 +177,11 @@ impl Bench {
     }
 
     async fn run(&mut self, agent: &str, source: WasmSource) {
-        self.runtime.start(spec(agent, source), 1);
+        self.run_as(agent, spec(agent, source)).await;
+    }
+
+    async fn run_as(&mut self, agent: &str, spec: AgentSpec) {
+        self.runtime.start(spec, 1);
         assert_eq!(self.report(agent).await, AgentReport::Running, "{agent}");
     }
 
@@ -228,7 +232,7 @@ fn name(text: &str) -> AgentName {
 
 /// An agent that may fail as often as a test wants it to.
 fn spec(agent: &str, source: WasmSource) -> AgentSpec {
-    let care = Care { breaker: Breaker { failures: 1_000, ..Breaker::default() }, ..Care::default() };
+    let care = Care { breaker: Some(Breaker { failures: 1_000, ..Breaker::default() }), ..Care::default() };
     AgentSpec { care, ..AgentSpec::new(name(agent), AgentSource::Wasm(source)) }
 }
 
@@ -437,6 +441,22 @@ async fn an_error_or_silence_is_told_and_the_instance_goes_on() {
     let too_large = bench.ask("hostile", "large").await;
     assert!(matches!(too_large, Err(SendError::ContentTooLarge { .. })), "{too_large:?}");
     assert_eq!(bench.ask("hostile", "hello").await.expect("an answer"), "4", "the same instance");
+}
+
+#[tokio::test]
+async fn a_trap_opens_a_breaker_and_an_error_that_a_component_gives_does_not() {
+    let mut bench = Bench::new();
+    let module = bench.put(wasm::hostile()).await;
+    let care = Care { breaker: Some(Breaker { failures: 1, open_ms: 3_600_000 }), ..Care::default() };
+    let source = AgentSource::Wasm(WasmSource::new(module));
+    bench.run_as("hostile", AgentSpec { care, ..AgentSpec::new(name("hostile"), source) }).await;
+    for what in ["fail", "silence", "large"] {
+        bench.ask("hostile", what).await.expect_err(what);
+        bench.ask("hostile", "hello").await.expect("it works");
+    }
+    assert!(bench.failure("hostile", "trap").await.contains("unreachable"));
+    let refused = bench.ask("hostile", "hello").await;
+    assert!(matches!(refused, Err(SendError::BreakerOpen { .. })), "{refused:?}");
 }
 
 #[tokio::test]

@@ -17,7 +17,9 @@ use super::Api;
 use super::listen::Client;
 use super::problem::Problem;
 use super::read::{Json, Named, Query};
-use super::types::{Agent, AgentInfo, AgentRef, DependencyGraph, Deploy, HealthCheck, Logs, RestartAgent};
+use super::types::{
+    Agent, AgentInfo, AgentRef, DependencyGraph, Deploy, HealthCheck, Logs, RestartAgent, Tool,
+};
 use crate::core::error::{Refusal, SendError};
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
@@ -93,14 +95,12 @@ pub(super) async fn deploy(
 /// What a client describes, who asks the node `own`.
 pub(super) fn spec_of(deploy: Deploy, own: &NodeId) -> Result<AgentSpec, String> {
     let offer = deploy.offer();
-    let Deploy { name, source, health, restart, breaker, launch, .. } = deploy;
+    let Deploy { name, source, tools, health, restart, breaker, launch, .. } = deploy;
+    let tools = tools.into_iter().map(Tool::into_model).collect::<Result<_, _>>()?;
     let health = health.map(HealthCheck::into_model).transpose()?;
-    let care = Care {
-        health,
-        restart: restart.map(Into::into).unwrap_or_default(),
-        breaker: breaker.map(Into::into).unwrap_or_default(),
-    };
-    let mut spec = AgentSpec { offer, care, launch: launch.into(), ..AgentSpec::new(name, source.into()) };
+    let care = Care { health, restart: restart.map(Into::into), breaker: breaker.map(Into::into) };
+    let bare = AgentSpec::new(name, source.into());
+    let mut spec = AgentSpec { offer, tools, care, launch: launch.into(), ..bare };
     if let AgentSource::Wasm(source) = &mut spec.source {
         // Where the module was uploaded, most likely.
         source.origin = Some(own.clone());
@@ -116,9 +116,10 @@ pub(super) async fn info(
 ) -> Result<Body<AgentInfo>, Problem> {
     let node = node_of(&api, &agent, node)?;
     let answer = api.node.request(node.clone(), RequestBody::AgentInfo { agent: agent.clone() }).await?;
-    let ResponseBody::AgentInfo { spec, stats } = answer else {
+    let ResponseBody::AgentInfo { mut spec, stats, care } = answer else {
         return Err(Problem::bad_answer(&node));
     };
+    spec.care = care.map_or(spec.care, |care| *care);
     let view = api.node.view();
     let heard = view.agents.iter().find(|a| a.name == agent && a.node == node).map(Agent::from);
     Ok(Body(AgentInfo::new(node, spec, &stats, heard)))

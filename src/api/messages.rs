@@ -17,10 +17,10 @@ use super::types::{Answered, Receipt, Recipient, Send, Wanted};
 use super::{Api, letters};
 use crate::core::error::SendError;
 use crate::core::limits;
-use crate::core::model::{Guarantee, Performative, Target};
+use crate::core::model::{Guarantee, Message, Performative, Target};
 use crate::core::wire::OutboxRequest;
 use crate::node::clock;
-use crate::node::dispatch::{DEADLINE_DEFAULT, Delivered, NOT_PROMISED, Posting};
+use crate::node::dispatch::{DEADLINE_DEFAULT, Delivered, Posting};
 
 /// Ends with the answer or the receipt, or with the deadline.
 pub(super) async fn send(State(api): State<Arc<Api>>, Json(send): Json<Send>) -> Result<Response, Problem> {
@@ -35,14 +35,17 @@ pub(super) async fn send(State(api): State<Arc<Api>>, Json(send): Json<Send>) ->
     let message_id = posting.id;
     let receipt = |recipients| Receipt { message_id, recipients, seconds: begun.elapsed().as_secs_f64() };
     if guarantee == Guarantee::AtLeastOnce {
-        let message = posting.by_name(NOT_PROMISED)?;
-        let (bytes, bytes_max) = (message.content.len() as u64, limits::CONTENT_BYTES_MAX as u64);
+        let (bytes, bytes_max) = (posting.content.len() as u64, limits::CONTENT_BYTES_MAX as u64);
         if bytes > bytes_max {
             return Err(SendError::ContentTooLarge { bytes, bytes_max }.into());
         }
+        let is_plain = posting.target.address().is_some();
+        let messages = api.node.copies(posting)?;
+        let recipients: Vec<_> = messages.iter().map(promised).collect();
         let life_ms = u64::try_from(life.as_millis()).unwrap_or(u64::MAX);
-        letters::ask(&api, None, OutboxRequest::Accept { message: Box::new(message), life_ms }).await?;
-        return Ok((StatusCode::ACCEPTED, Body(receipt(None))).into_response());
+        letters::ask(&api, None, OutboxRequest::Accept { messages, life_ms }).await?;
+        let recipients = (!is_plain).then_some(recipients);
+        return Ok((StatusCode::ACCEPTED, Body(receipt(recipients))).into_response());
     }
     match want {
         Wanted::Receipt => {
@@ -70,6 +73,11 @@ pub(super) async fn send(State(api): State<Arc<Api>>, Json(send): Json<Send>) ->
     }
 }
 
+/// One for whom a message is on the disk.
+fn promised(message: &Message) -> Recipient {
+    Recipient { to: message.to.to_string(), message_id: Some(message.id), code: None, detail: None }
+}
+
 /// What became of a message at each; an error when nobody has it.
 fn recipients(delivered: Vec<Delivered>) -> Result<Vec<Recipient>, SendError> {
     let is_somewhere = delivered.iter().any(|Delivered { result, .. }| result.is_ok());
@@ -81,7 +89,8 @@ fn recipients(delivered: Vec<Delivered>) -> Result<Vec<Recipient>, SendError> {
             Err(error) => return Err(error),
         };
         let code = error.as_ref().map(|error| error.code().to_owned());
-        recipients.push(Recipient { to: to.to_string(), code, detail: error.map(|error| error.to_string()) });
+        let detail = error.map(|error| error.to_string());
+        recipients.push(Recipient { to: to.to_string(), message_id: None, code, detail });
     }
     Ok(recipients)
 }

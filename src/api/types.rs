@@ -25,7 +25,7 @@ use crate::core::limits;
 use crate::core::model;
 use crate::node::events::Numbered;
 
-pub use self::agents::{Agent, AgentInfo, AgentRef, Deploy, Launch, Logs, Protocol, Source};
+pub use self::agents::{Agent, AgentInfo, AgentRef, Deploy, Launch, Logs, Protocol, Source, Tool};
 pub use self::blueprints::{
     Blueprint, BlueprintChange, BlueprintDetail, BlueprintStatus, BlueprintVersion, Canary, CanaryStatus,
     Changes, Drain, Instances, Pause, PerNode, Placement, Planned, Rebalance, RollBack, Rollout, Scale,
@@ -184,6 +184,15 @@ pub enum Event {
         state: String,
         /// What failed last; null once it is closed.
         reason: Option<String>,
+    },
+    /// Agents of later phases wait, because one of this phase that is not optional has failed.
+    LaunchHeld {
+        /// The agent that has failed.
+        agent: AgentName,
+        /// Its node, the asked one.
+        node: NodeId,
+        /// Its phase.
+        phase: i32,
     },
     /// A second live process claims a node's name.
     DuplicateNode {
@@ -388,6 +397,7 @@ impl From<model::Event> for Event {
             model::Event::Breaker { agent, node, state, reason } => {
                 Self::Breaker { agent, node, state, reason }
             }
+            model::Event::LaunchHeld { agent, node, phase } => Self::LaunchHeld { agent, node, phase },
             model::Event::DuplicateNode { node, address } => Self::DuplicateNode { node, address },
             model::Event::Mode { from, to, reason } => {
                 Self::Mode { from: from.to_string(), to: to.to_string(), reason }

@@ -10,7 +10,7 @@ use super::client::Connection;
 use super::print::{self, Table};
 use super::{Failure, Shown, blueprint, client_of, why};
 use crate::api::types::{
-    Agent, AgentInfo, AgentRef, Check, History, InstanceLife, Logs, Protocol, RestartAgent, Source,
+    Agent, AgentInfo, AgentRef, Check, History, InstanceLife, Logs, Protocol, RestartAgent, Source, Tool,
     WasmSource,
 };
 use crate::core::ids::{AgentName, NodeId, Tag};
@@ -202,6 +202,7 @@ async fn info(args: &OneArgs) -> Result<(), Failure> {
             ("Deployed by", if info.of_folder { "a manifest in --agents-dir" } else { "hand" }.to_owned()),
             ("Capabilities", tags(&info.capabilities)),
             ("Topics", tags(&info.topics)),
+            ("Tools", tools(&info.tools)),
             ("Balance", balance.as_str().unwrap_or_default().to_owned()),
             ("State", print::or_nothing(info.state.clone(), |state| state)),
             ("Reason", print::or_nothing(info.reason.clone(), |reason| reason)),
@@ -221,7 +222,12 @@ async fn info(args: &OneArgs) -> Result<(), Failure> {
     })
 }
 
-/// `open, tried again in 42s: it said that it failed`
+/// Their names; what they take is in the JSON.
+fn tools(tools: &[Tool]) -> String {
+    print::or_dash(&tools.iter().map(|tool| tool.name.as_str()).collect::<Vec<_>>().join(", "))
+}
+
+/// `open, tried again in 42s: HTTP status 500`
 fn breaker(info: &AgentInfo, state: &str) -> String {
     let retry =
         info.breaker_retry_ms.map(|ms| format!(", tried again in {}", print::span(ms.div_ceil(1000))));

@@ -178,11 +178,12 @@ pub(super) async fn agent_of(
     };
     let Offer { capabilities, topics, balance } = manifest.offer;
     let health = manifest.care.health.map(HealthCheck::from);
-    let restart = Some(manifest.care.restart.into());
-    let breaker = Some(manifest.care.breaker.into());
+    let restart = manifest.care.restart.map(Into::into);
+    let breaker = manifest.care.breaker.map(Into::into);
     let bare = Deploy::new(manifest.name, node, source);
     let launch = manifest.launch.into();
-    Ok(Deploy { capabilities, topics, balance, health, restart, breaker, launch, ..bare })
+    let tools = manifest.tools.into_iter().map(Into::into).collect();
+    Ok(Deploy { capabilities, topics, balance, tools, health, restart, breaker, launch, ..bare })
 }
 
 /// The agent of the flags.

@@ -187,15 +187,25 @@ async fn send(SendArgs { message, guarantee, deadline }: SendArgs) -> Result<(),
     print::show(output, &receipt, |Receipt { message_id, recipients, .. }| match (guarantee, recipients) {
         (Guarantee::AtMostOnce, None) => format!("message {message_id} is with {to}\n"),
         (Guarantee::AtMostOnce, Some(recipients)) => told_of(&message_id.to_string(), recipients),
-        (Guarantee::AtLeastOnce, _) => {
+        (Guarantee::AtLeastOnce, None) => {
             format!("message {message_id} is stored, and tried until {to} has answered it\n")
         }
+        (Guarantee::AtLeastOnce, Some(recipients)) => stored_for(recipients),
     })?;
     let all = receipt.recipients.unwrap_or_default();
     match all.iter().filter(|recipient| recipient.code.is_some()).count() {
         0 => Ok(()),
         failed => Err(Failure::Refused(format!("{failed} of {} did not get the message", all.len()))),
     }
+}
+
+/// Of each the id by which its message is traced.
+fn stored_for(recipients: &[Recipient]) -> String {
+    let line = |Recipient { to, message_id, .. }: &Recipient| {
+        let id = message_id.map(|id| id.to_string()).unwrap_or_default();
+        format!("message {id} is stored, and tried until {to} has answered it\n")
+    };
+    recipients.iter().map(line).collect()
 }
 
 /// One agent by its address; of several how many, and those that do not have it with the reason.

@@ -255,6 +255,9 @@ fn event_line(event: &Event) -> String {
             let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
             format!("the breaker of agent {agent} on {node} is {state}{reason}")
         }
+        Event::LaunchHeld { agent, node, phase } => {
+            format!("phase {phase} of {node} is held up: {agent} has failed and is not optional")
+        }
         Event::DuplicateNode { address, .. } => {
             format!("a second process claimed its name from {address} and was refused")
         }

@@ -163,12 +163,12 @@ impl<'a> Message<'a> {
         let Some(recipients) = recipients else {
             return Ok(Sent { message_id, failed: Vec::new(), reached: usize::from(!is_stored) });
         };
-        let all = recipients.len();
+        let all = if is_stored { 0 } else { recipients.len() };
         let failed = recipients
             .into_iter()
             .filter_map(|one| Some((one.to, one.code?, one.detail.unwrap_or_default())));
         let failed: Vec<_> = failed.collect();
-        Ok(Sent { message_id, reached: all - failed.len(), failed })
+        Ok(Sent { message_id, reached: all.saturating_sub(failed.len()), failed })
     }
 
     fn into_request(self, want: Wanted) -> Send {

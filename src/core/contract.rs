@@ -24,7 +24,7 @@ use super::ids::{
 };
 use super::model::{
     Action, AgentSpec, AgentView, Checkup, CrossRegion, Event, Finding, Hello, Load, MemberView, Message,
-    Mode, NodeCard, Overrides, PartitionConfig, PartitionView, Profile, Tally, Turn,
+    Mode, NodeCard, Overrides, PartitionConfig, PartitionView, Profile, Recovery, Tally, Turn,
 };
 use super::time::Instant;
 use super::wire::{
@@ -514,6 +514,9 @@ pub struct Boot {
     /// How the node finds out that it is in a minority, and what it does then.
     #[serde(default)]
     pub partition: PartitionConfig,
+    /// How its agents are started again and left alone, where they do not say so themselves.
+    #[serde(default)]
+    pub recovery: Recovery,
     /// What the wall clock shows, in milliseconds since 1970.
     #[serde(default)]
     pub unix_ms: u64,

@@ -28,10 +28,12 @@ mod modes;
 mod offer;
 mod performance;
 mod plan;
+mod recovery;
 mod replica;
 mod roster;
 mod sides;
 mod tickets;
+mod tools;
 mod update;
 mod wasm;
 
@@ -59,10 +61,12 @@ pub use modes::{
 pub use offer::{Balance, Offer};
 pub use performance::{Figures, Gauge, Samples, Verdict, measuring_message};
 pub use plan::{Plan, Step, StepAction};
+pub use recovery::{NamePattern, Recovery, RecoveryRule};
 pub use replica::{Hlc, KeyState, KeyUpdate, Sibling, Slot, Writer, check_key};
 pub use roster::{Electorate, Epoch, Roster, Seat};
 pub use sides::{Cut, Side, Sides, SilentNode};
 pub use tickets::{Outcome, Ticket, TicketError, TicketState, TicketView};
+pub use tools::Tool;
 pub use update::{Canary, Tallies, Tally, Update, UpdateStrategy};
 pub use wasm::{Grants, InstanceLife, WasmSource};
 

@@ -34,7 +34,7 @@ mod outlet;
 mod post;
 mod routes;
 
-pub use self::outlet::{NOT_PROMISED, Promise, Promised};
+pub use self::outlet::{Promise, Promised};
 pub use self::post::{Delivered, Posting};
 pub use self::routes::{Instance, Open, Routes, Way};
 
@@ -564,7 +564,10 @@ mod tests {
             };
             dispatcher
                 .posting_of(draft)
-                .and_then(|posting| posting.by_name("a name"))
+                .map(|posting| {
+                    let to = Address::parse(to).expect("one agent");
+                    posting.addressed(to)
+                })
                 .expect("a valid message")
         };
         let refused = dispatcher.tell(message("echo")).expect_err("it is too far");

@@ -427,6 +427,9 @@ fn log_event(event: &Event) {
         Event::Breaker { agent, node, state, reason } => {
             tracing::info!(%agent, %node, state, reason, "breaker");
         }
+        Event::LaunchHeld { agent, node, phase } => {
+            tracing::warn!(%agent, %node, phase, "later phases wait: it has failed and is not optional");
+        }
         Event::DuplicateNode { node, address } => {
             tracing::error!(%node, address, "a second live process claims this node id and was refused");
         }

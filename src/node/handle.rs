@@ -191,6 +191,14 @@ impl Handle {
         self.dispatcher.enquire(posting).await
     }
 
+    /// The messages that have to be delivered where one is promised.
+    ///
+    /// # Errors
+    /// As [`Dispatcher::copies`].
+    pub fn copies(&self, posting: Posting) -> Result<Vec<Message>, SendError> {
+        self.dispatcher.copies(posting)
+    }
+
     /// Sends a message to all that its sender means.
     ///
     /// # Errors

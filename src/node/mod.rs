@@ -4,6 +4,7 @@
 //! begins: identity, store, runtime, endpoint, core. [`Node::stopped`] waits for its end; [`Handle`] is
 //! what the API and embedding programs hold.
 
+mod alerts;
 pub mod certs;
 pub mod clock;
 mod command;
@@ -170,6 +171,7 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
         overrides: overrides(config),
         cross_region: config.cluster.cross_region,
         partition: config.partition.clone(),
+        recovery: config.recovery.clone(),
         unix_ms: clock::unix_ms(),
         seed: clock::random_bytes(),
     };
@@ -185,7 +187,7 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
     let shares =
         Arc::new(Shares { own: config.node.id.clone(), core: core.clone(), shared: Arc::clone(&shared) });
     runtime.set_commons(Arc::clone(&shares) as Arc<_>);
-    dispatcher.set_promise(Box::new(move |message, life| shares.promise(message, life)));
+    dispatcher.set_promise(Box::new(move |messages, life| shares.promise(messages, life)));
     let discovery = start_discovery(config, mesh_name.clone(), advertised, &core, &shared)?;
     let transport = Transport::open(
         transport_config(config, &keys, identity, door),
@@ -233,6 +235,7 @@ pub async fn start(config: &Config, keeper: PathBuf) -> Result<Node, StartError>
         published: Instant::now(),
         end: None,
     };
+    alerts::start(&config.webhooks, &config.node.id, shared.events.subscribe(None).live);
     let watched = Arc::clone(&shared);
     tokio::spawn(load::sample(core.clone(), transport.clone(), move || watched.view.load_full()));
     let own = config.node.id.clone();

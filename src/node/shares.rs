@@ -36,11 +36,11 @@ impl Shares {
 }
 
 impl Shares {
-    /// Promises to deliver a message at least once; it is on this node's disk when this ends.
-    pub(super) fn promise(&self, message: Message, life: Duration) -> Promised {
+    /// Promises to deliver messages at least once; they are on this node's disk when this ends, or none of them is.
+    pub(super) fn promise(&self, messages: Vec<Message>, life: Duration) -> Promised {
         let node = self.own.clone();
         let life_ms = u64::try_from(life.as_millis()).unwrap_or(u64::MAX);
-        let request = OutboxRequest::Accept { message: Box::new(message), life_ms };
+        let request = OutboxRequest::Accept { messages, life_ms };
         let accepted = self.ask(node.clone(), RequestBody::Outbox(request));
         Box::pin(async move {
             let refused = |refusal: Refusal| SendError::NotPromised { node, why: refusal.to_string() };

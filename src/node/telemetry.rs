@@ -42,6 +42,11 @@ const COUNTERS: &[(&str, &str)] = &[
     ),
     ("shoal_history_dropped_total", "Entries of the history that the disk did not take, or not in time."),
     ("shoal_log_lines_lost_total", "Lines of the log that stderr did not take."),
+    ("shoal_alerts_posted_total", "Alerts that a webhook has taken."),
+    (
+        "shoal_alerts_dropped_total",
+        "Alerts that no webhook took: refused, in no attempt, or the queue was full.",
+    ),
     ("shoal_loop_late_total", "Times that the node was held up for over a second."),
 ];
 

@@ -160,6 +160,7 @@ impl World {
             Event::Joined { .. }
             | Event::Agent { .. }
             | Event::Breaker { .. }
+            | Event::LaunchHeld { .. }
             | Event::Roster { .. }
             | Event::Ordered { .. }
             | Event::Settled { .. } => {}

@@ -118,7 +118,7 @@ impl World {
         self.request(
             machine,
             &node,
-            RequestBody::Outbox(OutboxRequest::Accept { message: Box::new(message), life_ms }),
+            RequestBody::Outbox(OutboxRequest::Accept { messages: vec![message], life_ms }),
         )
     }
 

@@ -222,6 +222,7 @@ impl World {
             overrides,
             cross_region: self.config.cross_region,
             partition: self.config.partition.clone(),
+            recovery: Default::default(),
             unix_ms,
             seed,
         };

@@ -144,7 +144,7 @@ fn no_node_promises_for_another_ones_clients() {
         extensions: std::collections::BTreeMap::new(),
     };
     let node = world.node(1).clone();
-    let request = OutboxRequest::Accept { message: Box::new(message), life_ms: 1000 };
+    let request = OutboxRequest::Accept { messages: vec![message], life_ms: 1000 };
     let asked = world.request(0, &node, RequestBody::Outbox(request));
     let refused = replied(&mut world, 0, asked);
     assert!(refused.as_ref().is_err_and(|why| why.contains("its own agents and clients")), "{refused:?}");

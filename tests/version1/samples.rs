@@ -112,7 +112,7 @@ fn responses() -> Vec<(&'static str, Result<ResponseBody, Refusal>)> {
     let text = |text: &str| text.to_owned();
     vec![
         ("response-done", Ok(ResponseBody::Done)),
-        ("response-agent-info", Ok(ResponseBody::AgentInfo { spec: echo(), stats })),
+        ("response-agent-info", Ok(ResponseBody::AgentInfo { spec: echo(), stats, care: None })),
         ("response-lines", Ok(ResponseBody::Lines { lines })),
         ("refusal-unknown-node", Err(Refusal::UnknownNode { node: node() })),
         ("refusal-node-down", Err(Refusal::NodeDown { node: node(), status: text("failed") })),

@@ -8,6 +8,7 @@ use super::{Breaker, Check, HealthCheck, Restart, WasmSource};
 use crate::core::ids::{AgentName, NodeId, Tag};
 use crate::core::model::{self, AgentSource, Balance, Offer, ProcessProtocol};
 use crate::core::wire::AgentStats;
+use crate::node::config::schema_text;
 
 /// One agent on one node: an element of `GET /v1/agents`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -72,18 +73,60 @@ pub struct Deploy {
     /// How its instances share its messages: `round-robin`, `least-inflight` or `key-hash`.
     #[serde(default)]
     pub balance: Balance,
+    /// What it can be asked to do.
+    #[serde(default)]
+    pub tools: Vec<Tool>,
     /// How its health is checked; null: only its end tells that something is wrong.
     #[serde(default)]
     pub health: Option<HealthCheck>,
-    /// When it is started again; null: as usual.
+    /// When it is started again; null: as its node's recovery rules say, or as usual.
     #[serde(default)]
     pub restart: Option<Restart>,
-    /// When those who ask it are spared their wait; null: as usual.
+    /// When those who ask it are spared their wait; null: likewise.
     #[serde(default)]
     pub breaker: Option<Breaker>,
     /// When it is started.
     #[serde(default)]
     pub launch: Launch,
+}
+
+/// One thing that an agent can be asked to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tool {
+    /// Its name.
+    pub name: Tag,
+    /// What it does.
+    #[serde(default)]
+    pub description: String,
+    /// What it takes: a JSON Schema, which is an object.
+    #[serde(default = "any_schema")]
+    pub schema: serde_json::Value,
+}
+
+fn any_schema() -> serde_json::Value {
+    serde_json::Value::Object(serde_json::Map::new())
+}
+
+impl Tool {
+    /// What it means.
+    ///
+    /// # Errors
+    /// A sentence: its schema can be none.
+    pub fn into_model(self) -> Result<model::Tool, String> {
+        let Self { name, description, schema } = self;
+        let schema = schema_text(&schema).map_err(|why| format!("the schema of the tool {name}: {why}"))?;
+        Ok(model::Tool { name, description, schema })
+    }
+}
+
+impl From<model::Tool> for Tool {
+    fn from(tool: model::Tool) -> Self {
+        let model::Tool { name, description, schema } = tool;
+        // One that is no JSON came from a node that does not check; it is shown as the text that it is.
+        let schema = serde_json::from_str(&schema).unwrap_or(serde_json::Value::String(schema));
+        Self { name, description, schema }
+    }
 }
 
 /// When an agent is started.
@@ -126,6 +169,7 @@ impl Deploy {
             capabilities,
             topics,
             balance,
+            tools: Vec::new(),
             health: None,
             restart: None,
             breaker: None,
@@ -215,8 +259,11 @@ pub struct AgentInfo {
     pub balance: Balance,
     /// As in [`Deploy`].
     #[serde(default)]
+    pub tools: Vec<Tool>,
+    /// As in [`Deploy`].
+    #[serde(default)]
     pub check: Option<HealthCheck>,
-    /// As in [`Deploy`]; null of a node of an earlier version.
+    /// As it holds on its node, by whatever says so; null of a node of an earlier version.
     #[serde(default)]
     pub restart: Option<Restart>,
     /// As in [`Agent`].
@@ -225,7 +272,7 @@ pub struct AgentInfo {
     /// As in [`Agent`].
     #[serde(default)]
     pub health_why: Option<String>,
-    /// As in [`Deploy`]; null of a node of an earlier version.
+    /// As `restart`.
     #[serde(default)]
     pub breaker: Option<Breaker>,
     /// As in [`Agent`].
@@ -295,9 +342,10 @@ impl AgentInfo {
             capabilities: spec.offer.capabilities,
             topics: spec.offer.topics,
             balance: spec.offer.balance,
-            check: spec.care.health.map(HealthCheck::from),
-            restart: Some(spec.care.restart.into()),
-            breaker: Some(spec.care.breaker.into()),
+            tools: spec.tools.into_iter().map(Tool::from).collect(),
+            check: spec.care.health.clone().map(HealthCheck::from),
+            restart: Some(spec.care.restart().into()),
+            breaker: Some(spec.care.breaker().into()),
             breaker_state,
             breaker_why: Some(breaker.why).filter(|why| !why.is_empty()),
             breaker_failures: breaker.failures,

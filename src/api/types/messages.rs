@@ -57,7 +57,8 @@ pub enum Wanted {
 pub struct Receipt {
     /// The message's id.
     pub message_id: Uuid,
-    /// Of a message to `cap:`, `topic:` or `all:`: whom it went to; at least one of them has it.
+    /// Of a message to `cap:`, `topic:` or `all:`: whom it went to; at least one of them has it. With `at-least-once`: for whom
+    /// it is stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recipients: Option<Vec<Recipient>>,
     /// From taking the request to knowing the outcome.
@@ -67,8 +68,11 @@ pub struct Receipt {
 /// What became of a message at one agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recipient {
-    /// `agent@node`.
+    /// `agent@node`; with `at-least-once` also an agent's name, where it may be found elsewhere later.
     pub to: String,
+    /// With `at-least-once`: the id of its message, by which it is traced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message_id: Option<Uuid>,
     /// The code of the error for which it does not have the message; null when it has.
     pub code: Option<String>,
     /// The same in words.

@@ -56,6 +56,9 @@ fn event_line(name: &str, data: &str) -> Result<String, Failure> {
         Event::Breaker { agent, node, state, reason } => {
             format!("breaker  {agent}@{node}  {state}  {}", reason.unwrap_or_default())
         }
+        Event::LaunchHeld { agent, node, phase } => {
+            format!("launch  phase {phase} of {node} is held up: {agent} has failed and is not optional")
+        }
         Event::DuplicateNode { node, address } => {
             format!("duplicate  a second process claims to be {node}, from {address}")
         }

@@ -31,5 +31,19 @@ pub const CHECK_WHY_CHARS_MAX: usize = 200;
 pub const BREAKER_FAILURES_MAX: u32 = 1000;
 /// A breaker is not open for less, in milliseconds: each opening is told to the whole mesh.
 pub const BREAKER_OPEN_MS_MIN: u32 = 1000;
+/// Recovery rules of a node. More: the configuration is refused.
+pub const RECOVERY_RULES_MAX: usize = 64;
+/// Webhooks of a node. More: the configuration is refused.
+pub const WEBHOOKS_MAX: usize = 8;
+/// Bytes of the URL of a webhook. More: the configuration is refused.
+pub const ALERT_URL_BYTES_MAX: usize = 2048;
+/// Alerts that wait for one webhook. One more is dropped and counted.
+pub const ALERTS_WAITING_MAX: usize = 256;
+/// How long one attempt to post an alert may take.
+pub const ALERT_DEADLINE: Duration = Duration::from_secs(5);
+/// Attempts to post an alert. After the last one it is dropped and counted.
+pub const ALERT_ATTEMPTS_MAX: u32 = 5;
+/// The pause after the first attempt; it doubles with each.
+pub const ALERT_PAUSE: Duration = Duration::from_secs(1);
 /// An agent that had a message for less than this shows nothing when it does not answer it in time.
 pub const BREAKER_PATIENCE: Duration = Duration::from_secs(1);

@@ -6,6 +6,16 @@ use std::time::Duration;
 pub const TAG_BYTES_MAX: usize = 64;
 /// Capabilities of one agent, and topics that it listens to. More: its deploy is refused.
 pub const OFFER_TAGS_MAX: usize = 32;
+/// Tools of one agent. More: its deploy is refused.
+pub const TOOLS_MAX: usize = 32;
+/// Bytes of the description of a tool. More: likewise.
+pub const TOOL_DESCRIPTION_BYTES_MAX: usize = 1024;
+/// Bytes of the schema of a tool, as compact JSON. More: likewise.
+pub const TOOL_SCHEMA_BYTES_MAX: usize = 8 << 10;
+/// Objects and lists in each other in such a schema. More: likewise.
+pub const TOOL_SCHEMA_DEPTH_MAX: usize = 10;
+/// Bytes of descriptions and schemas of one agent together. More: likewise.
+pub const TOOLS_BYTES_MAX: usize = 32 << 10;
 /// Bytes of a message's key. Longer: refused where the message enters the mesh.
 pub const MESSAGE_KEY_BYTES_MAX: usize = 256;
 /// Agents that one message goes to: all of a name, or of a topic. More: refused.

@@ -4,6 +4,10 @@ use std::time::Duration;
 
 /// Messages that wait to be delivered at least once. One more: `overloaded`.
 pub const OUTBOX_LETTERS_MAX: usize = 200_000;
+/// Messages that are taken in together: one to each of those that a topic means. More: `bad_address`.
+pub const PROMISED_COPIES_MAX: usize = 256;
+/// Bytes of the content of all of them together. More: `content_too_large`.
+pub const PROMISED_COPIES_BYTES_MAX: u64 = 16 << 20;
 /// Bytes of all of them together, rows and bookkeeping. More: `overloaded`.
 pub const OUTBOX_BYTES_MAX: usize = 256 << 20;
 /// How long a message may be tried. Longer: cut to this.

@@ -223,6 +223,9 @@ impl Mesh {
                     self.set_timer(after, Timer::AgentBreaker(agent, opening));
                 }
                 AgentEffect::Publish { agent, record } => self.publish_agent(&agent, record.as_ref()),
+                AgentEffect::LaunchHeld { agent, phase } => {
+                    self.event(Event::LaunchHeld { agent, node: self.own.clone(), phase });
+                }
                 AgentEffect::Started { agent, outcome } => self.on_started(&agent, outcome),
                 AgentEffect::Gone { agent } => self.on_agent_gone(&agent),
             }

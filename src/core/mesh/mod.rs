@@ -211,7 +211,7 @@ impl Mesh {
             );
         }
         let Boot { card, mesh_name, process_id, remembered, start, .. } = boot;
-        let Boot { profile, overrides, cross_region, .. } = boot;
+        let Boot { profile, overrides, cross_region, recovery, .. } = boot;
         let own = card.node_id.clone();
         let key = own.key();
         let incarnation = Incarnation::first_of(remembered.start);
@@ -236,7 +236,7 @@ impl Mesh {
             neighbours: Neighbours::default(),
             relays: Relays::default(),
             registry: Registry::new(own.clone(), remembered.start),
-            supervision: Supervision::default(),
+            supervision: Supervision::new(recovery),
             trust: Trust::default(),
             coordinates: Coordinates::new(key),
             regions: Regions::default(),

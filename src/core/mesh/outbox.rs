@@ -19,8 +19,8 @@ const SOONEST: Duration = Duration::from_millis(1);
 /// A persist of the outbox, and what is done once it is durable.
 #[derive(Debug)]
 pub(super) enum Letters {
-    /// A message that its sender waits to hear of.
-    Accepted { number: u64, requester: Requester },
+    /// Messages that their sender waits to hear of.
+    Accepted { numbers: Vec<u64>, requester: Requester },
     /// The end of a message.
     Settled { number: u64 },
     /// Dead letters that are taken up again, each with its new number.
@@ -35,7 +35,9 @@ impl Mesh {
             return self.answer(requester, Err(Refusal::BadRequest { why: why.to_owned() }));
         }
         match request {
-            OutboxRequest::Accept { message, life_ms } => self.accept_letter(requester, *message, life_ms),
+            OutboxRequest::Accept { messages, life_ms } => {
+                self.accept_letters(requester, messages, life_ms);
+            }
             OutboxRequest::Trace { id } => {
                 let trace = self.outbox.trace(id).map(Box::new);
                 self.answer_outbox(requester, OutboxAnswer::Trace(trace));
@@ -87,16 +89,18 @@ impl Mesh {
         }
     }
 
-    fn accept_letter(&mut self, requester: Requester, message: Message, life_ms: u64) {
+    fn accept_letters(&mut self, requester: Requester, messages: Vec<Message>, life_ms: u64) {
         if !matches!(requester, Requester::Local(_)) {
             let why = "a node promises delivery to its own agents and clients only".to_owned();
             return self.answer(requester, Err(Refusal::BadRequest { why }));
         }
         let long = |text: &String| text.len() > limits::API_NAME_BYTES_MAX;
-        if message.content.len() > limits::CONTENT_BYTES_MAX
-            || long(&message.content_type)
-            || message.conversation_id.as_ref().is_some_and(long)
-        {
+        let is_long = |message: &Message| {
+            message.content.len() > limits::CONTENT_BYTES_MAX
+                || long(&message.content_type)
+                || message.conversation_id.as_ref().is_some_and(long)
+        };
+        if messages.iter().any(is_long) {
             let why = format!(
                 "the content, its type or the conversation is too long: {}, {} and {} bytes are the most",
                 limits::CONTENT_BYTES_MAX,
@@ -113,9 +117,9 @@ impl Mesh {
             return self.refuse_for_store(requester, &reason);
         }
         let (unix_ms, life) = (self.outbox_ms(), Duration::from_millis(life_ms).min(limits::OUTBOX_LIFE_MAX));
-        match self.outbox.accept(message, unix_ms, life) {
-            Ok((number, change)) => {
-                self.persist(vec![change], Pending::Outbox(Letters::Accepted { number, requester }));
+        match self.outbox.accept(messages, unix_ms, life) {
+            Ok((numbers, changes)) => {
+                self.persist(changes, Pending::Outbox(Letters::Accepted { numbers, requester }));
             }
             Err(full) => self.refuse_full(requester, &full),
         }
@@ -138,9 +142,9 @@ impl Mesh {
     /// What was given to the disk is there.
     pub(super) fn on_letters_stored(&mut self, letters: Letters) {
         match letters {
-            Letters::Accepted { number, requester } => {
-                let id = self.outbox.id(number);
-                self.outbox.accepted(number, true, self.now);
+            Letters::Accepted { numbers, requester } => {
+                let id = numbers.first().and_then(|number| self.outbox.id(*number));
+                numbers.iter().for_each(|number| self.outbox.accepted(*number, true, self.now));
                 if let Some(id) = id {
                     self.answer_outbox(requester, OutboxAnswer::Accepted { id });
                 }
@@ -164,8 +168,8 @@ impl Mesh {
     pub(super) fn on_letters_not_stored(&mut self, letters: Letters, reason: &str) {
         self.on_disk_failed(reason);
         match letters {
-            Letters::Accepted { number, requester } => {
-                self.outbox.accepted(number, false, self.now);
+            Letters::Accepted { numbers, requester } => {
+                numbers.iter().for_each(|number| self.outbox.accepted(*number, false, self.now));
                 self.refuse_for_store(requester, reason);
             }
             Letters::Settled { number } => self.outbox.settled(number, false, self.now),

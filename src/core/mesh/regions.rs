@@ -330,6 +330,7 @@ mod tests {
             overrides: Overrides::default(),
             cross_region,
             partition: Default::default(),
+            recovery: Default::default(),
             unix_ms: 0,
             seed: [7; 32],
         };

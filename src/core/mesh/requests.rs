@@ -142,7 +142,8 @@ impl Mesh {
         let result = match (answer, self.supervision.spec(&agent)) {
             (RuntimeAnswer::Lines(lines), _) => Ok(ResponseBody::Lines { lines: newest_that_fit(lines) }),
             (RuntimeAnswer::Stats(stats), Some(spec)) => {
-                Ok(ResponseBody::AgentInfo { spec: spec.clone(), stats })
+                let care = self.supervision.care(&agent).cloned().map(Box::new);
+                Ok(ResponseBody::AgentInfo { spec: spec.clone(), stats, care })
             }
             (RuntimeAnswer::Stats(_), None) => Err(Refusal::UnknownAgent { agent, node: self.own.clone() }),
         };

@@ -123,6 +123,7 @@ mod tests {
             overrides: Overrides::default(),
             cross_region: Default::default(),
             partition: Default::default(),
+            recovery: Default::default(),
             unix_ms: 0,
             seed: [1; 32],
         };

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BreakerState, Care, Health, Launch, MemberStatus, Offer, OrderEpoch, WasmSource};
+use super::{BreakerState, Care, Health, Launch, MemberStatus, Offer, OrderEpoch, Tool, WasmSource};
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
 
@@ -66,6 +66,9 @@ pub struct AgentSpec {
     /// What it offers.
     #[serde(default, skip_serializing_if = "Offer::is_plain")]
     pub offer: Offer,
+    /// What it can be asked to do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<Tool>,
     /// How it is looked after.
     #[serde(default, skip_serializing_if = "Care::is_default")]
     pub care: Care,
@@ -85,7 +88,7 @@ impl AgentSpec {
     #[must_use]
     pub fn new(name: AgentName, source: AgentSource) -> Self {
         let (offer, care, launch) = Default::default();
-        Self { name, source, offer, care, launch, of_folder: false, exclusive: false }
+        Self { name, source, offer, tools: Vec::new(), care, launch, of_folder: false, exclusive: false }
     }
 
     /// Checks the bounds of a specification.
@@ -97,6 +100,7 @@ impl AgentSpec {
             return Err(format!("the name {MEASURED_AGENT} is kept for measurements: choose another"));
         }
         self.offer.check()?;
+        Tool::check_all(&self.tools)?;
         let speaks_http = matches!(self.source, AgentSource::Process { protocol: ProcessProtocol::Http, .. });
         self.care.check(speaks_http)?;
         self.launch.check(&self.name)?;

@@ -32,10 +32,6 @@ impl Default for Breaker {
 }
 
 impl Breaker {
-    pub(super) fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-
     /// Checks the bounds.
     ///
     /// # Errors

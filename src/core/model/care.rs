@@ -13,12 +13,12 @@ pub struct Care {
     /// How its health is checked; `None`: only its end tells that something is wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<HealthCheck>,
-    /// When it is started again.
-    #[serde(default, skip_serializing_if = "Restart::is_default")]
-    pub restart: Restart,
-    /// When those who ask it are spared their wait.
-    #[serde(default, skip_serializing_if = "Breaker::is_default")]
-    pub breaker: Breaker,
+    /// When it is started again; `None`: as its node's [`Recovery`](super::Recovery) says, or as usual.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<Restart>,
+    /// When those who ask it are spared their wait; `None`: likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<Breaker>,
 }
 
 /// A check that is made again and again while an agent runs.
@@ -79,8 +79,19 @@ impl Restart {
     /// So many attempts are made abruptly.
     pub const ABRUPT: usize = 3;
 
-    fn is_default(&self) -> bool {
-        *self == Self::default()
+    /// Checks the bounds.
+    ///
+    /// # Errors
+    /// A sentence for the person who gives it.
+    pub fn check(&self) -> Result<(), String> {
+        if self.waits_ms.len() > limits::RESTARTS_MAX {
+            let max = limits::RESTARTS_MAX;
+            return Err(format!("{} waits before a restart, allowed are {max}", self.waits_ms.len()));
+        }
+        for wait in &self.waits_ms {
+            check_span("a wait before a restart", *wait, 0)?;
+        }
+        check_span("the time until restarts are counted anew", self.steady_ms, 1)
     }
 
     /// How long the attempt after `attempts` of them waits; `None`: there is none.
@@ -110,18 +121,26 @@ impl Care {
         *self == Self::default()
     }
 
+    /// When it is started again; as usual where nothing is said.
+    #[must_use]
+    pub fn restart(&self) -> Restart {
+        self.restart.clone().unwrap_or_default()
+    }
+
+    /// When those who ask it are spared their wait; as usual where nothing is said.
+    #[must_use]
+    pub fn breaker(&self) -> Breaker {
+        self.breaker.unwrap_or_default()
+    }
+
     /// Checks the bounds.
     ///
     /// # Errors
     /// A sentence for the person who deploys the agent.
     pub fn check(&self, speaks_http: bool) -> Result<(), String> {
-        let span = |what: &str, ms: u32, min: u32| match ms {
-            ms if (min..=limits::CARE_SPAN_MS_MAX).contains(&ms) => Ok(()),
-            _ => Err(format!("{what} is {ms} ms: it must be {min} to {} ms", limits::CARE_SPAN_MS_MAX)),
-        };
         if let Some(health) = &self.health {
-            span("the interval of health checks", health.interval_ms, limits::CHECK_INTERVAL_MS_MIN)?;
-            span("the time that a health check may take", health.timeout_ms, 1)?;
+            check_span("the interval of health checks", health.interval_ms, limits::CHECK_INTERVAL_MS_MIN)?;
+            check_span("the time that a health check may take", health.timeout_ms, 1)?;
             if !(1..=limits::CHECK_FAILURES_MAX).contains(&health.failures) {
                 let max = limits::CHECK_FAILURES_MAX;
                 return Err(format!(
@@ -148,15 +167,15 @@ impl Care {
                 Probe::Http { .. } | Probe::Answer { .. } => {}
             }
         }
-        if self.restart.waits_ms.len() > limits::RESTARTS_MAX {
-            let max = limits::RESTARTS_MAX;
-            return Err(format!("{} waits before a restart, allowed are {max}", self.restart.waits_ms.len()));
-        }
-        for wait in &self.restart.waits_ms {
-            span("a wait before a restart", *wait, 0)?;
-        }
-        span("the time until restarts are counted anew", self.restart.steady_ms, 1)?;
-        self.breaker.check()
+        self.restart.as_ref().map_or(Ok(()), Restart::check)?;
+        self.breaker.as_ref().map_or(Ok(()), Breaker::check)
+    }
+}
+
+fn check_span(what: &str, ms: u32, min: u32) -> Result<(), String> {
+    match ms {
+        ms if (min..=limits::CARE_SPAN_MS_MAX).contains(&ms) => Ok(()),
+        _ => Err(format!("{what} is {ms} ms: it must be {min} to {} ms", limits::CARE_SPAN_MS_MAX)),
     }
 }
 
@@ -311,7 +330,7 @@ mod tests {
         }
         let care = Care { health: Some(usual()), ..Care::default() };
         assert!(care.check(false).expect_err("no HTTP").contains("only an agent of kind http"));
-        let restart = |restart| Care { restart, ..Care::default() }.check(false);
+        let restart = |restart| Care { restart: Some(restart), ..Care::default() }.check(false);
         let usual = Restart::default;
         restart(Restart { waits_ms: vec![], ..usual() }).expect("it is never started again");
         restart(Restart { waits_ms: vec![1; 33], ..usual() }).expect_err("too many");

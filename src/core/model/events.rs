@@ -45,6 +45,15 @@ pub enum Event {
         /// What failed last; `None` once it is closed.
         reason: Option<String>,
     },
+    /// This node's agents of later phases wait, because one that is not optional has failed.
+    LaunchHeld {
+        /// The agent that has failed.
+        agent: AgentName,
+        /// Its node: this one.
+        node: NodeId,
+        /// Its phase.
+        phase: i32,
+    },
     /// A second live process claims a node's name.
     DuplicateNode {
         /// The name claimed twice.

@@ -55,7 +55,7 @@ impl Outbox {
             let Some(DeadRow { letter, .. }) = self.dead.get(&old).cloned() else {
                 continue;
             };
-            match self.check_room(letter.bytes()) {
+            match self.check_room(1, letter.bytes()) {
                 Ok(()) => {}
                 Err(full) if pairs.is_empty() => return Err(full),
                 Err(_) => break,

@@ -223,25 +223,31 @@ impl Outbox {
         self.died
     }
 
-    /// Takes a message in: its number, and what is to be made durable before [`Outbox::accepted`].
+    /// Takes messages in, all or none: their numbers, and what is to be made durable, in one transaction, before
+    /// [`Outbox::accepted`].
     ///
     /// # Errors
     /// [`OutboxFull`]; nothing was changed.
     pub fn accept(
         &mut self,
-        message: Message,
+        messages: Vec<Message>,
         unix_ms: u64,
         life: Duration,
-    ) -> Result<(u64, Change), OutboxFull> {
+    ) -> Result<(Vec<u64>, Vec<Change>), OutboxFull> {
         let life_ms = u64::try_from(life.as_millis()).unwrap_or(u64::MAX);
-        let row =
-            LetterRow { message, accepted_at_ms: unix_ms, deadline_at_ms: unix_ms.saturating_add(life_ms) };
-        self.check_room(row.bytes())?;
-        let number = self.last + 1;
-        let change = rows::put_letter(number, &row);
-        self.store(row.bytes());
-        self.insert(number, row);
-        Ok((number, change))
+        let deadline_at_ms = unix_ms.saturating_add(life_ms);
+        let row = |message| LetterRow { message, accepted_at_ms: unix_ms, deadline_at_ms };
+        let rows: Vec<_> = messages.into_iter().map(row).collect();
+        self.check_room(rows.len(), rows.iter().map(LetterRow::bytes).sum())?;
+        let (mut numbers, mut changes) = (Vec::new(), Vec::new());
+        for row in rows {
+            let number = self.last + 1;
+            changes.push(rows::put_letter(number, &row));
+            self.store(row.bytes());
+            self.insert(number, row);
+            numbers.push(number);
+        }
+        Ok((numbers, changes))
     }
 
     /// The id of a message that is not settled.
@@ -266,8 +272,8 @@ impl Outbox {
         self.storing >= limits::OUTBOX_STORING_MAX || self.storing_bytes >= limits::OUTBOX_STORING_BYTES_MAX
     }
 
-    fn check_room(&self, bytes: usize) -> Result<(), OutboxFull> {
-        if self.letters.len() >= self.bounds.letters {
+    fn check_room(&self, letters: usize, bytes: usize) -> Result<(), OutboxFull> {
+        if self.letters.len() + letters > self.bounds.letters {
             return Err(OutboxFull::Letters(self.bounds.letters));
         }
         if self.bytes + bytes > self.bounds.bytes {

@@ -68,10 +68,14 @@ impl World {
     }
 
     fn accept(&mut self, message: Message) -> u64 {
-        let (number, change) = self.outbox.accept(message, self.unix_ms, LIFE).expect("there is room");
-        self.commit(vec![change]);
-        self.outbox.accepted(number, true, self.now);
-        number
+        self.accept_all(vec![message])[0]
+    }
+
+    fn accept_all(&mut self, messages: Vec<Message>) -> Vec<u64> {
+        let (numbers, changes) = self.outbox.accept(messages, self.unix_ms, LIFE).expect("there is room");
+        self.commit(changes);
+        numbers.iter().for_each(|number| self.outbox.accepted(*number, true, self.now));
+        numbers
     }
 
     /// What is tried now, by message.
@@ -112,10 +116,11 @@ impl World {
 #[test]
 fn a_message_is_tried_once_it_is_durable_and_again_until_it_is_answered() {
     let mut world = World::new(OutboxBounds::default());
-    let (number, change) =
-        world.outbox.accept(message(1, "worker", None), world.unix_ms, LIFE).expect("room");
+    let (numbers, changes) =
+        world.outbox.accept(vec![message(1, "worker", None)], world.unix_ms, LIFE).expect("room");
     assert_eq!(world.tries(), NONE, "its row is not durable");
-    world.commit(vec![change]);
+    world.commit(changes);
+    let [number] = numbers[..] else { panic!("{numbers:?}") };
     world.outbox.accepted(number, true, world.now);
     assert_eq!(world.tries(), [id(1)]);
     assert_eq!(world.tries(), NONE, "it is being tried");
@@ -146,13 +151,29 @@ fn pauses_double_up_to_their_bound() {
 #[test]
 fn a_message_that_could_not_be_stored_is_forgotten() {
     let mut world = World::new(OutboxBounds::default());
-    let (number, _) =
-        world.outbox.accept(message(1, "worker", Some("c")), world.unix_ms, LIFE).expect("room");
-    world.outbox.accepted(number, false, world.now);
+    let (numbers, _) =
+        world.outbox.accept(vec![message(1, "worker", Some("c"))], world.unix_ms, LIFE).expect("room");
+    world.outbox.accepted(numbers[0], false, world.now);
     assert!(world.outbox.is_empty() && world.tries().is_empty() && world.state(1).is_none());
     let next = world.accept(message(2, "worker", Some("c")));
     assert_eq!(world.tries(), [id(2)]);
     world.end(next, Ok(()));
+}
+
+#[test]
+fn messages_that_are_taken_in_together_are_all_there_or_none_and_each_ends_by_itself() {
+    let mut world = World::new(OutboxBounds { letters: 3, ..OutboxBounds::default() });
+    let copies =
+        |first: u64| (first..first + 2).map(|n| message(n, &format!("w{n}"), Some("c"))).collect::<Vec<_>>();
+    let numbers = world.accept_all(copies(1));
+    let refused = world.outbox.accept(copies(3), world.unix_ms, LIFE);
+    assert_eq!(refused, Err(OutboxFull::Letters(3)));
+    assert!(world.state(3).is_none() && world.state(4).is_none() && world.outbox.len() == 2);
+    assert_eq!(world.tries(), [id(1), id(2)], "neither waits for the other");
+    world.end(numbers[0], Ok(()));
+    world.end(numbers[1], Err(failed()));
+    assert_eq!(world.outbox.len(), 1);
+    assert_eq!(world.state(2), Some(LetterState::Waiting));
 }
 
 #[test]
@@ -317,7 +338,7 @@ fn what_would_exceed_a_bound_is_refused_and_changes_nothing() {
     let mut world = World::new(bounds);
     let first = world.accept(message(1, "worker", None));
     world.accept(message(2, "worker", None));
-    let refused = world.outbox.accept(message(3, "worker", None), world.unix_ms, LIFE);
+    let refused = world.outbox.accept(vec![message(3, "worker", None)], world.unix_ms, LIFE);
     assert_eq!(refused, Err(OutboxFull::Letters(2)));
     assert!(world.state(3).is_none());
     assert_eq!(world.tries().len(), 2);
@@ -326,14 +347,14 @@ fn what_would_exceed_a_bound_is_refused_and_changes_nothing() {
 
     let mut world = World::new(OutboxBounds { bytes: 1000, ..OutboxBounds::default() });
     world.accept(message(1, "worker", None));
-    let refused = world.outbox.accept(message(2, "worker", None), world.unix_ms, LIFE);
+    let refused = world.outbox.accept(vec![message(2, "worker", None)], world.unix_ms, LIFE);
     assert_eq!(refused, Err(OutboxFull::Bytes(1000)));
 
     let mut world = World::new(OutboxBounds::default());
     for n in 0..limits::OUTBOX_STORING_MAX as u64 {
-        world.outbox.accept(message(n, "worker", None), world.unix_ms, LIFE).expect("there is room");
+        world.outbox.accept(vec![message(n, "worker", None)], world.unix_ms, LIFE).expect("there is room");
     }
-    let refused = world.outbox.accept(message(u64::MAX, "worker", None), world.unix_ms, LIFE);
+    let refused = world.outbox.accept(vec![message(u64::MAX, "worker", None)], world.unix_ms, LIFE);
     assert_eq!(refused, Err(OutboxFull::Disk(limits::OUTBOX_STORING_MAX)));
 }
 
@@ -361,8 +382,9 @@ fn rows_of_a_later_version_stay_where_they_are() {
     let rows = [(key.clone(), Bytes::from_static(b"?"))];
     let Restored { mut outbox, unreadable } = Outbox::restore(OutboxBounds::default(), &rows, Instant::ZERO);
     assert_eq!((outbox.len(), unreadable), (0, 1));
-    let (number, _) = outbox.accept(message(1, "worker", None), 1_000_000, LIFE).expect("there is room");
-    assert_eq!(number, 6, "it takes the place of none");
+    let (numbers, _) =
+        outbox.accept(vec![message(1, "worker", None)], 1_000_000, LIFE).expect("there is room");
+    assert_eq!(numbers, [6], "it takes the place of none");
 }
 
 #[test]
@@ -414,9 +436,10 @@ fn one_that_is_over_before_its_turn_comes_gives_its_turn_to_the_next() {
 #[test]
 fn a_try_has_twice_the_time_after_each_that_had_no_answer_and_five_minutes_at_most() {
     let mut world = World::new(OutboxBounds::default());
-    let (number, change) =
-        world.outbox.accept(message(1, "slow", None), world.unix_ms, LIFE * 60).expect("there is room");
-    world.commit(vec![change]);
+    let (numbers, changes) =
+        world.outbox.accept(vec![message(1, "slow", None)], world.unix_ms, LIFE * 60).expect("there is room");
+    world.commit(changes);
+    let [number] = numbers[..] else { panic!("{numbers:?}") };
     world.outbox.accepted(number, true, world.now);
     let late = || SendError::DeadlineExceeded { deadline_ms: 1 };
     let mut given = Vec::new();

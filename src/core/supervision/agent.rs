@@ -5,7 +5,9 @@ use std::time::Duration;
 use super::AgentEffect;
 use super::launch::Held;
 use crate::core::limits;
-use crate::core::model::{AgentRecord, AgentSpec, AgentState, BreakerState, Checkup, Health, Restart, Turn};
+use crate::core::model::{
+    AgentRecord, AgentSpec, AgentState, BreakerState, Care, Checkup, Health, Restart, Turn,
+};
 use crate::core::time::Instant;
 
 /// An agent between well and slow does not fill the histories of all nodes.
@@ -15,6 +17,8 @@ const HEALTH_TOLD_AT_ONCE: u32 = 10;
 #[derive(Debug)]
 pub(super) struct Agent {
     pub(super) spec: AgentSpec,
+    /// How it is looked after here.
+    pub(super) care: Care,
     pub(super) run: u64,
     pub(super) state: AgentState,
     /// What comes after the end of a run that is being ended.
@@ -60,9 +64,10 @@ pub(super) enum Ending {
 }
 
 impl Agent {
-    pub(super) fn new(spec: AgentSpec, has_run: bool) -> Self {
+    pub(super) fn new(spec: AgentSpec, care: Care, has_run: bool) -> Self {
         Self {
             spec,
+            care,
             run: 0,
             state: AgentState::Starting,
             ending: None,
@@ -105,7 +110,8 @@ impl Agent {
         self.state = AgentState::Starting;
         (self.held, self.waits) = (None, None);
         (self.health, self.failures) = (Health::Unchecked, 0);
-        vec![self.publish(), AgentEffect::Start { spec: self.spec.clone(), run }]
+        let spec = AgentSpec { care: self.care.clone(), ..self.spec.clone() };
+        vec![self.publish(), AgentEffect::Start { spec, run }]
     }
 
     /// Whoever has deployed it was told that it waits: its first start is tried again like any other.
@@ -147,7 +153,7 @@ impl Agent {
 
     pub(super) fn on_checked(&mut self, found: &Checkup, now: Instant) -> Vec<AgentEffect> {
         self.failures = if found.is_failure() { self.failures.saturating_add(1) } else { 0 };
-        let failures_max = self.spec.care.health.as_ref().map_or(u32::MAX, |health| health.failures);
+        let failures_max = self.care.health.as_ref().map_or(u32::MAX, |health| health.failures);
         let is_over = self.failures >= failures_max;
         self.health = match found.why() {
             None => Health::Healthy,
@@ -170,7 +176,7 @@ impl Agent {
         match turn {
             Turn::Opened { why } => {
                 (self.breaker, self.opening) = (BreakerState::Open { why }, opening);
-                let after = Duration::from_millis(self.spec.care.breaker.open_ms.into());
+                let after = Duration::from_millis(self.care.breaker().open_ms.into());
                 let agent = self.spec.name.clone();
                 vec![self.publish(), AgentEffect::BreakerAfter { agent, opening, after }]
             }
@@ -218,7 +224,7 @@ impl Agent {
     /// One step up the ladder: what comes next, and the state that tells so.
     fn climb(&mut self, reason: String, now: Instant) -> Ending {
         let ran_for = self.running_since.take().map(|since| now.since(since));
-        let restart = &self.spec.care.restart;
+        let restart = self.care.restart();
         if ran_for.is_some_and(|span| span >= restart.steady()) {
             self.attempts = 0;
         }

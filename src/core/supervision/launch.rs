@@ -64,7 +64,7 @@ impl Supervision {
         let mut held: Vec<_> = held.map(|(name, agent)| (agent.spec.launch.phase, name.clone())).collect();
         held.sort_unstable();
         let unsettled = self.first_unsettled_phase();
-        let mut effects = Vec::new();
+        let mut effects: Vec<_> = self.note_held_up(unsettled).into_iter().collect();
         for (phase, name) in held {
             let why = match self.agents.get(&name).and_then(|agent| agent.held) {
                 Some(Held::Launch) if unsettled.is_some_and(|unsettled| unsettled < phase) => {
@@ -104,15 +104,34 @@ impl Supervision {
 
     /// Why agents of later phases wait. It names whom only a person can help, and does not change with each attempt.
     fn phase_text(&self, phase: i32) -> String {
-        let mut of_phase = self.agents.iter().filter(|(_, agent)| {
-            agent.is_launched && agent.spec.launch.phase == phase && !self.is_settled(agent)
-        });
-        match of_phase.find(|(_, agent)| agent.has_failed_here) {
-            Some((name, _)) => {
+        match self.holder_of(phase) {
+            Some(name) => {
                 format!("it waits for phase {phase}, which is held up: {name} has failed and is not optional")
             }
             None => format!("it waits for the agents of phase {phase}"),
         }
+    }
+
+    /// Who has failed and holds up a phase.
+    fn holder_of(&self, phase: i32) -> Option<&AgentName> {
+        let mut of_phase = self.agents.iter().filter(|(_, agent)| {
+            agent.is_launched && agent.spec.launch.phase == phase && !self.is_settled(agent)
+        });
+        of_phase.find(|(_, agent)| agent.has_failed_here).map(|(name, _)| name)
+    }
+
+    /// Takes down who holds up those that are to be launched, if somebody does. It is told when it is news.
+    fn note_held_up(&mut self, unsettled: Option<i32>) -> Option<AgentEffect> {
+        let is_waiting = |agent: &super::Agent| {
+            agent.held == Some(Held::Launch) && unsettled.is_some_and(|phase| agent.spec.launch.phase > phase)
+        };
+        let phase = unsettled.filter(|_| self.agents.values().any(is_waiting));
+        let held_up = phase.and_then(|phase| Some((phase, self.holder_of(phase)?.clone())));
+        if held_up == self.held_up {
+            return None;
+        }
+        self.held_up.clone_from(&held_up);
+        held_up.map(|(phase, agent)| AgentEffect::LaunchHeld { agent, phase })
     }
 
     /// What an agent depends on and does not run.

@@ -8,8 +8,8 @@
 //!    +--- Restarting -> Failed: in quarantine, once all attempts were made
 //! ```
 //!
-//! The *ladder* of attempts is that of the agent's [`Restart`](crate::core::model::Restart): each waits longer than the one
-//! before, the first three end an agent that is unhealthy at once, later ones let it finish what it has, and after the
+//! The *ladder* of attempts is that of the agent's [`Restart`](crate::core::model::Restart), or of the node's [`Recovery`]
+//! where that has a rule for it: each waits longer than the one before, the first three end an agent that is unhealthy at once, later ones let it finish what it has, and after the
 //! last one it is in quarantine until an operator starts it. Attempts are counted anew once it has run for long enough.
 //! The count is one of this process: a node that starts anew tries all its agents anew.
 //!
@@ -31,7 +31,7 @@ use self::launch::Held;
 use super::contract::AgentReport;
 use super::ids::AgentName;
 use super::limits;
-use super::model::{AgentRecord, AgentSpec, AgentState};
+use super::model::{AgentRecord, AgentSpec, AgentState, Care, Recovery};
 use super::time::Instant;
 
 /// What this room wants done.
@@ -64,6 +64,11 @@ pub(crate) enum AgentEffect {
         agent: AgentName,
         record: Option<AgentRecord>,
     },
+    /// Agents wait for a phase in which this one has failed, which is not optional. Told once for each.
+    LaunchHeld {
+        agent: AgentName,
+        phase: i32,
+    },
     /// How the start has ended that somebody waits for: the first one of an agent, or one that was asked for.
     Started {
         agent: AgentName,
@@ -78,13 +83,30 @@ pub(crate) enum AgentEffect {
 /// The agents of this node.
 #[derive(Debug, Default)]
 pub(crate) struct Supervision {
+    recovery: Recovery,
     agents: BTreeMap<AgentName, Agent>,
+    /// The phase that was told to be held up, and by whom.
+    held_up: Option<(i32, AgentName)>,
     runs: u64,
     /// Breakers that have opened.
     openings: u64,
 }
 
 impl Supervision {
+    pub(crate) fn new(recovery: Recovery) -> Self {
+        Self { recovery, ..Self::default() }
+    }
+
+    /// How an agent is looked after here.
+    pub(crate) fn care(&self, agent: &AgentName) -> Option<&Care> {
+        self.agents.get(agent).map(|a| &a.care)
+    }
+
+    fn agent(&self, spec: AgentSpec, has_run: bool) -> Agent {
+        let care = self.recovery.care_of(&spec);
+        Agent::new(spec, care, has_run)
+    }
+
     pub(crate) fn spec(&self, agent: &AgentName) -> Option<&AgentSpec> {
         self.agents.get(agent).map(|a| &a.spec)
     }
@@ -101,17 +123,17 @@ impl Supervision {
     /// [`Supervision::tend`].
     pub(crate) fn add(&mut self, spec: AgentSpec) -> Vec<AgentEffect> {
         let held = (!spec.launch.depends_on.is_empty()).then_some(Held::Deployed);
-        self.begin(Agent::new(spec, false), held)
+        self.begin(self.agent(spec, false), held)
     }
 
     /// Takes in an agent that was here before the node started; it is started by [`Supervision::tend`].
     pub(crate) fn resume(&mut self, spec: AgentSpec) -> Vec<AgentEffect> {
-        self.begin(Agent::new(spec, true), Some(Held::Launch))
+        self.begin(self.agent(spec, true), Some(Held::Launch))
     }
 
     /// Takes in an agent that the node is ordered to run: as one that was here before, but no phase waits for it.
     pub(crate) fn take_order(&mut self, spec: AgentSpec) -> Vec<AgentEffect> {
-        let mut agent = Agent::new(spec, true);
+        let mut agent = self.agent(spec, true);
         agent.is_launched = false;
         self.begin(agent, Some(Held::Launch))
     }

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::core::model::{
-    AgentSource, BreakerState, Care, Checkup, Health, HealthCheck, Launch, Probe, Restart, Turn,
+    AgentSource, Breaker, BreakerState, Care, Checkup, Health, HealthCheck, Launch, Probe, Recovery,
+    RecoveryRule, Restart, Turn,
 };
 
 fn name() -> AgentName {
@@ -54,6 +55,7 @@ impl Bench {
                 other @ (AgentEffect::Stop { .. }
                 | AgentEffect::RestartAfter { .. }
                 | AgentEffect::BreakerAfter { .. }
+                | AgentEffect::LaunchHeld { .. }
                 | AgentEffect::Started { .. }
                 | AgentEffect::Gone { .. }) => rest.push(other),
             }
@@ -243,7 +245,8 @@ fn ten_steady_minutes_begin_the_count_anew() {
 #[test]
 fn the_ladder_is_that_of_the_agent() {
     let restart = Restart { waits_ms: vec![2000], steady_ms: 1000 };
-    let mut bench = Bench::running(AgentSpec { care: Care { restart, ..Care::default() }, ..spec() });
+    let mut bench =
+        Bench::running(AgentSpec { care: Care { restart: Some(restart), ..Care::default() }, ..spec() });
     for _ in 0..2 {
         assert_eq!(bench.ended(1), bench.after(2));
         bench.wait_is_over();
@@ -373,15 +376,39 @@ fn an_open_breaker_is_told_and_half_opens_in_time_or_when_the_agent_was_started_
     assert!(breaker(&bench).is_closed());
 }
 
-/// Agents of a node that starts, with what was started, in order.
+#[test]
+fn an_agent_goes_up_the_ladder_of_its_nodes_rule_and_its_run_has_the_rules_breaker() {
+    let breaker = Breaker { failures: 9, ..Breaker::default() };
+    let rule = RecoveryRule {
+        agents: "a*".parse().expect("a pattern"),
+        optional: None,
+        restart: Some(Restart { waits_ms: vec![7_000], ..Restart::default() }),
+        breaker: Some(breaker),
+        overrules: false,
+    };
+    let mut bench = Bench { here: Supervision::new(Recovery { rules: vec![rule] }), run: 0, record: None };
+    let effects = bench.here.add(spec());
+    let [_, AgentEffect::Start { spec: run, .. }] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(run.care.breaker, Some(breaker));
+    bench.take_in(effects);
+    assert_eq!(bench.here.spec(&name()), Some(&spec()), "what was deployed stays as it was");
+    bench.report(AgentReport::Running, 0);
+    assert_eq!(bench.ended(1), bench.after(7));
+    bench.wait_is_over();
+    assert_eq!(bench.ended(2), []);
+    assert_eq!(bench.state(), "quarantined");
+}
+
+/// Agents of a node that starts, with what was started and who was told to hold others up, in order.
 struct Launched {
     here: Supervision,
     started: Vec<(String, u64)>,
+    holding: Vec<(String, i32)>,
 }
 
 impl Launched {
     fn new(agents: &[(&str, Launch)]) -> Self {
-        let mut launched = Self { here: Supervision::default(), started: vec![] };
+        let mut launched = Self { here: Supervision::default(), started: vec![], holding: vec![] };
         for (agent, launch) in agents {
             let source = AgentSource::Native { builtin: "echo".to_owned() };
             let spec = AgentSpec::new(AgentName::new(agent).expect("valid"), source);
@@ -393,8 +420,15 @@ impl Launched {
 
     fn take_in(&mut self, effects: Vec<AgentEffect>) {
         for effect in effects {
-            if let AgentEffect::Start { spec, run } = effect {
-                self.started.push((spec.name.to_string(), run));
+            match effect {
+                AgentEffect::Start { spec, run } => self.started.push((spec.name.to_string(), run)),
+                AgentEffect::LaunchHeld { agent, phase } => self.holding.push((agent.to_string(), phase)),
+                AgentEffect::Stop { .. }
+                | AgentEffect::RestartAfter { .. }
+                | AgentEffect::BreakerAfter { .. }
+                | AgentEffect::Publish { .. }
+                | AgentEffect::Started { .. }
+                | AgentEffect::Gone { .. } => {}
             }
         }
     }
@@ -448,8 +482,12 @@ fn phases_begin_one_after_the_other_and_a_failed_agent_holds_the_next_unless_it_
     node.report("log", AgentReport::Running);
     assert_eq!(node.tend(&[]), ["cache", "db"]);
     node.ended("cache");
+    assert_eq!(node.tend(&[]), [""; 0]);
+    assert!(node.holding.is_empty(), "the phase only waits");
     node.ended("db");
     assert_eq!(node.tend(&[]), [""; 0]);
+    assert_eq!(node.tend(&[]), [""; 0]);
+    assert_eq!(node.holding, [("db".to_owned(), 1)], "it is told once");
     let held = "it waits for phase 1, which is held up: db has failed and is not optional";
     assert_eq!((node.waits("web"), node.waits("late")), (Some(held), Some(held)));
     // Its ladder goes on; once it has run, the next phase begins, and the optional one does not count.

@@ -37,6 +37,7 @@ impl Recorded {
                 Event::Member { node, .. }
                 | Event::Agent { node, .. }
                 | Event::Breaker { node, .. }
+                | Event::LaunchHeld { node, .. }
                 | Event::DuplicateNode { node, .. },
             ) => Some(node),
             Self::Event(Event::Ordered { from, to, .. }) => to.as_ref().or(from.as_ref()),
@@ -57,7 +58,10 @@ impl Recorded {
     pub fn agent(&self) -> Option<&AgentName> {
         match self {
             Self::Event(
-                Event::Agent { agent, .. } | Event::Ordered { agent, .. } | Event::Breaker { agent, .. },
+                Event::Agent { agent, .. }
+                | Event::Ordered { agent, .. }
+                | Event::Breaker { agent, .. }
+                | Event::LaunchHeld { agent, .. },
             ) => Some(agent),
             Self::Event(Event::Rollout { blueprint, .. }) => Some(blueprint),
             Self::Finding(_) | Self::Event(_) => None,
@@ -96,7 +100,12 @@ impl Recorded {
                 reason.as_mut()
             }
             Self::Event(Event::Ordered { why: text, .. } | Event::Rollout { what: text, .. }) => Some(text),
-            Self::Event(Event::Joined { .. } | Event::Roster { .. } | Event::Settled { .. }) => None,
+            Self::Event(
+                Event::Joined { .. }
+                | Event::Roster { .. }
+                | Event::Settled { .. }
+                | Event::LaunchHeld { .. },
+            ) => None,
         };
         if let Some(text) = text {
             cut(text);

@@ -20,11 +20,11 @@ pub enum DeadOnes {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OutboxRequest {
-    /// Deliver this at least once. Only of a node's own agents and clients.
+    /// Deliver each of these at least once: all are on the disk together, or none is. Only of a node's own agents and clients.
     Accept {
-        /// The message.
-        message: Box<Message>,
-        /// How long it is tried, in milliseconds.
+        /// The messages, at most [`limits::PROMISED_COPIES_MAX`].
+        messages: Vec<Message>,
+        /// How long each is tried, in milliseconds.
         life_ms: u64,
     },
     /// Where a message is on its way.
@@ -55,9 +55,9 @@ pub enum OutboxRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OutboxAnswer {
-    /// The message is on the disk.
+    /// The message is on the disk; of several, all of them.
     Accepted {
-        /// Its id.
+        /// Its id; of several, the first one's.
         id: Uuid,
     },
     /// Where a message is; `None` when it is not known: it was never taken in here, or was delivered too long ago.
@@ -89,6 +89,11 @@ impl OutboxRequest {
                 if ids.len() > limits::DEAD_LETTERS_AT_ONCE =>
             {
                 Err("too many dead letters are named")
+            }
+            Self::Accept { messages, .. }
+                if messages.is_empty() || messages.len() > limits::PROMISED_COPIES_MAX =>
+            {
+                Err("too many messages, or none, are to be taken in together")
             }
             Self::Accept { .. }
             | Self::Trace { .. }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::core::ids::{AgentName, ModuleId};
 use crate::core::limits;
-use crate::core::model::AgentSpec;
+use crate::core::model::{AgentSpec, Care};
 
 /// What one node may ask another to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +97,9 @@ pub enum ResponseBody {
         spec: AgentSpec,
         /// What the runtime measures of it.
         stats: AgentStats,
+        /// How it is looked after on its node, by that node's rules; `None` of a node of an earlier version.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        care: Option<Box<Care>>,
     },
     /// Lines of a log, oldest first.
     Lines {

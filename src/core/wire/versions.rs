@@ -127,6 +127,7 @@ impl RequestBody {
             Self::Deploy { spec }
                 if matches!(spec.source, AgentSource::Wasm(_))
                     || !spec.offer.is_plain()
+                    || !spec.tools.is_empty()
                     || !spec.care.is_default()
                     || !spec.launch.is_default()
                     || spec.of_folder =>

@@ -81,11 +81,14 @@ pub(super) fn breaker(node: &Node) -> Result<Breaker, String> {
     })
 }
 
-fn within<T>(key: &str, read: Result<T, String>) -> Result<T, String> {
+pub(super) fn within<T>(key: &str, read: Result<T, String>) -> Result<T, String> {
     read.map_err(|why| format!("{key}: {why}"))
 }
 
-fn entries<'a>(node: &'a Node, keys: &[&'static str]) -> Result<&'a BTreeMap<String, Node>, String> {
+pub(super) fn entries<'a>(
+    node: &'a Node,
+    keys: &[&'static str],
+) -> Result<&'a BTreeMap<String, Node>, String> {
     let Value::Map(entries) = &node.value else {
         return Err(format!("it has the keys {}", keys.join(", ")));
     };
@@ -129,12 +132,14 @@ mod tests {
         let answer = HealthCheck::new(Probe::Answer { content: "well?".to_owned() });
         assert_eq!(care("health: {check: answer, content: well?}").expect("good").health, Some(answer));
         let restart = Restart { waits_ms: vec![0, 2000], ..Restart::default() };
-        assert_eq!(care("restart: {waits: [0s, 2s]}").expect("good").restart, restart);
+        assert_eq!(care("restart: {waits: [0s, 2s]}").expect("good").restart, Some(restart));
         let breaker = Breaker { failures: 5, ..Breaker::default() };
-        assert_eq!(care("breaker: {failures: 5}").expect("good").breaker, breaker);
+        assert_eq!(care("breaker: {failures: 5}").expect("good").breaker, Some(breaker));
         let breaker = Breaker { open_ms: 2500, ..Breaker::default() };
-        assert_eq!(care("breaker: {open: 2500ms}").expect("good").breaker, breaker);
-        assert_eq!(care("restart: {waits: []}").expect("good").restart.waits_ms, [0_u32; 0]);
+        assert_eq!(care("breaker: {open: 2500ms}").expect("good").breaker, Some(breaker));
+        assert_eq!(care("restart: {waits: []}").expect("good").restart().waits_ms, [0_u32; 0]);
+        // It says so, whatever its node's rules say.
+        assert_eq!(care("restart: {steady: 10m}").expect("good").restart, Some(Restart::default()));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::error::{Origin, Problems, quoted};
 use super::expand::expand;
+use super::recovery;
 use super::yaml::{self, Node, Value};
 use crate::core::limits;
 
@@ -29,6 +30,8 @@ pub(super) enum Shape {
     Regions,
     /// A list of decisions, each with its condition and its action; none is fine.
     Decisions,
+    /// A list of at most so many entries, each with keys of its own; none is fine.
+    Entries(usize),
 }
 
 /// Every key that is honoured.
@@ -91,6 +94,10 @@ pub(super) const KEYS: &[(&str, Shape)] = &[
     ("api.bind_addr", Shape::One),
     ("api.metrics_addr", Shape::OneOrNull),
     ("api.token_file", Shape::OneOrNull),
+    ("recovery", Shape::Section),
+    (recovery::RULES, Shape::Entries(limits::RECOVERY_RULES_MAX)),
+    ("alerts", Shape::Section),
+    (recovery::WEBHOOKS, Shape::Entries(limits::WEBHOOKS_MAX)),
     ("log", Shape::Section),
     ("log.level", Shape::One),
     ("log.format", Shape::One),
@@ -120,6 +127,8 @@ pub(super) enum FileValue {
     Regions(usize, Vec<FileRegion>),
     /// The line of the list, and its decisions.
     Decisions(usize, Vec<FileDecision>),
+    /// The entries of a list, with their variables expanded.
+    Entries(Vec<Node>),
 }
 
 /// One decision of the file.
@@ -229,6 +238,7 @@ impl Walk<'_> {
             Shape::Labels => self.labels(key, node),
             Shape::Regions => self.regions(key, node),
             Shape::Decisions => self.decisions(key, node),
+            Shape::Entries(items_max) => self.entries(key, items_max, node),
         }
     }
 
@@ -244,6 +254,30 @@ impl Walk<'_> {
         }
         let item = |(index, node): (usize, &Node)| self.item(format!("{key}[{index}]"), node.line, node);
         FileValue::List(nodes.iter().enumerate().map(item).collect())
+    }
+
+    fn entries(&mut self, key: &str, items_max: usize, node: &Node) -> FileValue {
+        let nodes = match &node.value {
+            Value::Null => return FileValue::Entries(Vec::new()),
+            Value::List(nodes) => nodes,
+            Value::Bad => return FileValue::Bad,
+            Value::Text { .. } | Value::Map(_) => {
+                self.problem(node.line, key, "a list is expected here, each item with its keys");
+                return FileValue::Bad;
+            }
+        };
+        if nodes.len() > items_max {
+            self.problem(node.line, key, &format!("the list has {} items, at most {items_max}", nodes.len()));
+            return FileValue::Bad;
+        }
+        let env = self.env;
+        let mut entries = Vec::with_capacity(nodes.len());
+        for (index, node) in nodes.iter().enumerate() {
+            let at = format!("{key}[{index}]");
+            let mut report = |line, why: String| self.problem(line, &at, &why);
+            entries.push(recovery::expanded(node, &|text| expand(text, env), &mut report));
+        }
+        FileValue::Entries(entries)
     }
 
     fn comma_list(&mut self, key: &str, items_max: usize, node: &Node) -> FileValue {

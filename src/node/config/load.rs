@@ -13,8 +13,8 @@ use super::sources::{Place, Setting, Sources};
 use super::{
     API_PORT, ApiConfig, CLUSTER_PORT, ClusterConfig, Config, ConfigErrors, CongestionControl, CrlFile,
     Flags, HostPort, LogConfig, LogFormat, METRICS_PORT, NodeConfig, ProbeTimings, Profile, StartMode,
-    SuspicionTimings, TlsPaths, TransportConfig, enrolment, flags, keys, parse_listen, partition, regions,
-    values, yaml,
+    SuspicionTimings, TlsPaths, TransportConfig, enrolment, flags, keys, parse_listen, partition, recovery,
+    regions, values, yaml,
 };
 use crate::core::limits;
 
@@ -62,6 +62,8 @@ impl Config {
         let transport = transport(&mut sources);
         let api = api(&mut sources, flags);
         let log = log(&mut sources, flags);
+        let recovery = recovery::rules(&mut sources);
+        let webhooks = recovery::webhooks(&mut sources);
 
         debug_assert!(
             sources.file.as_ref().is_none_or(BTreeMap::is_empty),
@@ -71,7 +73,19 @@ impl Config {
         sources.problems.into_result()?;
         let node = node.expect("a node without an id or a data directory was reported");
         let tls = tls.under(&node.data_dir);
-        Ok(Self { node, cluster, partition, custom_policy, tls, enrolment, transport, api, log })
+        Ok(Self {
+            node,
+            cluster,
+            partition,
+            custom_policy,
+            tls,
+            enrolment,
+            transport,
+            api,
+            log,
+            recovery,
+            webhooks,
+        })
     }
 }
 

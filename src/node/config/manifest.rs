@@ -12,11 +12,12 @@ use super::care;
 use super::error::{ConfigErrors, Origin, Problems};
 use super::keys::nearest;
 use super::load::read_file;
+use super::tools;
 use super::values;
 use super::yaml::{self, Node, Value};
 use crate::core::ids::{AgentName, Tag};
 use crate::core::limits;
-use crate::core::model::{Balance, Care, Grants, InstanceLife, Launch, Offer, ProcessProtocol, Target};
+use crate::core::model::{Balance, Care, Grants, InstanceLife, Launch, Offer, ProcessProtocol, Target, Tool};
 
 /// An agent as its manifest describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub struct Manifest {
     pub source: ManifestSource,
     /// What it offers.
     pub offer: Offer,
+    /// What it can be asked to do.
+    pub tools: Vec<Tool>,
     /// How it is looked after.
     pub care: Care,
     /// When it is started.
@@ -65,7 +68,7 @@ pub enum ManifestSource {
     },
 }
 
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 19] = [
     "name",
     "kind",
     "source",
@@ -73,6 +76,7 @@ const KEYS: [&str; 18] = [
     "capabilities",
     "topics",
     "balance",
+    "tools",
     "instance",
     "memory_bytes",
     "fuel",
@@ -221,6 +225,11 @@ impl Reader<'_> {
             topics: self.take("topics", tags).unwrap_or_default(),
             balance: self.take("balance", |node| values::choice(text(node)?, &BALANCES)).unwrap_or_default(),
         };
+        let tools = self.take("tools", tools::tools).unwrap_or_default();
+        if let Err(why) = Tool::check_all(&tools) {
+            let line = self.entries.get("tools").map(|node| node.line);
+            self.report(line, "tools", why);
+        }
         let instance = self.take("instance", |node| values::choice(text(node)?, &LIVES));
         let bounded = |max: u64| move |node: &Node| values::integer(text(node)?, 1, max);
         let memory_bytes = self.take("memory_bytes", bounded(limits::WASM_MEMORY_BYTES_MAX));
@@ -229,8 +238,8 @@ impl Reader<'_> {
         let health = self.take("health", care::health);
         let care = Care {
             health,
-            restart: self.take("restart", care::restart).unwrap_or_default(),
-            breaker: self.take("breaker", care::breaker).unwrap_or_default(),
+            restart: self.take("restart", care::restart),
+            breaker: self.take("breaker", care::breaker),
         };
         let launch = Launch {
             phase: self.take("phase", phase).unwrap_or_default(),
@@ -265,7 +274,7 @@ impl Reader<'_> {
                 fuel: fuel.unwrap_or(limits::WASM_FUEL_DEFAULT),
             },
         };
-        Some(Manifest { name: name?, source, offer, care, launch })
+        Some(Manifest { name: name?, source, offer, tools, care, launch })
     }
 
     /// A path is meant from the manifest; a bare name is the node's to look up.
@@ -417,7 +426,7 @@ mod tests {
         let name = AgentName::new("notes").expect("valid");
         assert_eq!(
             manifest,
-            Manifest { name, source, offer, care: Care::default(), launch: Launch::default() }
+            Manifest { name, source, offer, tools: vec![], care: Care::default(), launch: Launch::default() }
         );
         let late = read(
             "name: a\nsource: echo\nphase: -2\ndepends_on: [b, c]\noptional: true\nstart_timeout: 30s\n",
@@ -442,8 +451,8 @@ mod tests {
                 "agent.yaml:3: topcis: there is no such key: did you mean topics?",
             ),
             (
-                "name: a\nsource: echo\ntools: {}\n",
-                "agent.yaml:3: tools: there is no such key: the keys are name,",
+                "name: a\nsource: echo\ncolour: {}\n",
+                "agent.yaml:3: colour: there is no such key: the keys are name,",
             ),
             (
                 "name: a\nsource: x.wasm\nargs: [x]\n",

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::core::ids::NodeId;
-pub use crate::core::model::{CrossRegion, PartitionConfig, Profile};
+pub use crate::core::model::{CrossRegion, PartitionConfig, Profile, Recovery};
 
 mod address;
 mod blueprint;
@@ -31,10 +31,12 @@ mod keys;
 mod load;
 mod manifest;
 mod partition;
+mod recovery;
 mod regions;
 mod sources;
 #[cfg(test)]
 mod tests;
+mod tools;
 mod values;
 mod yaml;
 
@@ -44,6 +46,8 @@ pub use enrolment::{EnrolmentConfig, Secret, TokenSource};
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use flags::Flags;
 pub use manifest::{Manifest, ManifestSource};
+pub use recovery::{AlertKind, Webhook};
+pub use tools::schema_text;
 
 /// The port of the mesh (UDP) where none is given.
 pub const CLUSTER_PORT: u16 = 7946;
@@ -74,6 +78,10 @@ pub struct Config {
     pub api: ApiConfig,
     /// What it writes about itself: `log`.
     pub log: LogConfig,
+    /// How its agents are started again and left alone: `recovery.rules`. Default none: as they say themselves, or as usual.
+    pub recovery: Recovery,
+    /// Who is told of agents and nodes that are not well: `alerts.webhooks`. Default nobody.
+    pub webhooks: Vec<Webhook>,
 }
 
 /// Who a node is.

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use super::error::{Origin, Problems};
 use super::flags::Names;
 use super::keys::{FileDecision, FileRegion, FileValue, FileValues, Item};
+use super::recovery;
 use super::values;
+use super::yaml::Node;
 use crate::core::limits;
 
 /// What a setting was given.
@@ -122,7 +124,7 @@ impl Sources<'_> {
             None | Some(FileValue::Null) => Setting::Absent,
             Some(FileValue::One(item)) => self.item(item, &parse),
             Some(FileValue::Bad | FileValue::List(_) | FileValue::Labels(_)) => Setting::Bad,
-            Some(FileValue::Regions(..) | FileValue::Decisions(..)) => Setting::Bad,
+            Some(FileValue::Regions(..) | FileValue::Decisions(..) | FileValue::Entries(_)) => Setting::Bad,
         }
     }
 
@@ -134,7 +136,9 @@ impl Sources<'_> {
             Some(FileValue::Decisions(line, decisions)) => {
                 Setting::Value(decisions, Place { origin: self.line(line), key: key.to_owned() })
             }
-            Some(FileValue::Bad | FileValue::Null | FileValue::One(_)) => Setting::Bad,
+            Some(FileValue::Bad | FileValue::Null | FileValue::One(_) | FileValue::Entries(_)) => {
+                Setting::Bad
+            }
             Some(FileValue::List(_) | FileValue::Labels(_) | FileValue::Regions(..)) => Setting::Bad,
         }
     }
@@ -147,9 +151,30 @@ impl Sources<'_> {
             Some(FileValue::Regions(line, regions)) => {
                 Setting::Value(regions, Place { origin: self.line(line), key: key.to_owned() })
             }
-            Some(FileValue::Bad | FileValue::Null | FileValue::One(_)) => Setting::Bad,
+            Some(FileValue::Bad | FileValue::Null | FileValue::One(_) | FileValue::Entries(_)) => {
+                Setting::Bad
+            }
             Some(FileValue::List(_) | FileValue::Labels(_) | FileValue::Decisions(..)) => Setting::Bad,
         }
+    }
+
+    /// The entries of a list that only a file gives, each read by `read`; those that are wrong are noted, and missing.
+    pub(super) fn entries_in_file<T>(
+        &mut self,
+        key: &str,
+        read: impl Fn(&Node) -> Result<T, String>,
+    ) -> Vec<T> {
+        let Some(FileValue::Entries(nodes)) = self.take(key) else {
+            return Vec::new();
+        };
+        let mut values = Vec::with_capacity(nodes.len());
+        for (index, node) in nodes.iter().enumerate().filter(|(_, node)| !recovery::is_bad(node)) {
+            match read(node) {
+                Ok(value) => values.push(value),
+                Err(why) => self.problems.add(self.line(node.line), &format!("{key}[{index}]"), why),
+            }
+        }
+        values
     }
 
     /// Labels: those of the file, replaced name by name by those of the environment, and these by flags.
@@ -253,9 +278,12 @@ impl Sources<'_> {
             None => return Setting::Absent,
             Some(FileValue::List(items)) => items,
             Some(FileValue::Bad | FileValue::Null | FileValue::One(_)) => return Setting::Bad,
-            Some(FileValue::Labels(_) | FileValue::Regions(..) | FileValue::Decisions(..)) => {
-                return Setting::Bad;
-            }
+            Some(
+                FileValue::Labels(_)
+                | FileValue::Regions(..)
+                | FileValue::Decisions(..)
+                | FileValue::Entries(_),
+            ) => return Setting::Bad,
         };
         let Some(first) = items.first() else {
             return Setting::Absent;

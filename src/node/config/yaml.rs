@@ -17,13 +17,13 @@ use super::error::quoted;
 use crate::core::limits;
 
 /// A value and the line where it begins, counted from 1.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Node {
     pub(super) line: usize,
     pub(super) value: Value,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Value {
     /// Nothing, `~` or `null`, not quoted.
     Null,

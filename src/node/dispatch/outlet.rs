@@ -17,16 +17,19 @@ use crate::node::runtime::{Draft, Outlet};
 /// Whether a message is on the disk of this node, to be delivered at least once.
 pub type Promised = Pin<Box<dyn Future<Output = Result<(), SendError>> + Send>>;
 
-/// Promises to deliver a message for so long. It takes its place among the messages of its conversation when its future is
-/// first polled.
-pub type Promise = Box<dyn Fn(Message, Duration) -> Promised + Send + Sync>;
+/// Promises to deliver messages, each or none, for so long. They take their places among the messages of their conversations
+/// when its future is first polled.
+pub type Promise = Box<dyn Fn(Vec<Message>, Duration) -> Promised + Send + Sync>;
 
 impl Dispatcher {
-    async fn promise(&self, message: Message, life: Duration) -> Result<(), SendError> {
-        self.inner.check(&message)?;
-        match self.inner.promise.get() {
-            Some(promise) => promise(message, life).await,
-            None => Err(SendError::Joining { node: self.inner.own.clone(), agent: message.to.agent }),
+    async fn promise(&self, messages: Vec<Message>, life: Duration) -> Result<(), SendError> {
+        messages.iter().try_for_each(|message| self.inner.check(message))?;
+        match (self.inner.promise.get(), messages.first()) {
+            (Some(promise), _) => promise(messages, life).await,
+            (None, Some(first)) => {
+                Err(SendError::Joining { node: self.inner.own.clone(), agent: first.to.agent.clone() })
+            }
+            (None, None) => Ok(()),
         }
     }
 
@@ -46,9 +49,6 @@ impl Dispatcher {
         })
     }
 }
-
-/// Why a target is refused of which nothing can be promised.
-pub const NOT_PROMISED: &str = "at-least-once is for an agent by its name, as in worker or worker@node-1";
 
 /// A message that did not reach all of those whom its sender meant has failed, for the first reason; it is with the others.
 fn outcome_of(delivered: Vec<Delivered>) -> Result<(), SendError> {
@@ -76,10 +76,10 @@ impl Outlet for Dispatcher {
             match guarantee {
                 Guarantee::AtMostOnce => outcome_of(dispatcher.post(posting).await?),
                 Guarantee::AtLeastOnce => {
-                    let message = posting.by_name(NOT_PROMISED)?;
+                    let messages = dispatcher.copies(posting)?;
                     let life =
                         life_ms.map_or(limits::OUTBOX_LIFE_DEFAULT, |ms| Duration::from_millis(ms.into()));
-                    dispatcher.promise(message, life).await
+                    dispatcher.promise(messages, life).await
                 }
             }
         })))

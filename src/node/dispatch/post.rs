@@ -18,6 +18,7 @@ use crate::core::error::SendError;
 use crate::core::ids::{AgentName, NodeId, Tag};
 use crate::core::limits;
 use crate::core::model::{Address, Answer, Message, Performative, Target};
+use crate::node::clock;
 
 /// A message as its sender gives it.
 #[derive(Debug, Clone)]
@@ -76,18 +77,6 @@ impl Posting {
         message.with_key(self.key).with_target(&self.target)
     }
 
-    /// The message, where the sender means an agent by its name.
-    ///
-    /// # Errors
-    /// [`SendError::BadAddress`] with `why`, where it does not.
-    pub fn by_name(self, why: &str) -> Result<Message, SendError> {
-        self.check()?;
-        match self.target.address().cloned() {
-            Some(address) => Ok(self.addressed(address)),
-            None => Err(SendError::BadAddress { address: self.target.to_string(), why: why.to_owned() }),
-        }
-    }
-
     fn check(&self) -> Result<(), SendError> {
         match &self.key {
             Some(key) if key.is_empty() || key.len() > limits::MESSAGE_KEY_BYTES_MAX => {
@@ -123,6 +112,20 @@ impl Dispatcher {
             }
         };
         self.ask(posting.addressed(to)).await
+    }
+
+    /// The messages that have to be delivered where one is promised: one to each of those whom its sender means and this node
+    /// knows of, whether or not it takes messages now. The first has the id of the posting, others have ids of their own: each
+    /// is tried, and ends, by itself.
+    ///
+    /// # Errors
+    /// [`SendError`]: nobody is meant, too many are, or the content is too large for them.
+    pub fn copies(&self, posting: Posting) -> Result<Vec<Message>, SendError> {
+        posting.check()?;
+        let to = self.inner.meant(&posting)?;
+        let ids = std::iter::once(posting.id).chain(std::iter::repeat_with(clock::message_id));
+        let copy = |(to, id)| Posting { id, ..posting.clone() }.addressed(to);
+        Ok(to.into_iter().zip(ids).map(copy).collect())
     }
 
     /// Sends a message to all that its sender means, and waits until it is known of each whether it is in its mailbox.
@@ -221,6 +224,45 @@ impl Inner {
         }
         let bytes_max = limits::COPIES_BYTES_MAX / count.max(1);
         if bytes > bytes_max {
+            return Err(SendError::ContentTooLarge { bytes, bytes_max });
+        }
+        Ok(found)
+    }
+
+    /// Whom a promised message is for: at least one.
+    fn meant(&self, posting: &Posting) -> Result<Vec<Address>, SendError> {
+        let routes = self.open_routes()?;
+        let target = &posting.target;
+        let found = match target {
+            Target::Agent(address) => return Ok(vec![address.clone()]),
+            Target::Capability(tag) | Target::Topic(tag) if !routes.joined => {
+                return Err(self.joining(tag.as_str()));
+            }
+            Target::All(agent) if !routes.joined => return Err(self.joining(agent.as_str())),
+            Target::Capability(tag) => {
+                let group = routes.capabilities.get(tag);
+                let group = group.ok_or_else(|| nobody(target, "no agent offers this capability"))?;
+                // Where none takes messages now, the first will do.
+                let chosen = group.pick(posting.sticky()).unwrap_or(&group.instances[0]);
+                return Ok(vec![routes.heir_of(chosen, tag)]);
+            }
+            Target::Topic(tag) => match routes.listeners.get(tag) {
+                Some(listeners) => listeners.clone(),
+                None => return Err(nobody(target, "no agent listens to this topic")),
+            },
+            Target::All(agent) => match routes.agents.get(agent) {
+                Some(group) => group.lasting(),
+                None => return Err(why_unusable(&anywhere(agent.clone()), None)),
+            },
+        };
+        let (count, bytes) = (found.len() as u64, posting.content.len() as u64);
+        if found.len() > limits::PROMISED_COPIES_MAX {
+            let max = limits::PROMISED_COPIES_MAX;
+            let why = format!("it means {count} agents: at-least-once is for {max} at most");
+            return Err(SendError::BadAddress { address: target.to_string(), why });
+        }
+        let bytes_max = limits::PROMISED_COPIES_BYTES_MAX / count.max(1);
+        if bytes > bytes_max && count > 1 {
             return Err(SendError::ContentTooLarge { bytes, bytes_max });
         }
         Ok(found)

@@ -17,8 +17,10 @@ pub struct Routes {
     pub(super) agents: HashMap<AgentName, Group>,
     /// By what they can do.
     pub(super) capabilities: HashMap<Tag, Group>,
-    /// Who listens to what.
+    /// Who listens to what and takes messages.
     pub(super) topics: HashMap<Tag, Vec<Address>>,
+    /// Who listens to what, whether or not it takes messages now.
+    pub(super) listeners: HashMap<Tag, Vec<Address>>,
     /// Whether this node takes no new messages from its clients.
     pub stopping: bool,
     /// Whether this node has found its mesh.
@@ -124,6 +126,7 @@ impl Routes {
         let mut agents: HashMap<AgentName, Vec<Arc<Instance>>> = HashMap::new();
         let mut capabilities: BTreeMap<Tag, Vec<Arc<Instance>>> = BTreeMap::new();
         let mut topics: HashMap<Tag, Vec<Address>> = HashMap::new();
+        let mut listeners: HashMap<Tag, Vec<Address>> = HashMap::new();
         for mut instance in instances {
             let counts = instance.offer.balance == Balance::LeastInflight;
             instance.open = counts.then(|| before.open_of(&instance).unwrap_or_default());
@@ -132,6 +135,9 @@ impl Routes {
             let instance = Arc::new(instance);
             for capability in &instance.offer.capabilities {
                 capabilities.entry(capability.clone()).or_default().push(Arc::clone(&instance));
+            }
+            for topic in &instance.offer.topics {
+                listeners.entry(topic.clone()).or_default().push(instance.lasting_address());
             }
             if is_usable(&instance) {
                 for topic in &instance.offer.topics {
@@ -159,7 +165,19 @@ impl Routes {
             agents: agents.into_iter().map(named).collect(),
             capabilities: capabilities.into_iter().map(able).collect(),
             topics,
+            listeners,
             ..Self::default()
+        }
+    }
+
+    /// Where a message to a capability goes that is promised to this instance: to any under its name, or its blueprint's, if
+    /// all of these offer it, and else to it alone.
+    pub(super) fn heir_of(&self, instance: &Instance, capability: &Tag) -> Address {
+        let name = instance.agent.base();
+        let offers = |other: &Arc<Instance>| other.offer.capabilities.contains(capability);
+        match self.agents.get(&name) {
+            Some(group) if group.instances.iter().all(offers) => Address { agent: name, node: None },
+            Some(_) | None => instance.lasting_address(),
         }
     }
 
@@ -175,6 +193,12 @@ impl Instance {
     /// The address of exactly this one.
     pub(super) fn address(&self) -> Address {
         Address { agent: self.agent.clone(), node: Some(self.node.clone()) }
+    }
+
+    /// The address under which it is found later as well: a slot of a blueprint may have moved, another agent has not.
+    pub(super) fn lasting_address(&self) -> Address {
+        let node = self.agent.slot().is_none().then(|| self.node.clone());
+        Address { agent: self.agent.clone(), node }
     }
 }
 
@@ -195,6 +219,11 @@ impl Group {
             .filter(|instance| is_usable(instance))
             .map(|instance| instance.address())
             .collect()
+    }
+
+    /// The lasting addresses of all, whether or not they take messages now.
+    pub(super) fn lasting(&self) -> Vec<Address> {
+        self.instances.iter().map(|instance| instance.lasting_address()).collect()
     }
 
     /// The instance that the next message goes to; `None` when there is none that may take it.

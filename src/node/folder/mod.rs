@@ -327,7 +327,7 @@ impl Folder {
             return Ok(spec.clone());
         }
         let manifest = manifest.clone();
-        let Manifest { name, source, offer, care, launch } = manifest.clone();
+        let Manifest { name, source, offer, tools, care, launch } = manifest.clone();
         let source = match source {
             ManifestSource::Native { builtin } => AgentSource::Native { builtin },
             ManifestSource::Process { protocol, command, args } => {
@@ -341,7 +341,8 @@ impl Folder {
                 AgentSource::Wasm(WasmSource { module, origin, instance, grants, memory_bytes, fuel })
             }
         };
-        let spec = AgentSpec { offer, care, launch, of_folder: true, ..AgentSpec::new(name.clone(), source) };
+        let bare = AgentSpec::new(name.clone(), source);
+        let spec = AgentSpec { offer, tools, care, launch, of_folder: true, ..bare };
         spec.check()?;
         self.specs.insert(name, (manifest, stamp, spec.clone()));
         Ok(spec)

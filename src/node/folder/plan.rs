@@ -128,6 +128,7 @@ mod tests {
             name: agent(name),
             source,
             offer: Offer::default(),
+            tools: Vec::new(),
             care: Default::default(),
             launch: Default::default(),
         }

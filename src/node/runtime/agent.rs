@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::breaker::{BreakerAtWork, shown_by};
+use super::breaker::{BreakerAtWork, Fate};
 use super::log::{Log, shown};
 use super::mailbox::{Account, Known, Mailbox, Over, Phase, Refused, Settled, Tracking};
 use super::permit::Permit;
@@ -78,7 +78,7 @@ pub(super) enum Intake {
 impl Run {
     /// A run that is starting.
     pub(super) fn new(number: u64, spec: &AgentSpec, permit: Option<Arc<Permit>>) -> Self {
-        let (source, breaker) = (&spec.source, spec.care.breaker);
+        let (source, breaker) = (&spec.source, spec.care.breaker());
         let start_timeout = spec.launch.timeout();
         let mailbox = |tracking, window| {
             Intake::Mailbox(Box::new(Mailbox::new(tracking, window).under(permit.clone())))
@@ -305,14 +305,10 @@ impl Agent {
     ///
     /// # Errors
     /// What is known of the message, when nobody waits for this.
-    pub(super) fn settle(
-        &self,
-        mailbox: &Mailbox,
-        id: Uuid,
-        result: Result<Answer, SendError>,
-    ) -> Result<(), Known> {
+    pub(super) fn settle(&self, mailbox: &Mailbox, id: Uuid, fate: Fate) -> Result<(), Known> {
         let Settled { finish, took, had_for, account } = mailbox.settle(id)?;
-        self.note_result(account, &result, had_for);
+        self.note_fate(account, &fate, had_for);
+        let result = fate.into_result();
         // What ends by its deadline shows nothing of the agent.
         let is_of_agent = !matches!(result, Err(SendError::DeadlineExceeded { .. }));
         self.settled.fetch_add(u64::from(is_of_agent), Ordering::Relaxed);
@@ -328,21 +324,22 @@ impl Agent {
     /// Ends the messages whose deadline has passed.
     pub(super) fn expire(&self, mailbox: &Mailbox, now: Instant) {
         for Over { finish, deadline_ms, had_for, account } in mailbox.expire(now) {
-            let result = Err(SendError::DeadlineExceeded { deadline_ms: deadline_ms.into() });
-            self.note_result(account, &result, had_for.unwrap_or_default());
+            let fate = Fate::Failed(SendError::DeadlineExceeded { deadline_ms: deadline_ms.into() });
+            self.note_fate(account, &fate, had_for.unwrap_or_default());
             if finish.is_none() && had_for.is_none() {
                 self.log
                     .push(&format!("shoal: dropped a message that waited longer than its {deadline_ms} ms"));
             }
-            self.finish(finish, result.map(Some));
+            self.finish(finish, fate.into_result().map(Some));
         }
     }
 
-    fn note_result(&self, account: Account, result: &Result<Answer, SendError>, had_for: Duration) {
-        match result {
-            Ok(_) => self.note(account, Shown::Works, ""),
-            Err(SendError::AgentFailed { reason, .. }) => self.note(account, Shown::Fails, reason),
-            Err(error) => self.note(account, shown_by(result, had_for), &error.to_string()),
+    fn note_fate(&self, account: Account, fate: &Fate, had_for: Duration) {
+        let shown = fate.shows(had_for);
+        match fate.error() {
+            Some(SendError::AgentFailed { reason, .. }) => self.note(account, shown, reason),
+            Some(error) => self.note(account, shown, &error.to_string()),
+            None => self.note(account, shown, ""),
         }
     }
 

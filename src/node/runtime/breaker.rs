@@ -1,9 +1,10 @@
 //! The breaker of one agent at work: which messages go through, and what those that did have shown.
 //!
-//! A failure is a message that the agent was given and that ended in an error of its making: it said so, its answer was none,
-//! it had the message for [`limits::BREAKER_PATIENCE`] and did not answer by the deadline, or it ended with it. However many
-//! messages an agent has when it ends, that is one failure. A full mailbox, and what waited there too long, is none. Health
-//! checks pass whatever the breaker says and count for nothing.
+//! A failure is a message that the agent was given and did not bring to an end: it trapped, broke off, had a status of 500 or
+//! more, had the message for [`limits::BREAKER_PATIENCE`] and did not answer by the deadline, or ended with it. However many
+//! messages an agent has when it ends, that is one failure. An agent that says itself that it does not do what was asked works:
+//! one client's bad requests must not shut it for all others. A full mailbox, and what waited there too long, is no failure either.
+//! Health checks pass whatever the breaker says and count for nothing.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 use super::mailbox::Account;
 use crate::core::error::SendError;
 use crate::core::limits;
-use crate::core::model::{Breaker, Circuit, Passage, Shown, Turn};
+use crate::core::model::{Answer, Breaker, Circuit, Passage, Shown, Turn};
 use crate::core::wire::BreakerStats;
 
 /// The breaker of one agent. It outlives the agent's runs.
@@ -121,11 +122,76 @@ impl BreakerAtWork {
     }
 }
 
-/// What the end of a message shows of the agent that had it for so long.
-pub(super) fn shown_by<T>(result: &Result<T, SendError>, had_for: Duration) -> Shown {
-    match result {
-        Ok(_) => Shown::Works,
-        Err(SendError::DeadlineExceeded { .. }) if had_for < limits::BREAKER_PATIENCE => Shown::Nothing,
-        Err(_) => Shown::Fails,
+/// What became of a message that the agent was given.
+#[derive(Debug)]
+pub(super) enum Fate {
+    /// Its answer.
+    Answered(Answer),
+    /// It came to an end, and what it said is no answer: that it does not do this, or more than a message can carry.
+    Declined(SendError),
+    /// It came to no end, or to none in time.
+    Failed(SendError),
+}
+
+impl Fate {
+    /// What it shows of the agent that had the message for so long.
+    pub(super) fn shows(&self, had_for: Duration) -> Shown {
+        match self {
+            Self::Answered(_) | Self::Declined(_) => Shown::Works,
+            Self::Failed(SendError::DeadlineExceeded { .. }) if had_for < limits::BREAKER_PATIENCE => {
+                Shown::Nothing
+            }
+            Self::Failed(_) => Shown::Fails,
+        }
+    }
+
+    /// Why there is no answer.
+    pub(super) fn error(&self) -> Option<&SendError> {
+        match self {
+            Self::Answered(_) => None,
+            Self::Declined(error) | Self::Failed(error) => Some(error),
+        }
+    }
+
+    /// What its sender is told.
+    pub(super) fn into_result(self) -> Result<Answer, SendError> {
+        match self {
+            Self::Answered(answer) => Ok(answer),
+            Self::Declined(error) | Self::Failed(error) => Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_agent_declines_shows_that_it_works_and_what_it_does_not_finish_that_it_fails() {
+        let failed =
+            || SendError::AgentFailed { agent: "a".parse().expect("valid"), reason: "no".to_owned() };
+        let late = || SendError::DeadlineExceeded { deadline_ms: 5_000 };
+        let (short, long) = (limits::BREAKER_PATIENCE / 2, limits::BREAKER_PATIENCE);
+        for (fate, had_for, shown) in [
+            (Fate::Declined(failed()), long, Shown::Works),
+            (Fate::Failed(failed()), short, Shown::Fails),
+            (Fate::Failed(late()), short, Shown::Nothing),
+            (Fate::Failed(late()), long, Shown::Fails),
+        ] {
+            assert_eq!(fate.shows(had_for), shown, "{fate:?} after {had_for:?}");
+        }
+    }
+
+    #[test]
+    fn a_client_that_is_declined_again_and_again_does_not_open_a_breaker() {
+        let breaker = BreakerAtWork::new();
+        let rule = Breaker { failures: 1, ..Breaker::default() };
+        let declined = Fate::Declined(SendError::Overloaded { what: "x".to_owned() });
+        let shown = declined.shows(Duration::ZERO);
+        assert!((0..10).all(|_| breaker.note(Account::Usual, shown, "x", rule).is_none()));
+        assert!(breaker.is_closed());
+        let failed = Fate::Failed(SendError::Overloaded { what: "x".to_owned() });
+        let turn = breaker.note(Account::Usual, failed.shows(Duration::ZERO), "x", rule);
+        assert_eq!(turn, Some(Turn::Opened { why: "x".to_owned() }));
     }
 }

@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::agent::Agent;
+use super::breaker::Fate;
 use super::mailbox::{Mailbox, Taken};
 use crate::core::error::SendError;
 use crate::core::limits;
@@ -53,12 +54,12 @@ pub(super) async fn converse(agent: Arc<Agent>, mailbox: &Mailbox, port: u16, re
         }
         tokio::select! {
             () = mailbox.arrived.notified() => {}
-            Some(Ok((id, wants_answer, result))) = requests.join_next() => {
-                if let (false, Err(error)) = (wants_answer, &result) {
+            Some(Ok((id, wants_answer, fate))) = requests.join_next() => {
+                if let (false, Some(error)) = (wants_answer, fate.error()) {
                     agent.log.push(&format!("shoal: message {id} failed: {error}"));
                 }
                 // One that is over already was told so; nobody waits for this.
-                let _ = agent.settle(mailbox, id, result);
+                let _ = agent.settle(mailbox, id, fate);
             }
         }
     }
@@ -69,17 +70,19 @@ async fn post(
     client: HttpClient,
     address: SocketAddr,
     taken: Taken,
-) -> (uuid::Uuid, bool, Result<Answer, SendError>) {
+) -> (uuid::Uuid, bool, Fate) {
     let Taken { message, wants_answer, left } = taken;
     let (id, deadline_ms) = (message.id, message.deadline_ms);
     let exchange = async {
         let request = request(address, message, left);
-        let response = client.request(request).await.map_err(|error| agent.failed(&explain(&error)))?;
-        answer(&agent, response).await
+        match client.request(request).await {
+            Ok(response) => fate(&agent, response).await,
+            Err(error) => Fate::Failed(agent.failed(&explain(&error))),
+        }
     };
-    let result = tokio::time::timeout(left, exchange).await;
-    let over = || Err(SendError::DeadlineExceeded { deadline_ms: deadline_ms.into() });
-    (id, wants_answer, result.unwrap_or_else(|_| over()))
+    let fate = tokio::time::timeout(left, exchange).await;
+    let over = || Fate::Failed(SendError::DeadlineExceeded { deadline_ms: deadline_ms.into() });
+    (id, wants_answer, fate.unwrap_or_else(|_| over()))
 }
 
 fn request(address: SocketAddr, message: Message, left: Duration) -> Request<Full<Bytes>> {
@@ -122,26 +125,31 @@ fn header_value(text: &str) -> HeaderValue {
     HeaderValue::from_str(&escaped).expect("escapes are printable ASCII")
 }
 
-async fn answer(agent: &Agent, response: Response<Incoming>) -> Result<Answer, SendError> {
+/// A status of 500 or more says that the agent is at fault; any other that is no success, that it will not do what was asked.
+async fn fate(agent: &Agent, response: Response<Incoming>) -> Fate {
     let (parts, body) = response.into_parts();
     if !parts.status.is_success() {
         let start = start_of(body).await;
-        return Err(agent.failed(&format!("HTTP status {}: {start}", parts.status)));
+        let error = agent.failed(&format!("HTTP status {}: {start}", parts.status));
+        let is_fault = parts.status.as_u16() >= 500;
+        return if is_fault { Fate::Failed(error) } else { Fate::Declined(error) };
     }
     if let Some(bytes) = body.size_hint().exact()
         && bytes > limits::CONTENT_BYTES_MAX as u64
     {
-        return Err(SendError::ContentTooLarge { bytes, bytes_max: limits::CONTENT_BYTES_MAX as u64 });
+        let bytes_max = limits::CONTENT_BYTES_MAX as u64;
+        return Fate::Declined(SendError::ContentTooLarge { bytes, bytes_max });
     }
     let content = match Limited::new(body, limits::CONTENT_BYTES_MAX).collect().await {
         Ok(collected) => collected.to_bytes(),
         Err(error) if error.is::<http_body_util::LengthLimitError>() => {
             let why = format!("its response has more than {} bytes", limits::CONTENT_BYTES_MAX);
-            return Err(agent.failed(&why));
+            return Fate::Declined(agent.failed(&why));
         }
-        Err(error) => return Err(agent.failed(&format!("its response broke off: {error}"))),
+        Err(error) => return Fate::Failed(agent.failed(&format!("its response broke off: {error}"))),
     };
-    Ok(Answer { from: agent.address.clone(), content_type: content_type(&parts.headers), content })
+    let (from, content_type) = (agent.address.clone(), content_type(&parts.headers));
+    Fate::Answered(Answer { from, content_type, content })
 }
 
 fn content_type(headers: &HeaderMap) -> String {

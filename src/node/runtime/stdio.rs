@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::agent::Agent;
+use super::breaker::Fate;
 use super::lines::{Line, Lines};
 use super::mailbox::{Known, Mailbox};
 use super::protocol::{self, BadLine, FromAgent, Outgoing};
@@ -183,17 +184,22 @@ impl Reader<'_> {
             FromAgent::Log { level, text } => self.agent.log.push(&format!("{level}: {text}")),
             FromAgent::Reply { to, content_type, content } => {
                 let from = self.agent.address.clone();
-                let result = protocol::check_content(&content);
-                self.on_result(to, result.map(|()| Answer { from, content_type, content }));
+                let fate = match protocol::check_content(&content) {
+                    Ok(()) => Fate::Answered(Answer { from, content_type, content }),
+                    Err(error) => Fate::Declined(error),
+                };
+                self.on_fate(to, fate);
             }
-            FromAgent::Failure { to, reason } => self.on_result(to, Err(self.agent.failed(&reason))),
+            FromAgent::Failure { to, reason } => {
+                self.on_fate(to, Fate::Declined(self.agent.failed(&reason)));
+            }
             FromAgent::Send(outgoing) => self.on_outgoing(outgoing, false),
             FromAgent::Ask(_, outgoing) => self.on_outgoing(outgoing, true),
         }
     }
 
-    fn on_result(&self, id: uuid::Uuid, result: Result<Answer, SendError>) {
-        match self.agent.settle(self.mailbox, id, result) {
+    fn on_fate(&self, id: uuid::Uuid, fate: Fate) {
+        match self.agent.settle(self.mailbox, id, fate) {
             Ok(()) | Err(Known::WantsNone) => {}
             Err(Known::No) => {
                 self.agent.log.push(&format!("protocol: nobody waits for an answer to {id} (any more)"));

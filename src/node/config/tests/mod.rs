@@ -10,6 +10,7 @@ mod bad_input;
 mod hostile;
 mod partition;
 mod precedence;
+mod recovery;
 mod regions;
 
 use super::error::Problems;
@@ -124,6 +125,8 @@ fn every_value_of_the_full_example_arrives() {
             token_file: None,
         },
         log: LogConfig { level: "info".into(), format: LogFormat::Human },
+        recovery: Recovery::default(),
+        webhooks: Vec::new(),
     };
     assert_eq!(config, expected);
 }

@@ -20,6 +20,7 @@ use crate::core::error::SendError;
 use crate::core::limits;
 use crate::core::model::{Answer, InstanceLife, WasmSource};
 use crate::node::runtime::agent::{Agent, Run};
+use crate::node::runtime::breaker::Fate;
 use crate::node::runtime::mailbox::{Mailbox, Phase, Taken};
 use crate::node::runtime::{Ground, mailbox_of, protocol};
 
@@ -88,13 +89,13 @@ impl Worker {
             let far = || Instant::now() + limits::DEADLINE_MAX;
             let over = mailbox.next_deadline().unwrap_or_else(far);
             tokio::select! {
-                Some((id, wants_answer, result)) = calls.next() => {
-                    if let Err(error) = &result {
+                Some((id, wants_answer, fate)) = calls.next() => {
+                    if let Some(error) = fate.error() {
                         let silent = if wants_answer { "" } else { ", and nobody waits for its answer" };
                         self.agent.log.push(&format!("shoal: message {id} failed{silent}: {error}"));
                     }
                     // One that is over already was told so.
-                    let _ = self.agent.settle(mailbox, id, result);
+                    let _ = self.agent.settle(mailbox, id, fate);
                 }
                 () = mailbox.arrived.notified() => {}
                 () = mailbox.sooner.notified() => {}
@@ -117,7 +118,7 @@ impl Worker {
         }
     }
 
-    async fn call(&self, taken: Taken) -> (Uuid, bool, Result<Answer, SendError>) {
+    async fn call(&self, taken: Taken) -> (Uuid, bool, Fate) {
         let (id, wants_answer) = (taken.message.id, taken.wants_answer);
         let deadline_ms = taken.message.deadline_ms.into();
         let end = Instant::now() + taken.left;
@@ -132,19 +133,19 @@ impl Worker {
             Ok(Err(ended)) => Err(ended),
             Err(_) => Err(Ended::Deadline),
         };
-        let result = match handled {
-            Ok(Ok(reply)) => self.answer(reply, wants_answer),
-            Ok(Err(reason)) => Err(self.agent.failed(&reason)),
+        let fate = match handled {
+            Ok(Ok(reply)) => self.answer(reply, wants_answer).map_or_else(Fate::Declined, Fate::Answered),
+            Ok(Err(reason)) => Fate::Declined(self.agent.failed(&reason)),
             Err(Ended::Deadline) => {
                 metrics::counter!("shoal_wasm_stopped_total", "reason" => "deadline").increment(1);
-                Err(SendError::DeadlineExceeded { deadline_ms })
+                Fate::Failed(SendError::DeadlineExceeded { deadline_ms })
             }
             Err(Ended::Failed(reason)) => {
                 metrics::counter!("shoal_wasm_stopped_total", "reason" => "failed").increment(1);
-                Err(self.agent.failed(&reason))
+                Fate::Failed(self.agent.failed(&reason))
             }
         };
-        (id, wants_answer, result)
+        (id, wants_answer, fate)
     }
 
     fn answer(&self, reply: Option<Reply>, wants_answer: bool) -> Result<Answer, SendError> {
