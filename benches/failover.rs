@@ -8,6 +8,7 @@
 #![allow(clippy::print_stdout, reason = "a benchmark prints its table")]
 
 #[path = "shared/results.rs"]
+#[allow(dead_code, reason = "each benchmark uses a part")]
 mod results;
 #[path = "../tests/running/mod.rs"]
 mod running;

@@ -302,8 +302,7 @@ pub enum Output {
         /// How long it may take to finish what it has, in milliseconds.
         drain_ms: u64,
     },
-    /// Until when an exclusive agent may run: it is ended then, whatever else goes on, unless a later time is told.
-    /// Told before it is started.
+    /// Until when an exclusive agent may run, whatever else goes on; told before it is started.
     Permit {
         /// Which.
         agent: AgentName,

@@ -131,6 +131,7 @@ impl Watch {
             | Event::Ticket { .. }
             | Event::Ordered { .. }
             | Event::Settled { .. }
+            | Event::Rollout { .. }
             | Event::Roster { .. }
             | Event::Refused { .. } => return None,
         };
