@@ -323,7 +323,8 @@ impl Message {
             return Err("its key is not usable".to_owned());
         }
         let is_target = |text: &str| match Target::parse(text) {
-            Ok(Target::All(agent)) => agent == self.to.agent,
+            // A blueprint's name means its slots.
+            Ok(Target::All(agent)) => [&self.to.agent, &self.to.agent.base()].contains(&&agent),
             Ok(Target::Capability(_) | Target::Topic(_)) => true,
             Ok(Target::Agent(_)) | Err(_) => false,
         };
@@ -428,6 +429,11 @@ mod tests {
             assert_eq!((good.check_extensions(), good.sent_to().as_str()), (Ok(()), sent_to));
         }
         assert_eq!(message(None, None).sent_to(), "worker@node-1");
+        let to_slot = Message {
+            to: Address::parse("worker#2@node-1").expect("valid"),
+            ..message(None, Some("all:worker"))
+        };
+        assert_eq!(to_slot.check_extensions(), Ok(()), "an instance of a blueprint");
         for sent_to in ["all:other", "worker", "worker@node-1", "queue:x", "topic:", "\u{1b}"] {
             assert!(message(None, Some(sent_to)).check_extensions().is_err(), "{sent_to:?}");
         }
