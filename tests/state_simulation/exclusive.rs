@@ -9,7 +9,7 @@ use shoal::core::model::{Blueprint, Instances};
 use shoal::core::wire::{Changes, DesiredRequest};
 
 use super::desired::{
-    apply, blueprint, desired, isolate, name, planned, running, runs_once, scale, stands, until_runs,
+    apply, blueprint, desired, detail, isolate, name, planned, running, runs_once, scale, stands, until_runs,
 };
 use super::*;
 
@@ -90,6 +90,27 @@ fn one_whose_host_dies_begins_elsewhere_when_its_permit_is_over() {
     took.sort();
     println!("killed: runs again after {took:?}");
     assert!(took.iter().all(|took| *took < PERMIT + seconds(4)), "{took:?}");
+}
+
+#[test]
+fn what_waits_for_its_permit_says_so_and_why() {
+    let (mut world, on) = with_one(3, 4);
+    world.crash(on);
+    let (asked, end) = ((on + 1) % 3, world.now() + seconds(10));
+    let mut told = std::collections::BTreeSet::new();
+    while host(&world).is_none() && world.now() < end {
+        world.run_for(Duration::from_millis(100));
+        let slots = detail(&mut world, asked, "one").slots;
+        told.extend(slots.into_iter().filter_map(|slot| Some((slot.state?, slot.why))));
+    }
+    let waits = |(state, why): &(String, String)| {
+        state == "starting" && why.contains("who had it before may still run")
+    };
+    assert!(told.iter().any(waits), "{told:?}");
+    assert!(runs_once(&world, "one", 1, "v0"));
+    world.run_for(seconds(2));
+    let slot = detail(&mut world, asked, "one").slots.remove(0);
+    assert!(!slot.why.contains("permit"), "{slot:?}");
 }
 
 #[test]

@@ -155,6 +155,7 @@ impl Mesh {
         if std::mem::take(&mut self.permits.look_due) || is_over {
             self.end_what_is_over();
             self.permits.end_at = self.next_permit_end();
+            self.tell_waiting();
         }
         self.ask_for_permits();
         let permits = &self.permits;
@@ -173,6 +174,7 @@ impl Mesh {
     pub(super) fn on_permits_timer(&mut self) {
         let now = self.now;
         self.permits.armed.take_if(|at| *at <= now);
+        self.tell_waiting();
         // `settle` comes next and does what is due.
     }
 

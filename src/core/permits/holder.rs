@@ -101,26 +101,26 @@ impl Holder {
         self.claims.keys()
     }
 
-    /// Why a slot that is claimed is not granted, in words.
+    /// Why a slot that is claimed is not granted, in words that stay the same while the reason does; `None`: it is.
     #[must_use]
-    pub fn why_not(&self, slot: &AgentName, now: Instant) -> Option<String> {
-        let claim = self.claims.get(slot)?;
-        if self.until(slot, now).is_some() {
-            return None;
-        }
-        let (yes, no) = (claim.grants.len(), claim.denied.len());
-        let one = claim.denied.iter().next().map(|(voter, why)| match why {
-            Denied::Superseded => format!("; {voter} knows of a later order"),
-            Denied::Held { wait } => {
-                format!("; {voter}: who had it may run it for another {} ms", wait.as_millis())
+    pub fn why_not(&self, slot: &AgentName, now: Instant) -> Option<&'static str> {
+        let claim = self.claims.get(slot).filter(|_| self.until(slot, now).is_none())?;
+        let is_denied = |because: fn(&Denied) -> bool| claim.denied.values().any(because);
+        Some(match () {
+            () if is_denied(|why| *why == Denied::Superseded) => {
+                "it waits for its permit: there is a later order, which its node has not heard of"
             }
-            Denied::Quiet { wait } => {
-                format!("; {voter} has just started and waits for another {} ms", wait.as_millis())
+            () if is_denied(|why| *why == Denied::Full) => {
+                "it waits for its permit: the voters keep as many permits as they may"
             }
-            Denied::Full => format!("; {voter} keeps as many permits as it may"),
-        });
-        let one = one.unwrap_or_default();
-        Some(format!("it waits for its permit: {yes} voters have granted it, {no} have not{one}"))
+            () if is_denied(|why| matches!(why, Denied::Held { .. })) => {
+                "it waits for its permit: who had it before may still run"
+            }
+            () if is_denied(|why| matches!(why, Denied::Quiet { .. })) => {
+                "it waits for its permit: voters have just started, and do not know who may still run"
+            }
+            () => "it waits for its permit: no quorum of the voters has answered",
+        })
     }
 
     /// Asks, if it is time. The question goes to every voter.

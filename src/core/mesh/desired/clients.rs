@@ -456,13 +456,17 @@ impl Mesh {
         let record = self.known_blueprint(name)?;
         let status = self.status_of_blueprint(record, &plan);
         let slots = self.posts_of(name).take(limits::PLAN_STEPS_TOLD_MAX);
-        let slots = slots.map(|(slot, order, post)| SlotStatus {
-            slot: slot.clone(),
-            node: post.node.clone(),
-            version: record.version_of(post.digest).map(|version| version.number),
-            state: self.told_of(slot, post).map(|(state, _)| state.as_str().to_owned()),
-            epoch: order.epoch.to_string(),
-            why: order.why.clone(),
+        let slots = slots.map(|(slot, order, post)| {
+            let told = self.told_of(slot, post).map(|(told, _)| told);
+            let reason = told.and_then(AgentRecord::reason).map(|reason| format!("; {reason}"));
+            SlotStatus {
+                slot: slot.clone(),
+                node: post.node.clone(),
+                version: record.version_of(post.digest).map(|version| version.number),
+                state: told.map(|told| told.state.as_str().to_owned()),
+                epoch: order.epoch.to_string(),
+                why: order.why.clone() + &reason.unwrap_or_default(),
+            }
         });
         let detail = BlueprintDetail { status, slots: slots.collect(), record: record.clone() };
         Ok(DesiredAnswer::Blueprint(Box::new(detail)))
@@ -525,14 +529,14 @@ impl Mesh {
     }
 
     /// What the node of a slot tells of it, and whether that is by the order that holds.
-    fn told_of(&self, slot: &AgentName, post: &Post) -> Option<(&AgentState, bool)> {
+    fn told_of(&self, slot: &AgentName, post: &Post) -> Option<(&AgentRecord, bool)> {
         if !self.status_of(&post.node.key())?.is_reachable() {
             return None;
         }
         let record = self.registry.owner(&post.node)?.agents.get(slot)?;
         let by_it =
             record.order.is_some() && record.order == self.desired.orders.get(slot).map(|order| order.epoch);
-        Some((&record.state, by_it))
+        Some((record, by_it))
     }
 
     fn status_of_blueprint(&self, record: &BlueprintRecord, plan: &Plan) -> BlueprintStatus {
@@ -541,7 +545,7 @@ impl Mesh {
         let (mut placed, mut running, mut updated) = (0, 0, 0);
         for (slot, _, post) in self.posts_of(name) {
             placed += 1;
-            if let Some((AgentState::Running, by_it)) = self.told_of(slot, post) {
+            if let Some((AgentRecord { state: AgentState::Running, .. }, by_it)) = self.told_of(slot, post) {
                 running += 1;
                 updated += u32::from(by_it && post.digest == digest);
             }

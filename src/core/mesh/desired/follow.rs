@@ -11,7 +11,9 @@ use std::collections::BTreeMap;
 use super::super::{Mesh, Phase};
 use crate::core::ids::AgentName;
 use crate::core::limits;
-use crate::core::model::{AgentSpec, AgentState, Mode, OrderEpoch, Post, SpecDigest};
+use crate::core::model::{
+    AgentRecord, AgentSpec, AgentState, BreakerState, Health, Mode, OrderEpoch, Post, SpecDigest,
+};
 use crate::core::time::Instant;
 
 /// What this node runs by order.
@@ -141,6 +143,49 @@ impl Mesh {
             let effects = self.supervision.cut_short(&slot);
             self.run_agent_effects(effects);
         }
+    }
+
+    /// Tells the others what waits for its permit here, and why.
+    pub(in crate::core::mesh) fn tell_waiting(&mut self) {
+        let runs = |slot: &AgentName| self.supervision.spec(slot).is_some();
+        let holder = &self.permits.holder;
+        let waits = holder.slots().filter(|slot| !runs(slot));
+        let waits = waits.filter_map(|slot| Some((slot.clone(), holder.why_not(slot, self.now)?)));
+        let waits: BTreeMap<_, _> = waits.collect();
+        if waits == self.desired.waiting {
+            return;
+        }
+        let before = std::mem::replace(&mut self.desired.waiting, waits.clone());
+        for slot in before.keys().filter(|slot| !waits.contains_key(*slot)) {
+            // What runs by now has told so itself.
+            if self.supervision.spec(slot).is_none() {
+                self.publish_waiting(slot, None);
+            }
+        }
+        for (slot, why) in waits.iter().filter(|(slot, why)| before.get(*slot) != Some(*why)) {
+            self.publish_waiting(slot, Some(why));
+        }
+    }
+
+    fn publish_waiting(&mut self, slot: &AgentName, why: Option<&str>) {
+        let order = self.desired.orders.get(slot);
+        let ordered = order.and_then(|order| Some((order.epoch, order.post.as_ref()?.digest)));
+        let spec = ordered.and_then(|(epoch, digest)| Some((epoch, self.spec_of(slot, digest)?)));
+        let record = spec.zip(why).map(|((epoch, spec), why)| AgentRecord {
+            kind: spec.source.kind().to_owned(),
+            state: AgentState::Starting,
+            restarts: 0,
+            offer: spec.offer,
+            health: Health::default(),
+            order: Some(epoch),
+            breaker: BreakerState::default(),
+            depends_on: spec.launch.depends_on,
+            waits: Some(why.to_owned()),
+        });
+        let delta = self.registry.publish_agent(slot, record.as_ref());
+        self.spread(delta);
+        let own = self.own.clone();
+        self.note_agent(&own, slot);
     }
 
     /// When the next permit is over of something that runs.

@@ -56,6 +56,8 @@ pub(super) struct Desired {
     /// What this node runs by order.
     followed: BTreeMap<AgentName, Followed>,
     follow_due: bool,
+    /// Slots that wait for their permits here, and what was told of that.
+    waiting: BTreeMap<AgentName, &'static str>,
     /// There while this node holds the lease.
     leading: Option<Leading>,
     /// Something that a plan depends on has changed.

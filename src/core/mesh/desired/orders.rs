@@ -400,7 +400,8 @@ impl Mesh {
             }
             let current = digests.get(&slot.base()).and_then(|digests| digests.first());
             let counts = record.counts_messages() && current == Some(&post.digest);
-            observed.insert(slot.clone(), entry.look(told, &record.current.blueprint.update, counts, now));
+            let seen = entry.look(told, &record.current.blueprint, counts, now);
+            observed.insert(slot.clone(), seen);
         }
         observed
     }
@@ -433,10 +434,11 @@ impl Watched {
     fn look(
         &mut self,
         told: Option<&AgentRecord>,
-        update: &Update,
+        blueprint: &Blueprint,
         counts_messages: bool,
         now: Instant,
     ) -> Observed {
+        let (update, is_exclusive) = (&blueprint.update, blueprint.spec.exclusive);
         let illness = told.and_then(|told| match (&told.health, &told.breaker) {
             (Health::Unhealthy { why }, _) => Some(why.clone()),
             (_, BreakerState::Open { why, .. }) if counts_messages => {
@@ -462,8 +464,8 @@ impl Watched {
                 self.stumbled = illness.or(self.stumbled.take());
             }
         }
-        if told.is_some_and(|told| told.waits.is_some()) {
-            // What it waits for is not its fault.
+        if told.is_some_and(|told| told.waits.is_some()) && !is_exclusive {
+            // What it waits for is not its fault. A permit, for which it waits as well, another node may get.
             self.since = now;
         }
         let overdue = now.since(self.since) > update.deadline;
