@@ -193,6 +193,23 @@ fn one_whose_node_is_killed_runs_elsewhere_and_an_update_of_it_never_overlaps() 
 }
 
 #[test]
+fn one_that_is_updated_where_it_is_begins_under_the_permit_that_its_node_has() {
+    let place = Place::new();
+    let script = place.path().join("agent.py");
+    fs::write(&script, AGENT).expect("written");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(&script, mode).expect("set");
+    let bench = Bench { nodes: vec![place.bootstrap("n1", &[])], place };
+    for version in ["v0", "v1", "v2"] {
+        bench.apply(version);
+        assert_eq!(ask(&bench.nodes[0]).expect("it answers")["version"], version);
+    }
+    let detail = bench.nodes[0].get("/v1/blueprints/one").json();
+    assert_eq!(detail["status"]["version"], 3, "none was taken back: {detail}");
+    bench.check_lives(3);
+}
+
+#[test]
 fn exclusive_is_shown_and_stays_what_it_is() {
     let bench = Bench::new();
     let node = &bench.nodes[0];

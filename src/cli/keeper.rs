@@ -230,9 +230,12 @@ fn die_with_parent(command: &mut Command) {
 fn die_with_parent(_command: &mut Command) {}
 
 /// A timer of the kernel that kills this process, and with it the agent, at the end of the agent's permit; also while both
-/// are stopped.
+/// are stopped. The keeper itself is to be done a little earlier: it ends what the agent has started as well.
 #[cfg(target_os = "linux")]
-struct Deadline(nix::sys::timer::Timer);
+struct Deadline {
+    timer: nix::sys::timer::Timer,
+    until: u64,
+}
 
 #[cfg(target_os = "linux")]
 impl Deadline {
@@ -240,16 +243,23 @@ impl Deadline {
         use nix::sys::signal::{SigEvent, SigevNotify, Signal};
         let notify = SigevNotify::SigevSignal { signal: Signal::SIGKILL, si_value: 0 };
         let timer = nix::sys::timer::Timer::new(nix::time::ClockId::CLOCK_BOOTTIME, SigEvent::new(notify))?;
-        let mut deadline = Self(timer);
+        let mut deadline = Self { timer, until };
         deadline.set(until)?;
         Ok(deadline)
     }
 
     fn set(&mut self, until: u64) -> io::Result<()> {
         use nix::sys::timer::{Expiration, TimerSetTimeFlags};
+        self.until = until;
         // Zero would disarm it.
         let until = nix::sys::time::TimeSpec::from_duration(Duration::from_nanos(until.max(1)));
-        Ok(self.0.set(Expiration::OneShot(until), TimerSetTimeFlags::TFD_TIMER_ABSTIME)?)
+        Ok(self.timer.set(Expiration::OneShot(until), TimerSetTimeFlags::TFD_TIMER_ABSTIME)?)
+    }
+
+    /// Until the keeper ends the agent itself.
+    fn left(&self) -> Duration {
+        let left = Duration::from_nanos(self.until.saturating_sub(crate::node::clock::boot_nanos()));
+        left.saturating_sub(limits::PERMIT_KEEPER_MARGIN)
     }
 }
 
@@ -264,6 +274,10 @@ impl Deadline {
 
     fn set(&mut self, _until: u64) -> io::Result<()> {
         Ok(())
+    }
+
+    fn left(&self) -> Duration {
+        Duration::MAX
     }
 }
 
@@ -288,20 +302,27 @@ impl Watch {
     fn run(mut self) -> ExitCode {
         let slice = (self.silence / SLICES).max(Duration::from_millis(1));
         let mut silent = 0;
-        let ended = loop {
-            match self.wait(slice) {
-                Woken::AgentEnded(status) => break Some(status),
+        let (ended, why) = loop {
+            let left = self.deadline.as_ref().map(Deadline::left);
+            if left.is_some_and(|left| left.is_zero()) {
+                break (None, "its permit was over".to_owned());
+            }
+            let span = left.map_or(slice, |left| left.min(slice));
+            match self.wait(span) {
+                Woken::AgentEnded(status) => break (Some(status), String::new()),
                 Woken::Order(order) => {
                     silent = 0;
                     self.obey(order);
                 }
+                Woken::Slice if span < slice => {}
                 Woken::Slice => {
                     silent += 1;
                     if silent >= SLICES {
-                        break None;
+                        let silence = self.silence.as_millis();
+                        break (None, format!("its node was silent for {silence} ms"));
                     }
                 }
-                Woken::NodeGone => break None,
+                Woken::NodeGone => break (None, "its node is gone".to_owned()),
             }
         };
         let status = ended.or_else(|| self.kill());
@@ -311,11 +332,7 @@ impl Watch {
             return ExitCode::from(EXIT_NOT_STARTED);
         };
         if ended.is_none() {
-            let silence = self.silence.as_millis();
-            report(
-                &self.node,
-                &format!("failed its node was silent for {silence} ms, so its keeper ended it"),
-            );
+            report(&self.node, &format!("failed {why}, so its keeper ended it"));
             return ExitCode::from(EXIT_NOT_STARTED);
         }
         let word = if by_signal == 1 { "killed" } else { "exited" };

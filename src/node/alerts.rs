@@ -80,6 +80,8 @@ async fn follow(mut watch: Watch, mut queues: Vec<Queue>, mut events: broadcast:
                 // Some of them may have been alerts: better one too many is counted.
                 metrics::counter!("shoal_alerts_dropped_total").increment(missed);
                 tracing::warn!(missed, "alerts may be missing: more happened at once than is kept");
+                // What is known of agents may be wrong now: each is looked at anew when it is heard of next.
+                watch.agents.clear();
             }
             Err(RecvError::Closed) => return,
         }

@@ -59,6 +59,13 @@ impl World {
         self.input_after(takes, machine, Input::Agent { agent: agent.clone(), run, report });
     }
 
+    /// An agent is gone: nothing is kept of it.
+    pub(super) fn forget_agent(&mut self, machine: usize, agent: &AgentName) {
+        if let Some(process) = &mut self.machines[machine].process {
+            process.permits.remove(agent);
+        }
+    }
+
     /// Until when an exclusive agent may run; its keeper holds that deadline, whatever its node does.
     pub(super) fn permit_agent(&mut self, machine: usize, agent: AgentName, until: Instant) {
         let host = &mut self.machines[machine];

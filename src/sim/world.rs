@@ -477,9 +477,9 @@ impl World {
             Output::StartAgent { spec, run } => self.start_agent(machine, spec, run),
             Output::StopAgent { agent, run, .. } => self.stop_agent(machine, &agent, run),
             Output::Permit { agent, until } => self.permit_agent(machine, agent, until),
-            // The simulated runtime keeps nothing of an agent that is gone.
+            Output::ForgetAgent { agent } => self.forget_agent(machine, &agent),
             // There are no certificates here, and so no lists that anybody could send.
-            Output::ForgetAgent { .. } | Output::CheckCrl { .. } => {}
+            Output::CheckCrl { .. } => {}
             Output::AskRuntime { question, agent, query } => {
                 self.ask_runtime(machine, question, &agent, &query);
             }

@@ -142,10 +142,14 @@ fn one_that_is_moved_ends_first_and_begins_at_once() {
 
 #[test]
 fn one_is_updated_on_its_node_and_its_next_version_begins_when_the_last_has_ended() {
-    let (mut world, _) = with_one(3, 9);
-    apply(&mut world, 0, exclusive("one", 1, "v1"));
-    until_runs(&mut world, "one", 1, "v1", seconds(10));
-    assert_eq!(world.broken(), [] as [String; 0]);
+    for nodes in [1, 3] {
+        let (mut world, _) = with_one(nodes, 9);
+        apply(&mut world, 0, exclusive("one", 1, "v1"));
+        until_runs(&mut world, "one", 1, "v1", seconds(10));
+        world.run_for(seconds(10));
+        assert!(runs_once(&world, "one", 1, "v1"), "it is not taken back: {:?}", running(&world, "one"));
+        assert_eq!((world.broken(), world.report().exclusive_starts), ([].as_slice(), 2), "{nodes} nodes");
+    }
 }
 
 #[test]

@@ -213,6 +213,7 @@ impl Mesh {
                         Phase::Stopping { drain, .. } => *drain,
                         Phase::Running | Phase::Stopped => super::STOP_DRAIN,
                     };
+                    let drain = self.drain_of(&agent, drain);
                     let drain_ms = u64::try_from(drain.as_millis()).unwrap_or(u64::MAX);
                     self.output(Output::StopAgent { agent, run, drain_ms });
                 }

@@ -10,7 +10,7 @@ use crate::core::model::{Epoch, OrderEpoch, Roster};
 use crate::core::time::Instant;
 
 /// Questions whose answers still count.
-const ASKS_KEPT: usize = 16;
+const ASKS_KEPT: usize = 64;
 
 /// A slot that this host runs, or would.
 #[derive(Debug, Clone)]
@@ -150,16 +150,16 @@ impl Holder {
     #[must_use]
     pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         let last = self.asked.back().map(|asked| asked.sent);
+        let many = limits::PERMIT_RETRY_PER_CLAIM * self.claims.len() as u32;
         if self.is_due {
             // Many changes in a moment are asked for together. That all is given up is told at once: it may be the last word.
-            let pause = if self.claims.is_empty() { Duration::ZERO } else { limits::PERMIT_PAUSE };
+            let pause = if self.claims.is_empty() { Duration::ZERO } else { limits::PERMIT_PAUSE.max(many) };
             return Some(last.map_or(now, |sent| sent + pause));
         }
         if self.claims.is_empty() {
             return None;
         }
         let waits = self.claims.keys().any(|slot| !self.may_begin(slot, now));
-        let many = limits::PERMIT_RETRY_PER_CLAIM * self.claims.len() as u32;
         let pause = if waits { limits::PERMIT_RETRY.max(many) } else { limits::PERMIT_RENEWAL };
         Some(last.map_or(now, |sent| sent + pause))
     }
@@ -227,6 +227,8 @@ fn granted_since(roster: &Roster, grants: &BTreeMap<NodeId, Instant>) -> Option<
     let mut nodes = BTreeSet::new();
     latest.into_iter().find_map(|(voter, sent)| {
         nodes.insert(voter.clone());
-        roster.is_quorum(&nodes).then_some(*sent)
+        // Where halves may each write, a half is a quorum: both could grant.
+        let is_alone = !roster.can_split() || 2 * nodes.len() > roster.voter_count();
+        (is_alone && roster.is_quorum(&nodes)).then_some(*sent)
     })
 }

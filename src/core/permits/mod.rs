@@ -14,6 +14,7 @@
 //!
 //! - A holder counts from *sending*, a little less; a voter from granting, a little more. Until that time is over the voter
 //!   grants the slot to no other holder, unless the first has given it up itself.
+//! - Where the roster allows two halves to write at once, a half is no quorum here.
 //! - A voter grants nothing below the highest epoch that it has stored, was asked for, or has read in an order, and stores
 //!   (slot, epoch, holder) before it grants that for the first time. So of two holders at most one is renewed for long.
 //! - Any two quorums of one roster have a voter in common, and so have those of a roster and the next one. A voter that goes by
@@ -51,7 +52,7 @@ use super::limits;
 use super::model::{Epoch, OrderEpoch};
 
 /// One process of one node.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Life {
     /// The node.
     pub node: NodeId,
@@ -152,7 +153,8 @@ impl PermitMessage {
             {
                 Err("an absurd wait")
             }
-            Self::RecoverAnswer { granted, .. } if granted.len() > limits::PERMITS_MAX => {
+            // What was recovered may be more than was ever granted at once.
+            Self::RecoverAnswer { granted, .. } if granted.len() > 2 * limits::PERMITS_MAX => {
                 Err("too many slots are told")
             }
             Self::Ask { .. } | Self::Answer { .. } | Self::RecoverAsk { .. } | Self::RecoverAnswer { .. } => {

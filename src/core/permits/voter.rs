@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::{Denied, Granted, Life, PermitMessage, SLOT_ROWS, at_voter, row_of_doubt};
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
-use crate::core::model::{Epoch, OrderEpoch, Roster};
+use crate::core::model::{Electorate, Epoch, OrderEpoch, Roster};
 use crate::core::time::Instant;
 use crate::core::wire::{decode_value, encode_value};
 
@@ -98,12 +98,13 @@ pub struct Voter {
     /// The highest epoch that anybody has claimed a slot by.
     claimed: BTreeMap<AgentName, OrderEpoch>,
     /// The last question of each node's process: an earlier one that comes late says nothing.
-    asks: BTreeMap<NodeId, (u64, u64)>,
+    asks: BTreeMap<Life, u64>,
     waiting: BTreeMap<u64, Waiting>,
     store: Store,
     /// Nothing new is granted before.
     quiet_until: Instant,
-    voters: BTreeSet<NodeId>,
+    /// Who decides, and on which chain.
+    electorate: Option<(Electorate, u64)>,
     numbers: u64,
     effects: VecDeque<VoterEffect>,
 }
@@ -136,7 +137,7 @@ impl Voter {
             waiting: BTreeMap::new(),
             store,
             quiet_until: now + at_voter(),
-            voters: BTreeSet::new(),
+            electorate: None,
             numbers: first,
             effects: VecDeque::new(),
         }
@@ -155,9 +156,9 @@ impl Voter {
 
     /// This roster holds from now on.
     pub fn set_roster(&mut self, roster: &Roster, now: Instant) {
-        let voters: BTreeSet<_> = roster.voters().cloned().collect();
-        if voters != self.voters {
-            self.voters = voters;
+        let electorate = Some((roster.electorate(), roster.epoch.chain));
+        if electorate != self.electorate {
+            self.electorate = electorate;
             self.be_quiet(now);
         }
     }
@@ -216,18 +217,23 @@ impl Voter {
         if !known.may_vote || !self.is_sound() {
             return;
         }
-        let last = self.asks.get(&holder.node).copied();
-        if last.is_some_and(|(life, last)| life == holder.life && ask <= last) {
+        if self.asks.get(holder).is_some_and(|last| ask <= *last) {
             return;
         }
-        self.asks.retain(|node, _| known.roster.members.contains_key(node));
-        self.asks.insert(holder.node.clone(), (holder.life, ask));
+        self.forget_asks(holder, known.roster);
+        self.asks.insert(holder.clone(), ask);
         self.take_back(holder, &claims);
         let (mut granted, mut denied, mut to_store) = (vec![], vec![], vec![]);
         for (at, (slot, epoch)) in claims.into_iter().enumerate() {
             let at = u16::try_from(at).unwrap_or(u16::MAX);
             if let Some(why) = self.denies(&slot, epoch, holder, known, now) {
                 denied.push((at, why));
+                continue;
+            }
+            let is_new = !self.granted.contains_key(&slot) && !self.staged.contains_key(&slot);
+            let kept = self.granted.len() + self.staged.len() + to_store.len();
+            if is_new && kept >= limits::PERMITS_MAX && !self.makes_room(known, now) {
+                denied.push((at, Denied::Full));
                 continue;
             }
             let row = Granted { epoch, holder: holder.clone() };
@@ -293,8 +299,20 @@ impl Voter {
         if now < self.quiet_until {
             return Some(Denied::Quiet { wait: self.quiet_until.since(now) });
         }
-        let is_full = self.granted.len() + self.staged.len() >= limits::PERMITS_MAX;
-        (is_full && !self.granted.contains_key(slot) && !self.makes_room(known, now)).then_some(Denied::Full)
+        None
+    }
+
+    /// Of processes that run nothing any more, no late question can do harm.
+    fn forget_asks(&mut self, holder: &Life, roster: &Roster) {
+        let (granted, running) = (&self.granted, &self.running);
+        let runs = |life: &Life| {
+            let mut slots = running.keys().filter_map(|slot| granted.get(slot));
+            slots.any(|row| row.holder == *life)
+        };
+        self.asks.retain(|life, _| {
+            roster.members.contains_key(&life.node)
+                && (life.node != holder.node || life == holder || runs(life))
+        });
     }
 
     /// Forgets a slot whose last order gives it to nobody: nothing below that order is granted anyway.

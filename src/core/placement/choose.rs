@@ -124,6 +124,18 @@ impl Occupancy {
                 weight = weight.saturating_sub(self.weight_of(&slot.base()));
                 give_way.push((*of, slot.clone()));
             }
+            // Where a later one makes room alone, those before it need not end.
+            let mut kept = Vec::new();
+            for (of, slot) in give_way.drain(..).rev() {
+                let back = weight.saturating_add(self.weight_of(&slot.base()));
+                if back <= capacity {
+                    weight = back;
+                } else {
+                    kept.push((of, slot));
+                }
+            }
+            let mut give_way = kept;
+            give_way.reverse();
             let highest = give_way.last()?.0;
             (weight <= capacity).then(|| (highest, give_way.len(), node.clone(), give_way))
         };

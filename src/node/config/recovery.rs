@@ -142,6 +142,12 @@ fn parted(url: &str) -> Result<(String, String), String> {
     if authority.contains('@') {
         return Err("it must not hold a user or a password".to_owned());
     }
+    // A port that is none would silently be that of HTTP.
+    let host = uri.host().unwrap_or_default();
+    let has_port = authority.len() > host.len();
+    if host.is_empty() || (has_port && uri.port_u16().is_none_or(|port| port == 0)) {
+        return Err("it has no host, or a port that is none".to_owned());
+    }
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     Ok((authority.to_owned(), path.to_owned()))
 }

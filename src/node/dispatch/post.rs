@@ -231,9 +231,10 @@ impl Inner {
 
     /// Whom a promised message is for: at least one.
     fn meant(&self, posting: &Posting) -> Result<Vec<Address>, SendError> {
-        let routes = self.open_routes()?;
+        // A node that stops keeps its promises after its next start: whether it takes one, the core decides.
+        let routes = self.routes.load_full();
         let target = &posting.target;
-        let found = match target {
+        let mut found = match target {
             Target::Agent(address) => return Ok(vec![address.clone()]),
             Target::Capability(tag) | Target::Topic(tag) if !routes.joined => {
                 return Err(self.joining(tag.as_str()));
@@ -242,8 +243,10 @@ impl Inner {
             Target::Capability(tag) => {
                 let group = routes.capabilities.get(tag);
                 let group = group.ok_or_else(|| nobody(target, "no agent offers this capability"))?;
-                // Where none takes messages now, the first will do.
-                let chosen = group.pick(posting.sticky()).unwrap_or(&group.instances[0]);
+                // Where none takes messages now, the first of a node that is there will do, or else the first.
+                let is_there = |instance: &&Arc<Instance>| instance.status.is_reachable();
+                let first = || group.instances.iter().find(is_there).unwrap_or(&group.instances[0]);
+                let chosen = group.pick(posting.sticky()).unwrap_or_else(first);
                 return Ok(vec![routes.heir_of(chosen, tag)]);
             }
             Target::Topic(tag) => match routes.listeners.get(tag) {
@@ -255,6 +258,9 @@ impl Inner {
                 None => return Err(why_unusable(&anywhere(agent.clone()), None)),
             },
         };
+        // A slot that went from one node to another is told of by both for a while.
+        found.sort();
+        found.dedup();
         let (count, bytes) = (found.len() as u64, posting.content.len() as u64);
         if found.len() > limits::PROMISED_COPIES_MAX {
             let max = limits::PROMISED_COPIES_MAX;

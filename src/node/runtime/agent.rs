@@ -307,6 +307,7 @@ impl Agent {
     /// What is known of the message, when nobody waits for this.
     pub(super) fn settle(&self, mailbox: &Mailbox, id: Uuid, fate: Fate) -> Result<(), Known> {
         let Settled { finish, took, had_for, account } = mailbox.settle(id)?;
+        let result = self.check_permit().and(result);
         self.note_fate(account, &fate, had_for);
         let result = fate.into_result();
         // What ends by its deadline shows nothing of the agent.

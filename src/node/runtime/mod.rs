@@ -339,7 +339,10 @@ impl Runtime {
             let mut permits = self.0.permits.lock().unwrap_or_else(PoisonError::into_inner);
             match permits.get(agent) {
                 Some(permit) => permit.extend(until),
-                None => _ = permits.insert(agent.clone(), Permit::new(until)),
+                None => {
+                    permits.retain(|_, permit| permit.holds());
+                    permits.insert(agent.clone(), Permit::new(until));
+                }
             }
         }
         if let Some(agent) = self.0.agents.load().get(agent)

@@ -13,7 +13,7 @@ use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
 use crate::core::model::{
     AgentRecord, AgentState, BLUEPRINTS_PREFIX, Blueprint, BlueprintRecord, DRAINED_PREFIX, Dependencies,
-    Instances, Mode, Plan, Post, UpdateStrategy, Writes, cycle_through, path_text,
+    Instances, MemberStatus, Mode, Plan, Post, UpdateStrategy, Writes, cycle_through, path_text,
 };
 use crate::core::placement;
 use crate::core::wire::{
@@ -226,8 +226,13 @@ impl Mesh {
             |agents: &BTreeMap<AgentName, AgentRecord>| agents.keys().any(|agent| agent.base() == *name);
         let on = self.registry.owners().find(|(_, owner)| runs(&owner.agents)).map(|(node, _)| node);
         let (was, is) = if was { ("", "not ") } else { ("not ", "") };
+        let is_there = |node: &&NodeId| self.status_of(&node.key()).is_some_and(MemberStatus::is_reachable);
+        let members = self.shared.roster().into_iter().flat_map(|roster| roster.members.keys());
+        let away = members.into_iter().find(|node| !is_there(node));
         match (former.removed, on) {
-            (true, None) => None,
+            (true, None) => away.map(|node| {
+                format!("blueprint {name} was {was}exclusive, and {node}, which may run an instance, cannot be asked")
+            }),
             (true, Some(on)) => Some(format!(
                 "blueprint {name} was {was}exclusive, and {on} has told of an instance: it can be {is}exclusive once all have ended"
             )),

@@ -7,8 +7,10 @@
 //! the permit is over. What another node is to take over ends here first, and is given up only when it is gone.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::super::{Mesh, Phase};
+use crate::core::contract::Output;
 use crate::core::ids::AgentName;
 use crate::core::limits;
 use crate::core::model::{
@@ -105,6 +107,10 @@ impl Mesh {
             return;
         };
         tracing::info!(%slot, %epoch, "ordered to run");
+        if let Some(until) = self.permits.holder.until(&slot, self.now) {
+            // The runtime forgets a permit with the agent that had it.
+            self.output(Output::Permit { agent: slot.clone(), until });
+        }
         self.desired.followed.insert(slot, Followed { epoch, digest });
         let effects = self.supervision.take_order(spec);
         self.run_agent_effects(effects);
@@ -193,6 +199,17 @@ impl Mesh {
         let holder = &self.permits.holder;
         let running = holder.slots().filter(|slot| self.supervision.spec(slot).is_some());
         running.filter_map(|slot| holder.until(slot, self.now)).min()
+    }
+
+    /// How long an agent that is to end may take to finish what it has: one that another node takes over is not permitted
+    /// for long any more, and is to end by itself before that is over.
+    pub(in crate::core::mesh) fn drain_of(&self, agent: &AgentName, drain: Duration) -> Duration {
+        let Some(until) = self.permits.holder.until(agent, self.now) else {
+            return drain;
+        };
+        let is_here = self.desired.order_for(agent, &self.own).is_some_and(|(_, is_here)| is_here);
+        let left = until.since(self.now).saturating_sub(limits::PERMIT_ENDING);
+        if is_here { drain } else { drain.min(left) }
     }
 
     /// There is a permit for a slot that waits for it, if it does not run already.

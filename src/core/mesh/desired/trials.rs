@@ -15,7 +15,7 @@ use super::follow::Followed;
 use crate::core::contract::Output;
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
-use crate::core::model::{BlueprintRecord, Tallies, Tally};
+use crate::core::model::{BlueprintRecord, OrderEpoch, Tallies, Tally};
 use crate::core::placement::{self, Host, Landscape, Observed, Stage};
 use crate::core::time::Instant;
 
@@ -48,8 +48,11 @@ pub(super) struct Trial {
     /// Since when it waits for nothing but its time.
     pub(super) held_since: Option<Instant>,
     /// What had been counted of each slot when the step began.
-    before: BTreeMap<AgentName, Tally>,
+    before: BTreeMap<AgentName, Counted>,
 }
+
+/// What was counted of a slot, and by which order it runs: another instance counts from nothing.
+type Counted = (OrderEpoch, Tally);
 
 /// When this node counts messages.
 #[derive(Debug, Default)]
@@ -69,14 +72,14 @@ impl Mesh {
     /// What was counted of the instances on trial by the orders that hold, since the step of their canary began. Trials that
     /// this node does not watch yet begin with this.
     fn tallies(&mut self) -> BTreeMap<AgentName, Tally> {
-        let mut told: BTreeMap<AgentName, BTreeMap<AgentName, Tally>> = BTreeMap::new();
+        let mut told: BTreeMap<AgentName, BTreeMap<AgentName, Counted>> = BTreeMap::new();
         for name in &self.desired.counting.of {
             let orders = self.desired.orders.range(name.of_slot(0)..);
             let of_it = orders.take_while(|(slot, _)| slot.base() == *name);
             let tallies = of_it.filter_map(|(slot, order)| {
                 let owner = self.registry.owner(&order.post.as_ref()?.node)?;
                 let (epoch, tally) = owner.tallies.get(slot)?;
-                (*epoch == order.epoch).then(|| (slot.clone(), *tally))
+                (*epoch == order.epoch).then(|| (slot.clone(), (*epoch, *tally)))
             });
             told.insert(name.clone(), tallies.collect());
         }
@@ -86,16 +89,16 @@ impl Mesh {
         for (name, tallies) in told {
             let before = trials.and_then(|trials| trials.get(&name)).map(|trial| &trial.before);
             let at_first = |slot: &AgentName| before.and_then(|before| before.get(slot)).copied();
-            since.extend(tallies.into_iter().map(|(slot, tally)| {
-                let tally = tally.since(at_first(&slot).unwrap_or_default());
-                (slot, tally)
+            since.extend(tallies.into_iter().map(|(slot, (epoch, tally))| {
+                let before = at_first(&slot).filter(|(of, _)| *of == epoch).map(|(_, tally)| tally);
+                (slot, tally.since(before.unwrap_or_default()))
             }));
         }
         since
     }
 
     /// Keeps a trial for each canary that is under way, if this node gives the orders.
-    fn watch_trials(&mut self, told: &BTreeMap<AgentName, BTreeMap<AgentName, Tally>>) {
+    fn watch_trials(&mut self, told: &BTreeMap<AgentName, BTreeMap<AgentName, Counted>>) {
         let Desired { leading: Some(leading), blueprints, .. } = &mut self.desired else {
             return;
         };

@@ -51,6 +51,18 @@ fn a_lower_priority_gives_way_and_both_plans_say_why() {
 }
 
 #[test]
+fn no_more_give_way_than_have_to() {
+    let mut world =
+        nodes_of(&[("n1", 10)]).with(weighing("a", 1, 1, 0)).with(weighing("b", 1, 9, 0)).settled();
+    world.apply(weighing("c", 1, 9, 5));
+    assert_eq!(
+        steps(&world.plan()),
+        ["stop b#0", "create c#0 to n1"],
+        "with a beside it there is room as well"
+    );
+}
+
+#[test]
 fn nobody_gives_way_to_its_own_priority_or_in_vain() {
     let mut world = nodes_of(&[("n1", 2)]).with(weighing("batch", 2, 1, 5)).settled();
     world.apply(weighing("same", 1, 1, 5));
