@@ -293,7 +293,7 @@ async fn an_agent_in_python_answers_text_and_says_when_it_cannot() {
     let stats = bench.runtime.stats(&name("upper")).expect("known");
     assert_eq!((stats.requests, stats.errors, stats.waiting), (2, 1, 0));
     let tallies = bench.runtime.tallies(vec![name("upper"), name("nobody")]);
-    assert_eq!(tallies, [(name("upper"), Tally { worked: 1, failed: 1 })].into(), "of those that there are");
+    assert_eq!(tallies, [(name("upper"), Tally { worked: 2, failed: 0 })].into(), "what it refuses is work");
 }
 
 #[tokio::test]

@@ -221,7 +221,7 @@ fn about<'a>(
 }
 
 /// When the oldest question was sent of those that a quorum has granted last; `None`: no quorum has.
-fn granted_since(roster: &Roster, grants: &BTreeMap<NodeId, Instant>) -> Option<Instant> {
+pub(super) fn granted_since(roster: &Roster, grants: &BTreeMap<NodeId, Instant>) -> Option<Instant> {
     let mut latest: Vec<_> = grants.iter().collect();
     latest.sort_by_key(|(_, sent)| std::cmp::Reverse(**sent));
     let mut nodes = BTreeSet::new();

@@ -29,8 +29,6 @@ fn epoch(order: u64) -> OrderEpoch {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flaw {
     None,
-    /// Voters forget what they have granted when they start anew, and ask nobody: permits stop following the orders.
-    Forgets,
     /// A voter that has just started grants at once.
     NotQuiet,
     /// A holder takes its permit for longer than it was granted.
@@ -90,8 +88,6 @@ impl Net {
     fn start(&mut self, number: usize, is_whole: bool) {
         self.lives += 1;
         let rows: Vec<_> = self.disks[number].iter().map(|(key, row)| (key.clone(), row.clone())).collect();
-        let rows = if self.flaw == Flaw::Forgets { vec![] } else { rows };
-        let is_whole = is_whole || self.flaw == Flaw::Forgets;
         let mut voter = Voter::new(node(number), &rows, is_whole, self.lives << 32, self.now);
         voter.set_roster(&self.roster, self.now);
         if self.flaw == Flaw::NotQuiet {
@@ -328,8 +324,50 @@ fn no_two_holders_have_a_permit_for_a_slot_whatever_happens() {
 
 #[test]
 fn a_broken_rule_is_noticed() {
-    for flaw in [Flaw::Forgets, Flaw::NotQuiet, Flaw::Overstays] {
+    for flaw in [Flaw::NotQuiet, Flaw::Overstays] {
         let notices = |seed| std::panic::catch_unwind(|| run(seed, flaw)).is_err();
         assert!((0..200).any(notices), "{flaw:?}");
     }
+}
+
+/// What a voter of a mesh of three answers to a claim by that order, long after its start.
+fn answer_to(voter: &mut Voter, from: usize, order: u64) -> (Vec<u16>, Vec<(u16, Denied)>) {
+    let roster = roster_of(3);
+    let known = Known { roster: &roster, may_vote: true, order: &|_, _| None, witnesses: &|_| false };
+    let claims = vec![(slot(0), epoch(order))];
+    let ask = PermitMessage::Ask { base: roster.epoch, life: from as u64, ask: 1, claims };
+    let late = Instant::ZERO + Duration::from_secs(60);
+    voter.handle_message(&node(from), ask, known, late);
+    while let Some(effect) = voter.poll() {
+        match effect {
+            VoterEffect::Store { token, .. } => voter.handle_committed(token, late),
+            VoterEffect::Send { message: PermitMessage::Answer { granted, denied, .. }, .. } => {
+                return (granted, denied);
+            }
+            VoterEffect::Send { message, .. } => panic!("{message:?}"),
+        }
+    }
+    panic!("it does not answer");
+}
+
+#[test]
+fn a_voter_that_starts_anew_grants_nothing_below_what_its_disk_has() {
+    let granted = Granted { epoch: epoch(2), holder: Life { node: node(2), life: 7 } };
+    let row =
+        (Bytes::from([SLOT_ROWS, b"one#0".as_slice()].concat()), crate::core::wire::encode_value(&granted));
+    let voter = |rows: &[(Bytes, Bytes)]| Voter::new(node(0), rows, true, 0, Instant::ZERO);
+    assert_eq!(answer_to(&mut voter(&[]), 1, 1), (vec![0], vec![]));
+    assert_eq!(answer_to(&mut voter(&[row.clone()]), 1, 1), (vec![], vec![(0, Denied::Superseded)]));
+    assert_eq!(answer_to(&mut voter(&[row.clone()]), 1, 2), (vec![], vec![(0, Denied::Superseded)]));
+    assert_eq!(answer_to(&mut voter(&[row]), 1, 3), (vec![0], vec![]));
+}
+
+#[test]
+fn halves_that_may_both_write_grant_nothing() {
+    let sent = |nodes: &[usize]| nodes.iter().map(|n| (node(*n), Instant::from_nanos(5))).collect();
+    let split = Roster { quorum_size: Some(2), split_writes: true, ..roster_of(4) };
+    assert!(split.is_quorum(&[node(0), node(1)].into()), "for writes it is one");
+    assert_eq!(holder::granted_since(&split, &sent(&[0, 1])), None);
+    assert_eq!(holder::granted_since(&split, &sent(&[0, 1, 2])), Some(Instant::from_nanos(5)));
+    assert_eq!(holder::granted_since(&roster_of(3), &sent(&[0, 1])), Some(Instant::from_nanos(5)));
 }
