@@ -357,8 +357,14 @@ fn a_voter_that_starts_anew_grants_nothing_below_what_its_disk_has() {
         (Bytes::from([SLOT_ROWS, b"one#0".as_slice()].concat()), crate::core::wire::encode_value(&granted));
     let voter = |rows: &[(Bytes, Bytes)]| Voter::new(node(0), rows, true, 0, Instant::ZERO);
     assert_eq!(answer_to(&mut voter(&[]), 1, 1), (vec![0], vec![]));
-    assert_eq!(answer_to(&mut voter(&[row.clone()]), 1, 1), (vec![], vec![(0, Denied::Superseded)]));
-    assert_eq!(answer_to(&mut voter(&[row.clone()]), 1, 2), (vec![], vec![(0, Denied::Superseded)]));
+    assert_eq!(
+        answer_to(&mut voter(std::slice::from_ref(&row)), 1, 1),
+        (vec![], vec![(0, Denied::Superseded)])
+    );
+    assert_eq!(
+        answer_to(&mut voter(std::slice::from_ref(&row)), 1, 2),
+        (vec![], vec![(0, Denied::Superseded)])
+    );
     assert_eq!(answer_to(&mut voter(&[row]), 1, 3), (vec![0], vec![]));
 }
 

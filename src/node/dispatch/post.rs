@@ -244,8 +244,8 @@ impl Inner {
                 let group = routes.capabilities.get(tag);
                 let group = group.ok_or_else(|| nobody(target, "no agent offers this capability"))?;
                 // Where none takes messages now, the first of a node that is there will do, or else the first.
-                let is_there = |instance: &&Arc<Instance>| instance.status.is_reachable();
-                let first = || group.instances.iter().find(is_there).unwrap_or(&group.instances[0]);
+                let there = || group.instances.iter().find(|instance| instance.status.is_reachable());
+                let first = || there().unwrap_or(&group.instances[0]);
                 let chosen = group.pick(posting.sticky()).unwrap_or_else(first);
                 return Ok(vec![routes.heir_of(chosen, tag)]);
             }

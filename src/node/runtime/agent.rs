@@ -307,9 +307,9 @@ impl Agent {
     /// What is known of the message, when nobody waits for this.
     pub(super) fn settle(&self, mailbox: &Mailbox, id: Uuid, fate: Fate) -> Result<(), Known> {
         let Settled { finish, took, had_for, account } = mailbox.settle(id)?;
-        let result = self.check_permit().and(result);
         self.note_fate(account, &fate, had_for);
-        let result = fate.into_result();
+        // What it answers after the end of its permit does not count.
+        let result = self.check_permit().and(fate.into_result());
         // What ends by its deadline shows nothing of the agent.
         let is_of_agent = !matches!(result, Err(SendError::DeadlineExceeded { .. }));
         self.settled.fetch_add(u64::from(is_of_agent), Ordering::Relaxed);
