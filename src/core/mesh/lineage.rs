@@ -88,6 +88,7 @@ impl Mesh {
         let ran = (self.process_id, self.lineage.begun_with);
         self.lineage.ran.insert(start, ran);
         let mut changes = vec![put(row_of(start), encode_value(&ran))];
+        changes.extend(self.doubts_to_store());
         while self.lineage.ran.len() > limits::LINEAGE_PROCESSES_MAX {
             if let Some((oldest, _)) = self.lineage.ran.pop_first() {
                 changes.push(delete(row_of(oldest)));

@@ -201,7 +201,10 @@ impl Mesh {
         let starts = met.map(|rows| starts::load(rows)).unwrap_or_default();
         let lineage = met.map(|rows| Lineage::load(rows)).unwrap_or_default();
         let (shared, leftovers) = Shared::new(&boot, state, rng.random(), now);
-        let permits = Permits::new(&boot, shared.is_whole(), rng.random(), now);
+        // From a stream of its own: who holds what is no business of whom this node talks to.
+        let mut lives = ChaCha8Rng::from_seed(boot.seed);
+        lives.set_stream(1);
+        let permits = Permits::new(&boot, shared.is_whole(), lives.random(), now);
         let letters = boot.remembered.tables.get(&Table::Outbox).map(Vec::as_slice).unwrap_or_default();
         let Restored { outbox, unreadable } = Outbox::restore(OutboxBounds::default(), letters, now);
         if unreadable > 0 {

@@ -135,6 +135,11 @@ impl Mesh {
         }
     }
 
+    /// What the row that tells of this process is written with: that the store is not whole, if so.
+    pub(super) fn doubts_to_store(&mut self) -> Option<Change> {
+        std::mem::take(&mut self.permits.doubts).then(change_of_doubt)
+    }
+
     /// The store is not what this node wrote last.
     pub(super) fn doubt_permits(&mut self) {
         self.permits.voter.doubt(self.now);
@@ -143,8 +148,7 @@ impl Mesh {
 
     /// After each change: asks, if it is time, lets end what is over, and says when it is to be looked at again.
     pub(super) fn tend_permits(&mut self) {
-        if self.permits.doubts && !self.shared.has_left {
-            self.permits.doubts = false;
+        if std::mem::take(&mut self.permits.doubts) && !self.shared.has_left {
             self.persist(vec![change_of_doubt()], Pending::Nothing);
         }
         if self.permits.voter.poll_timeout().is_some_and(|at| at <= self.now) {

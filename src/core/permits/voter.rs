@@ -101,6 +101,8 @@ pub struct Voter {
     asks: BTreeMap<Life, u64>,
     waiting: BTreeMap<u64, Waiting>,
     store: Store,
+    /// Somebody has asked for a permit: until then nobody is asked what this voter may have granted.
+    is_needed: bool,
     /// Nothing new is granted before.
     quiet_until: Instant,
     /// Who decides, and on which chain.
@@ -136,6 +138,7 @@ impl Voter {
             asks: BTreeMap::new(),
             waiting: BTreeMap::new(),
             store,
+            is_needed: false,
             quiet_until: now + at_voter(),
             electorate: None,
             numbers: first,
@@ -214,6 +217,7 @@ impl Voter {
         known: Known<'_>,
         now: Instant,
     ) {
+        self.is_needed = true;
         if !known.may_vote || !self.is_sound() {
             return;
         }
@@ -417,6 +421,9 @@ impl Voter {
         let Store::Doubtful { asked, .. } = &self.store else {
             return None;
         };
+        if !self.is_needed {
+            return None;
+        }
         let again = asked.map_or(Instant::ZERO, |(_, _, at)| at + limits::RECOVERY_RETRY);
         Some(again.max(self.quiet_until))
     }
