@@ -76,7 +76,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("client", &["GROUND", "api::types"]),
-    ("cli::keeper", &["GROUND", "node::runtime"]),
+    ("cli::keeper", &["GROUND", "node::clock", "node::runtime"]),
     ("cli::sample", &[]),
     ("cli::server", &["GROUND", "api", "cli", "node"]),
     ("cli::dev", &["GROUND", "api::types", "cli", "node::certs", "node::clock"]),

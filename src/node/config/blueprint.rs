@@ -289,7 +289,7 @@ fn update(node: &Node) -> Result<Update, String> {
         max_parallel: parallel.and_then(|n| u16::try_from(n).ok()).unwrap_or(usual.max_parallel),
         min_healthy: span("min_healthy", usual.min_healthy)?,
         deadline: span("deadline", usual.deadline)?,
-        roll_back: chosen(entries, "roll_back", &[("true", true), ("false", false)])?
+        roll_back: chosen(entries, "roll_back", &YES_OR_NO)?
             .unwrap_or(usual.roll_back),
         strategy: match chosen(entries, "strategy", &UPDATE_STRATEGIES)? {
             Some(IsCanary::Yes) => UpdateStrategy::Canary(canary(entries, span)?),
@@ -302,7 +302,7 @@ fn update(node: &Node) -> Result<Update, String> {
         },
     };
     // What it is named by here stands before what is wrong.
-    update.check().map_err(|why| why.trim_start_matches("update.").to_owned())?;
+    update.check().map_err(|why| why.strip_prefix("update.").unwrap_or(&why).to_owned())?;
     Ok(update)
 }
 
@@ -313,7 +313,8 @@ fn canary(
     let usual = Canary::default();
     let percent = |node: &Node| {
         let word = text(node)?;
-        word.trim_end_matches('%')
+        word.strip_suffix('%')
+            .unwrap_or(word)
             .parse::<u8>()
             .map_err(|_| format!("steps: {} is not a percentage, 1 to 100", super::error::quoted(word)))
     };
