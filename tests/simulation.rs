@@ -595,7 +595,7 @@ mod coming_and_going {
 
     #[test]
     fn a_node_that_was_away_while_another_left_for_good_forgets_it_too() {
-        for seed in 0..5 {
+        for seed in 0..30 {
             let mut world = joined(Config::lan(5, seed));
             world.run_for(secs(5));
             world.crash(3);

@@ -224,7 +224,14 @@ impl Mesh {
             && self.links.get(link).is_some_and(|at| self.links.proven(&at.key) == Some(link))
         {
             self.lists.settled.take(self.now, 1);
-            self.send_summary(link);
+            if self.lists.has_heard {
+                self.send_summary(link);
+            } else if self.may_ask(link) {
+                // With a summary alone who agrees on the living would not tell who has gone for good.
+                self.send_members(link, true);
+            } else {
+                self.owe(link, self.now + FIRST_ANSWER);
+            }
         }
         self.arm_debts();
     }
