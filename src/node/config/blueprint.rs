@@ -289,8 +289,7 @@ fn update(node: &Node) -> Result<Update, String> {
         max_parallel: parallel.and_then(|n| u16::try_from(n).ok()).unwrap_or(usual.max_parallel),
         min_healthy: span("min_healthy", usual.min_healthy)?,
         deadline: span("deadline", usual.deadline)?,
-        roll_back: chosen(entries, "roll_back", &YES_OR_NO)?
-            .unwrap_or(usual.roll_back),
+        roll_back: chosen(entries, "roll_back", &YES_OR_NO)?.unwrap_or(usual.roll_back),
         strategy: match chosen(entries, "strategy", &UPDATE_STRATEGIES)? {
             Some(IsCanary::Yes) => UpdateStrategy::Canary(canary(entries, span)?),
             Some(IsCanary::No) | None => {
