@@ -90,11 +90,11 @@ impl Commons for Mesh {
                     age_ms: None,
                 })
             }
-            StateRequest::Put { key, value: Some(value), .. } => {
+            StateRequest::PutBy { key, value: Some(value), .. } => {
                 keys.insert(key, value);
                 StateAnswer::Written { dot: dot(), is_sibling: false, marked: false, voters: 1 }
             }
-            StateRequest::Put { key, value: None, .. } => match keys.remove(&key) {
+            StateRequest::PutBy { key, value: None, .. } => match keys.remove(&key) {
                 Some(_) => StateAnswer::Written { dot: dot(), is_sibling: false, marked: false, voters: 1 },
                 None => StateAnswer::Absent,
             },

@@ -91,6 +91,7 @@ impl From<SendError> for Problem {
             | SendError::NotRunning { .. }
             | SendError::BreakerOpen { .. }
             | SendError::Joining { .. }
+            | SendError::Superseded { .. }
             | SendError::NotPromised { .. }
             | SendError::Stopping { .. } => StatusCode::SERVICE_UNAVAILABLE,
             SendError::DeadlineExceeded { .. } => StatusCode::GATEWAY_TIMEOUT,

@@ -140,6 +140,16 @@ pub enum SendError {
         /// The node that is stopping.
         node: NodeId,
     },
+    /// Another instance has taken the place of the sender.
+    #[error(
+        "{sender} has been replaced: the slot was ordered anew by {epoch}, and that instance runs; nothing was delivered"
+    )]
+    Superseded {
+        /// The sender's slot.
+        sender: AgentName,
+        /// The order by which the slot runs now.
+        epoch: String,
+    },
     /// A message that is to be delivered at least once was not taken in.
     #[error("{node} does not promise to deliver the message: {why}")]
     NotPromised {
@@ -152,7 +162,7 @@ pub enum SendError {
 
 impl SendError {
     /// Every [`SendError::code`].
-    pub const CODES: [&'static str; 16] = [
+    pub const CODES: [&'static str; 17] = [
         "unknown_agent",
         "no_recipient",
         "node_down",
@@ -168,6 +178,7 @@ impl SendError {
         "too_many_hops",
         "joining",
         "stopping",
+        "superseded",
         "not_promised",
     ];
 
@@ -190,6 +201,7 @@ impl SendError {
             Self::TooManyHops { .. } => "too_many_hops",
             Self::Joining { .. } => "joining",
             Self::Stopping { .. } => "stopping",
+            Self::Superseded { .. } => "superseded",
             Self::NotPromised { .. } => "not_promised",
         }
     }
@@ -365,6 +377,8 @@ impl Refusal {
             Self::BadWrite { code, .. } => match code.as_str() {
                 "context_ahead" => "context_ahead",
                 "superseded" => "superseded",
+                "not_permitted" => "not_permitted",
+                "read_only" => "read_only",
                 "too_many_siblings" => "too_many_siblings",
                 "full" => "full",
                 "disk" => "disk",

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::ids::{Incarnation, NodeId};
+use super::ids::{AgentName, Incarnation, NodeId};
 use super::limits;
 
 mod address;
@@ -267,6 +267,8 @@ pub struct Message {
 const KEY: u8 = 1;
 /// The number of the extension with what the sender addressed, where that was no address of one agent; text.
 const SENT_TO: u8 = 2;
+/// The number of the extension with the last order for the sender's slot that its node has heard of; an [`OrderEpoch`].
+const ORDERED: u8 = 3;
 
 impl Message {
     /// The key by which messages are shared out among instances.
@@ -289,6 +291,22 @@ impl Message {
             self.extensions.insert(SENT_TO, Bytes::from(target.to_string()));
         }
         self
+    }
+
+    /// Notes the last order for the sender's slot that its node has heard of.
+    #[must_use]
+    pub fn with_ordered(mut self, epoch: OrderEpoch) -> Self {
+        self.extensions.insert(ORDERED, Bytes::from(epoch.to_bytes().to_vec()));
+        self
+    }
+
+    /// The sender, if it fills a slot and its node tells by which order, and the last order for the slot that this node has
+    /// heard of.
+    #[must_use]
+    pub fn ordered(&self) -> Option<(AgentName, OrderEpoch)> {
+        let epoch = OrderEpoch::from_bytes(self.extensions.get(&ORDERED)?)?;
+        let (agent, _) = self.from.rsplit_once('@')?;
+        Some((AgentName::new(agent).ok()?, epoch))
     }
 
     /// What its sender addressed, where that was no address of one agent.
@@ -330,6 +348,9 @@ impl Message {
         };
         if self.extensions.contains_key(&SENT_TO) && !self.target().is_some_and(is_target) {
             return Err("what it says it was sent to cannot have led here".to_owned());
+        }
+        if self.extensions.contains_key(&ORDERED) && self.ordered().is_none() {
+            return Err("the order that its sender runs by is not usable".to_owned());
         }
         Ok(())
     }

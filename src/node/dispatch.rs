@@ -233,7 +233,7 @@ impl Inner {
     }
 
     /// Delivers a message, and where its instance has gone elsewhere meanwhile and has not taken it in, to the one that
-    /// has taken its place.
+    /// has taken its place. News of the sender's own slot that this node has not heard yet is waited for as well.
     async fn exchange(&self, routes: Option<&Routes>, message: Message, want: Want) -> Outcome {
         if let Some(routes) = routes {
             return self.deliver(self.pick(routes, &message)?, message, want).await;
@@ -241,11 +241,13 @@ impl Inner {
         for _ in 0..limits::REROUTES_MAX {
             let changed = self.routes_changed.notified();
             let picked = self.way_to(&message).await?;
-            if picked.agent.slot().is_none() {
+            let may_move = picked.agent.slot().is_some();
+            if !may_move && !message.from.contains('#') {
                 return self.deliver(picked, message, want).await;
             }
             match self.deliver(picked, message.clone(), want).await {
-                Err(SendError::NotRunning { .. } | SendError::UnknownAgent { .. }) => {}
+                Err(SendError::Superseded { .. }) => {}
+                Err(SendError::NotRunning { .. } | SendError::UnknownAgent { .. }) if may_move => {}
                 outcome => return outcome,
             }
             // The news of where it is now is on its way; the next in turn may be one that is there.
@@ -258,6 +260,7 @@ impl Inner {
     async fn deliver(&self, picked: Picked, mut message: Message, want: Want) -> Outcome {
         let Picked { agent, node, way, counted: _counted } = picked;
         message.to.agent = agent;
+        let message = self.routes.load().tell_order(message);
         match way {
             Way::Here => self.deliver_here(message, want).await,
             Way::Link(peer) => self.deliver_over(&peer, message, want).await,
@@ -266,6 +269,7 @@ impl Inner {
     }
 
     async fn deliver_here(&self, message: Message, want: Want) -> Outcome {
+        self.routes.load().check_order(&message)?;
         let (finish, finished) = oneshot::channel();
         let agent = message.to.agent.clone();
         let finish: Finish = Box::new(move |outcome| {
@@ -299,8 +303,10 @@ impl Inner {
     fn tell(&self, mut message: Message) -> Result<(), SendError> {
         let Picked { agent, node, way, .. } = self.route(&message)?;
         message.to.agent = agent;
+        let message = self.routes.load().tell_order(message);
         match way {
             Way::Here => {
+                self.routes.load().check_order(&message)?;
                 let agent = message.to.agent.clone();
                 let finish: Finish = Box::new(|_| {});
                 self.runtime.deliver(&agent, Delivery { message, wants_answer: false, finish });
@@ -499,8 +505,9 @@ impl Dispatcher {
                 })
             }
         };
-        if let Err(error) = self.inner.check(&message).and_then(|()| self.inner.check_origin(&message, peer))
-        {
+        let inner = &self.inner;
+        let checked = inner.check(&message).and_then(|()| inner.check_origin(&message, peer));
+        if let Err(error) = checked.and_then(|()| inner.routes.load().check_order(&message)) {
             return finish(Err(error));
         }
         self.inner.runtime.deliver(&agent, Delivery { message, wants_answer: want == Want::Answer, finish });

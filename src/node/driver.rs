@@ -370,6 +370,7 @@ fn routes(view: &View, transport: &Transport, rule: &CrossRegion, before: &Route
                 Some(peer) => Way::Link(peer),
                 None => Way::NoLink,
             },
+            order: agent.record.order,
             is_open: agent.record.breaker.is_open(),
             region: member.map(|(m, _)| m.card.region.clone()).unwrap_or_default(),
             rtt: member.and_then(|(m, _)| m.expected_rtt),
@@ -381,6 +382,7 @@ fn routes(view: &View, transport: &Transport, rule: &CrossRegion, before: &Route
     let own_region = members.get(&view.own).map_or("", |(own, _)| &own.card.region);
     let mut routes = Routes::new(view.agents.iter().map(instance), own_region, rule, before);
     (routes.stopping, routes.joined) = (view.stopping, view.joined);
+    routes.ordered = view.ordered.clone();
     routes
 }
 

@@ -126,6 +126,7 @@ impl Handle {
             rtt: None,
             offer: Offer::default(),
             open: None,
+            order: None,
             is_open: false,
             hash: 0,
         };

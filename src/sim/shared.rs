@@ -128,10 +128,11 @@ impl SharedChecks {
         let (RequestBody::State(request), Ok(ResponseBody::State(answer))) = (asked, answer) else {
             return;
         };
-        let (key, value) = if let StateRequest::Put { key, value, .. } = request {
-            (Some(key.clone()), value.clone())
-        } else {
-            (None, None)
+        let (key, value) = match request {
+            StateRequest::Put { key, value, .. } | StateRequest::PutBy { key, value, .. } => {
+                (Some(key.clone()), value.clone())
+            }
+            _ => (None, None),
         };
         if let StateAnswer::Written { dot, .. } = answer {
             self.told.push(Told::Written { dot: *dot, key, value });

@@ -94,8 +94,8 @@ pub struct ValueWriter {
     pub node: NodeId,
     /// The agent's instance on whose behalf, as `agent#k`; null for a client.
     pub slot: Option<String>,
-    /// Its epoch; null as above.
-    pub epoch: Option<u64>,
+    /// The epoch of the order by which it ran, as `chain.term.order`; null as above.
+    pub epoch: Option<String>,
 }
 
 /// `PUT /v1/state/{key}`.
@@ -326,7 +326,7 @@ impl From<wire::SiblingValue> for Sibling {
 
 impl From<model::Writer> for ValueWriter {
     fn from(writer: model::Writer) -> Self {
-        let (slot, epoch) = writer.slot.map(|slot| (slot.name, slot.epoch)).unzip();
+        let (slot, epoch) = writer.slot.map(|slot| (slot.name, slot.epoch.to_string())).unzip();
         Self { node: writer.node, slot, epoch }
     }
 }

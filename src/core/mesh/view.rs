@@ -110,6 +110,7 @@ impl Mesh {
             mode: self.shared.mode(),
             queued: self.shared.queued(),
             state_keys: self.shared.state.key_count(),
+            ordered: self.heard_orders(),
             outbox: self.outbox.len(),
             dead_letters: self.outbox.dead(),
         }

@@ -28,6 +28,30 @@ pub struct OrderEpoch {
     pub order: u64,
 }
 
+impl OrderEpoch {
+    /// As 32 bytes, big-endian, whose order is that of the epochs.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        let parts = [self.chain, self.chain_id, self.term, self.order];
+        for (octets, part) in bytes.chunks_exact_mut(8).zip(parts) {
+            octets.copy_from_slice(&part.to_be_bytes());
+        }
+        bytes
+    }
+
+    /// The same read; `None` for bytes of another length.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (parts, rest) = bytes.as_chunks::<8>();
+        let [chain, chain_id, term, order] = *parts else {
+            return None;
+        };
+        let [chain, chain_id, term, order] = [chain, chain_id, term, order].map(u64::from_be_bytes);
+        rest.is_empty().then_some(Self { chain, chain_id, term, order })
+    }
+}
+
 impl fmt::Display for OrderEpoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{}", self.chain, self.term, self.order)
@@ -135,6 +159,8 @@ pub enum OnCut {
     Continue,
     /// It is stopped.
     Stop,
+    /// It runs on, answers and sends messages, and its writes to the state are refused instead of queued.
+    ReadOnly,
 }
 
 /// What should run, how often, and where.
@@ -215,6 +241,10 @@ impl Blueprint {
             return Err("its name has a '#', which stands before the number of a slot".to_owned());
         }
         self.spec.check()?;
+        if self.on_cut == OnCut::ReadOnly && !matches!(self.spec.source, AgentSource::Wasm(_)) {
+            return Err("on_cut: read-only is for components: what a process writes, its node does not see"
+                .to_owned());
+        }
         if let Instances::Count(count) = self.instances
             && count > limits::INSTANCES_MAX
         {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::blueprint::OrderEpoch;
 use super::dots::{Clock, Dot};
 use crate::core::ids::NodeId;
 use crate::core::limits;
@@ -57,8 +58,8 @@ impl fmt::Debug for Hlc {
 pub struct Slot {
     /// `agent#k`.
     pub name: String,
-    /// Its epoch.
-    pub epoch: u64,
+    /// That of the order by which it ran when it wrote.
+    pub epoch: OrderEpoch,
 }
 
 /// Who wrote a value.

@@ -152,6 +152,7 @@ pub(super) fn is_final(error: &SendError) -> bool {
         | SendError::LinkLost { .. }
         | SendError::AgentFailed { .. }
         | SendError::Joining { .. }
+        | SendError::Superseded { .. }
         | SendError::NotPromised { .. }
         | SendError::Stopping { .. } => false,
     }

@@ -28,7 +28,7 @@ use self::rows::{DoneRow, Row, WriteRow};
 use super::contract::Change;
 use super::ids::NodeId;
 use super::limits;
-use super::model::{Outcome, Ticket, TicketView};
+use super::model::{Outcome, Slot, Ticket, TicketView};
 use super::time::Instant;
 
 mod pace;
@@ -49,6 +49,8 @@ pub struct QueuedWrite {
     pub hlc: u64,
     /// Who wrote.
     pub writer: String,
+    /// The agent on whose behalf, if it was one that fills a slot.
+    pub slot: Option<Slot>,
     /// When it came, in milliseconds since 1970.
     pub queued_at_ms: u64,
     /// When its writer gives it up, in milliseconds since 1970; `None`, or later than the queue's own bound: then.

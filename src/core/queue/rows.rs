@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{No, QueuedWrite};
 use crate::core::contract::{Change, Table};
 use crate::core::limits;
-use crate::core::model::{Outcome, Ticket, TicketState, TicketView};
+use crate::core::model::{Outcome, Slot, Ticket, TicketState, TicketView};
 use crate::core::wire;
 
 const WRITE: u8 = b'w';
@@ -23,6 +23,8 @@ pub(super) struct WriteRow {
     context: Option<Bytes>,
     hlc: u64,
     writer: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    slot: Option<Slot>,
     queued_at_ms: u64,
     pub(super) deadline_ms: u64,
 }
@@ -48,15 +50,15 @@ pub(super) enum Row {
 
 impl WriteRow {
     pub(super) fn new(write: QueuedWrite, age_ms: u64) -> Self {
-        let QueuedWrite { key, value, context, hlc, writer, queued_at_ms, deadline_ms } = write;
+        let QueuedWrite { key, value, context, hlc, writer, slot, queued_at_ms, deadline_ms } = write;
         let last_ms = queued_at_ms.saturating_add(age_ms);
         let deadline_ms = deadline_ms.map_or(last_ms, |at| at.min(last_ms));
-        Self { key, value, context, hlc, writer, queued_at_ms, deadline_ms }
+        Self { key, value, context, hlc, writer, slot, queued_at_ms, deadline_ms }
     }
 
     pub(super) fn write(&self) -> QueuedWrite {
-        let Self { key, value, context, hlc, writer, queued_at_ms, deadline_ms } = self.clone();
-        QueuedWrite { key, value, context, hlc, writer, queued_at_ms, deadline_ms: Some(deadline_ms) }
+        let Self { key, value, context, hlc, writer, slot, queued_at_ms, deadline_ms } = self.clone();
+        QueuedWrite { key, value, context, hlc, writer, slot, queued_at_ms, deadline_ms: Some(deadline_ms) }
     }
 
     pub(super) fn bytes(&self) -> usize {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::State;
-use crate::core::model::{KeyState, Sibling};
+use crate::core::model::{KeyState, OrderEpoch, Sibling};
 
 /// Where policies are kept: `_mesh/policies/<prefix>`, the policy's name as value.
 pub const POLICY_PREFIX: &str = "_mesh/policies/";
@@ -77,7 +77,7 @@ impl fmt::Display for Policy {
 
 /// The values without those of an agent's slot that has written, or deleted, in a higher epoch.
 fn standing(siblings: &[Sibling]) -> Vec<&Sibling> {
-    let mut epochs: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut epochs: BTreeMap<&str, OrderEpoch> = BTreeMap::new();
     for slot in siblings.iter().filter_map(|sibling| sibling.writer.slot.as_ref()) {
         let epoch = epochs.entry(&slot.name).or_insert(slot.epoch);
         *epoch = slot.epoch.max(*epoch);

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use super::{Key, Rule, State};
 use crate::core::contract::Change;
 use crate::core::limits;
-use crate::core::model::{Actor, Clock, Dot, Hlc, KeyState, KeyUpdate, Sibling, Writer, check_key};
+use crate::core::model::{
+    Actor, Clock, Dot, Hlc, KeyState, KeyUpdate, OrderEpoch, Sibling, Writer, check_key,
+};
 
 /// Why a write is refused. Nothing has changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -38,9 +40,9 @@ pub enum WriteError {
         /// The agent's slot.
         slot: String,
         /// The later epoch.
-        theirs: u64,
+        theirs: OrderEpoch,
         /// This write's.
-        ours: u64,
+        ours: OrderEpoch,
     },
     /// The disk has failed, and what it holds has not been put right since.
     #[error("the disk has failed and takes no writes")]

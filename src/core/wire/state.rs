@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::core::ids::{NodeId, ProcessId};
+use crate::core::ids::{AgentName, NodeId, ProcessId};
 use crate::core::limits;
 use crate::core::model::{
     Clock, Dot, DotRange, Epoch, KeyUpdate, Mode, Outcome, PartitionView, Roster, Ticket, TicketView, Writer,
@@ -31,6 +31,16 @@ pub enum StateRequest {
         context: Option<Clock>,
         /// When it is answered.
         ack: Ack,
+    },
+    /// The same by an agent of the asked node, which replaces what its node has seen of the key. It is refused when
+    /// another instance has taken the agent's place.
+    PutBy {
+        /// The agent.
+        agent: AgentName,
+        /// As above.
+        key: String,
+        /// As above.
+        value: Option<Bytes>,
     },
     /// The keys with a prefix, in order.
     List {

@@ -200,13 +200,19 @@ impl SendError {
     /// The same for somebody who speaks this version.
     #[must_use]
     pub fn said_in(self, version: u8) -> Self {
-        if version < 2
-            && let Self::BreakerOpen { agent, node, reason, .. } = &self
-        {
-            let state = format!("left alone for a while: {reason}");
-            return Self::NotRunning { agent: agent.clone(), node: node.clone(), state };
+        if version >= 2 {
+            return self;
         }
-        self
+        match self {
+            Self::BreakerOpen { agent, node, reason, .. } => {
+                Self::NotRunning { agent, node, state: format!("left alone for a while: {reason}") }
+            }
+            Self::Superseded { sender, .. } => {
+                let why = "another instance has taken its place".to_owned();
+                Self::BadAddress { address: sender.to_string(), why }
+            }
+            other => other,
+        }
     }
 }
 

@@ -70,7 +70,8 @@ pub const STRATEGIES: [(&str, PlacementStrategy); 4] = [
 ];
 const DOMAINS: [(&str, Domain); 2] = [("zone", Domain::Zone), ("region", Domain::Region)];
 const YES_OR_NO: [(&str, bool); 2] = [("true", true), ("false", false)];
-const ON_CUT: [(&str, OnCut); 2] = [("continue", OnCut::Continue), ("stop", OnCut::Stop)];
+const ON_CUT: [(&str, OnCut); 3] =
+    [("continue", OnCut::Continue), ("stop", OnCut::Stop), ("read-only", OnCut::ReadOnly)];
 
 impl BlueprintManifest {
     /// Reads all blueprints of a file.
@@ -467,10 +468,7 @@ mod tests {
             ("name: w\nsource: echo\nplacement: {rebalance: 513}\n", "mesh.yaml:3: placement: rebalance:"),
             ("name: w\nsource: echo\nupdate: {deadline: soon}\n", "mesh.yaml:3: update: deadline:"),
             ("name: w\nsource: echo\nupdate: {max_parallel: 0}\n", "mesh.yaml:3: update: max_parallel:"),
-            (
-                "name: w\nsource: echo\non_cut: read-only\n",
-                "mesh.yaml:3: on_cut: \"read-only\" is not one of",
-            ),
+            ("name: w\nsource: echo\non_cut: readonly\n", "mesh.yaml:3: on_cut: \"readonly\" is not one of"),
             ("name: w\nsource: echo\nreplicas: 3\n", "mesh.yaml:3: replicas: there is no such key"),
             (
                 "blueprints:\n- {name: w, source: echo}\n- {name: w, source: echo}\n",

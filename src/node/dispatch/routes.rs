@@ -6,8 +6,11 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::choice::{Choice, choose, is_usable};
+use crate::core::error::SendError;
 use crate::core::ids::{AgentName, NodeId, Tag};
-use crate::core::model::{Address, AgentState, Balance, CrossRegion, MemberStatus, Message, Offer};
+use crate::core::model::{
+    Address, AgentState, Balance, CrossRegion, MemberStatus, Message, Offer, OrderEpoch,
+};
 use crate::node::transport::Peer;
 
 /// Who runs which agent, as messages need it.
@@ -21,6 +24,8 @@ pub struct Routes {
     pub(super) topics: HashMap<Tag, Vec<Address>>,
     /// Who listens to what, whether or not it takes messages now.
     pub(super) listeners: HashMap<Tag, Vec<Address>>,
+    /// Of the slots that this node runs: the last order for each that it has heard of.
+    pub ordered: BTreeMap<AgentName, OrderEpoch>,
     /// Whether this node takes no new messages from its clients.
     pub stopping: bool,
     /// Whether this node has found its mesh.
@@ -48,6 +53,8 @@ pub struct Instance {
     pub status: MemberStatus,
     /// What that node says of the agent.
     pub state: AgentState,
+    /// The order by which it fills a slot.
+    pub order: Option<OrderEpoch>,
     /// Whether its node refuses messages to it, because it keeps failing.
     pub is_open: bool,
     /// The way there.
@@ -181,6 +188,33 @@ impl Routes {
         }
     }
 
+    /// Notes on a message of this node's own by which order its sender fills a slot, if it fills one.
+    pub(super) fn tell_order(&self, message: Message) -> Message {
+        let sender = message.from.split_once('@').filter(|(agent, _)| agent.contains('#'));
+        let sender = sender.and_then(|(agent, _)| AgentName::new(agent).ok());
+        match sender.and_then(|agent| self.ordered.get(&agent).copied()) {
+            Some(epoch) => message.with_ordered(epoch),
+            None => message,
+        }
+    }
+
+    /// Whether the sender's node may take part for its slot: it has heard of the order by which an instance of the slot runs.
+    ///
+    /// # Errors
+    /// [`SendError::Superseded`].
+    pub(super) fn check_order(&self, message: &Message) -> Result<(), SendError> {
+        let Some((sender, epoch)) = message.ordered() else {
+            return Ok(());
+        };
+        let instances = self.agents.get(&sender).map(|group| group.instances.iter());
+        let running =
+            instances.into_iter().flatten().filter(|instance| instance.state == AgentState::Running);
+        match running.filter_map(|instance| instance.order).max().filter(|order| *order > epoch) {
+            Some(order) => Err(SendError::Superseded { sender, epoch: order.to_string() }),
+            None => Ok(()),
+        }
+    }
+
     /// The instances of an agent come in the order of their nodes.
     fn open_of(&self, instance: &Instance) -> Option<Open> {
         let instances = &self.agents.get(&instance.agent)?.instances;
@@ -284,6 +318,7 @@ pub(super) mod tests {
             node: NodeId::new(node).expect("valid"),
             status: MemberStatus::Alive,
             state: AgentState::Running,
+            order: None,
             is_open: false,
             way: Way::NoLink,
             region: String::new(),

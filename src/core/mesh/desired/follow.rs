@@ -14,14 +14,14 @@ use crate::core::contract::Output;
 use crate::core::ids::AgentName;
 use crate::core::limits;
 use crate::core::model::{
-    AgentRecord, AgentSpec, AgentState, BreakerState, Health, Mode, OrderEpoch, Post, SpecDigest,
+    AgentRecord, AgentSpec, AgentState, BreakerState, Health, Mode, OnCut, OrderEpoch, Post, SpecDigest,
 };
 use crate::core::time::Instant;
 
 /// What this node runs by order.
 #[derive(Debug)]
 pub(super) struct Followed {
-    epoch: OrderEpoch,
+    pub(super) epoch: OrderEpoch,
     pub(super) digest: SpecDigest,
 }
 
@@ -66,7 +66,7 @@ impl Mesh {
             // What runs already goes on, also when the version that it is of is forgotten.
             let runs = self.desired.followed.get(slot).is_some_and(|followed| followed.digest == post.digest);
             let is_known = runs || self.desired.version_at(&slot.base(), post.digest).is_some();
-            let stops = is_cut && self.desired.stops_when_cut(slot, post.digest);
+            let stops = is_cut && self.desired.on_cut(slot, post.digest) == OnCut::Stop;
             (is_known && !stops).then(|| (slot.clone(), (order.epoch, post.digest)))
         };
         self.desired.mine.iter().filter_map(wanted).collect()
@@ -85,7 +85,7 @@ impl Mesh {
             .is_some_and(|record| record.order == Some(order.epoch) && record.state == AgentState::Running);
         let followed = self.desired.followed.get(slot);
         let stops = matches!(self.shared.mode(), Mode::Degraded)
-            && followed.is_some_and(|followed| self.desired.stops_when_cut(slot, followed.digest));
+            && followed.is_some_and(|followed| self.desired.on_cut(slot, followed.digest) == OnCut::Stop);
         let is_exclusive = self.desired.is_exclusive(slot);
         *relieves == self.own && *node != self.own && !has_begun && !stops && !is_exclusive
     }
@@ -122,7 +122,9 @@ impl Mesh {
     }
 
     fn end_slot(&mut self, slot: &AgentName) {
-        self.desired.followed.remove(slot);
+        if let Some(followed) = self.desired.followed.remove(slot) {
+            self.desired.ending.insert(slot.clone(), followed);
+        }
         tracing::info!(%slot, "not ordered to run any more");
         let effects = self.supervision.stop(slot);
         self.run_agent_effects(effects);
@@ -237,6 +239,7 @@ impl Mesh {
     /// An agent of this node has ended for good: its slot may be this node's again.
     pub(in crate::core::mesh) fn on_slot_gone(&mut self, agent: &AgentName) {
         self.desired.followed.remove(agent);
+        self.desired.ending.remove(agent);
         self.desired.follow_due = true;
         self.permits.look_due = true;
     }

@@ -6,7 +6,8 @@
 //! - `clients` takes in what clients want of them, on any node that is among a majority;
 //! - `orders` gives orders, on the node that holds the lease and on no other: it plans, checks and executes, again and again;
 //! - `trials` lets a canary go on from step to step, on the same node, and counts messages for it, on each node;
-//! - `follow` does what is ordered, on each node, whoever gave the order.
+//! - `follow` does what is ordered, on each node, whoever gave the order;
+//! - `fence` says what an instance may write to the state.
 //!
 //! # Which order holds
 //!
@@ -22,6 +23,7 @@
 //! with the higher epoch reaches its node and ends it.
 
 mod clients;
+mod fence;
 mod follow;
 mod orders;
 mod trials;
@@ -55,6 +57,8 @@ pub(super) struct Desired {
     mine: BTreeSet<AgentName>,
     /// What this node runs by order.
     followed: BTreeMap<AgentName, Followed>,
+    /// What it has run by order, and which still ends.
+    ending: BTreeMap<AgentName, Followed>,
     follow_due: bool,
     /// Slots that wait for their permits here, and what was told of that.
     waiting: BTreeMap<AgentName, &'static str>,
@@ -95,11 +99,11 @@ impl Desired {
         self.blueprints.get(&slot.base()).is_some_and(|record| record.current.blueprint.spec.exclusive)
     }
 
-    /// Whether an instance ends while its node is among a minority.
-    fn stops_when_cut(&self, slot: &AgentName, digest: SpecDigest) -> bool {
+    /// What an instance does while its node is among a minority.
+    fn on_cut(&self, slot: &AgentName, digest: SpecDigest) -> OnCut {
         let name = slot.base();
         let version = self.version_at(&name, digest).or_else(|| Some(&self.blueprints.get(&name)?.current));
-        version.is_some_and(|version| version.blueprint.on_cut == OnCut::Stop)
+        version.map_or(OnCut::default(), |version| version.blueprint.on_cut)
     }
 }
 
@@ -216,6 +220,7 @@ impl Mesh {
             false => self.desired.mine.remove(&slot),
         };
         self.desired.follow_due |= was_mine || is_mine;
+        self.view_changed |= was_mine || is_mine;
         let before = self.desired.orders.insert(slot.clone(), order.clone());
         if before.as_ref() != Some(&order) {
             self.note_moving(&slot, &order);

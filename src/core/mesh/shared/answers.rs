@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::super::{Mesh, Pending, Requester};
-use super::writes::{By, Durable};
+use super::writes::{By, Durable, Put};
 use crate::core::error::Refusal;
 use crate::core::ids::NodeId;
 use crate::core::limits;
@@ -22,11 +22,19 @@ impl Mesh {
     pub(in crate::core::mesh) fn on_state_request(&mut self, requester: Requester, request: StateRequest) {
         let full = self.pending.len() >= limits::STATE_WRITES_WAITING_MAX;
         match request {
-            StateRequest::Put { .. } | StateRequest::SetPolicy { .. } if full => {
+            StateRequest::Put { .. } | StateRequest::PutBy { .. } | StateRequest::SetPolicy { .. }
+                if full =>
+            {
                 let what = format!("the store's queue of {}", self.own);
                 self.answer(requester, Err(Refusal::Overloaded { what }));
             }
-            StateRequest::Put { key, value, context, ack } => self.put(requester, key, value, context, ack),
+            StateRequest::Put { key, value, context, ack } => {
+                self.put(requester, Put { key, value, context, ack, agent: None });
+            }
+            StateRequest::PutBy { agent, key, value } => {
+                let put = Put { key, value, context: None, ack: Ack::Local, agent: Some(agent) };
+                self.put(requester, put);
+            }
             StateRequest::SetPolicy { prefix, policy } => {
                 self.set_policy(requester, &prefix, policy.as_deref())
             }
@@ -92,6 +100,7 @@ impl Mesh {
             StateRequest::Status => Ok(StateAnswer::Status(Box::new(self.state_status()))),
             StateRequest::Roster => Ok(StateAnswer::Roster(self.shared.register.roster().cloned())),
             StateRequest::Put { .. }
+            | StateRequest::PutBy { .. }
             | StateRequest::SetPolicy { .. }
             | StateRequest::Reconcile
             | StateRequest::Mend

@@ -16,7 +16,8 @@ use crate::core::error::Refusal;
 use crate::core::ids::{AgentName, NodeId, NodeKey};
 use crate::core::limits;
 use crate::core::model::{
-    Actor, Clock, Dot, DotRange, Event, Hlc, Mode, Outcome, Ticket, TicketState, Writer, Writes, check_key,
+    Actor, Clock, Dot, DotRange, Event, Hlc, Mode, Outcome, Slot, Ticket, TicketState, Writer, Writes,
+    check_key,
 };
 use crate::core::queue::{QueuedWrite, Replay};
 use crate::core::state::WriteError;
@@ -77,14 +78,24 @@ pub(in crate::core::mesh) enum By {
     Applying(u64),
 }
 
+/// A write that somebody wants.
+#[derive(Debug)]
+pub(super) struct Put {
+    pub(super) key: String,
+    /// `None` deletes.
+    pub(super) value: Option<Bytes>,
+    /// What it replaces; `None`: what this node has seen of the key.
+    pub(super) context: Option<Clock>,
+    pub(super) ack: Ack,
+    /// The agent of this node who wants it.
+    pub(super) agent: Option<AgentName>,
+}
+
 /// A write whose writer has seen what this node has not seen yet.
 #[derive(Debug)]
 pub(super) struct Awaiting {
     requester: Requester,
-    key: String,
-    value: Option<Bytes>,
-    context: Clock,
-    ack: Ack,
+    put: Put,
     since: Instant,
 }
 
@@ -98,39 +109,31 @@ pub(super) struct Confirming {
 }
 
 impl Mesh {
-    /// A client writes, or deletes with `None`.
-    pub(super) fn put(
-        &mut self,
-        requester: Requester,
-        key: String,
-        value: Option<Bytes>,
-        context: Option<Clock>,
-        ack: Ack,
-    ) {
-        if let Err(refusal) = self.check_put(&key, value.as_ref()) {
-            return self.answer(requester, Err(refusal));
-        }
+    /// A client or an agent writes.
+    pub(super) fn put(&mut self, requester: Requester, put: Put) {
+        let slot = put.agent.as_ref().map_or(Ok(None), |agent| self.slot_of_writer(agent));
+        let slot = match self.check_put(&put.key, put.value.as_ref()).and(slot) {
+            Ok(slot) => slot,
+            Err(refusal) => return self.answer(requester, Err(refusal)),
+        };
         let permissions = self.shared.partition.permissions();
         match permissions.writes {
             Writes::Refuse(barred) => {
                 let refusal = Refusal::Barred { node: self.own.clone(), why: barred.to_string() };
                 self.answer(requester, Err(refusal));
             }
-            Writes::Queue | Writes::Apply if context.as_ref().is_some_and(|seen| self.is_ahead(seen)) => {
-                let since = self.now;
-                let context = context.unwrap_or_default();
-                self.await_context(Awaiting { requester, key, value, context, ack, since });
+            Writes::Queue | Writes::Apply if self.is_ahead(&put) => {
+                self.await_context(Awaiting { requester, put, since: self.now });
             }
-            Writes::Queue => self.enqueue(requester, key, value, context),
-            Writes::Apply if self.shared.queue.has_queued(&key) => {
-                self.enqueue(requester, key, value, context)
-            }
-            Writes::Apply if value.is_none() && !self.shared.state.would_delete(&key) => {
+            Writes::Queue => self.enqueue(requester, put, slot),
+            Writes::Apply if self.shared.queue.has_queued(&put.key) => self.enqueue(requester, put, slot),
+            Writes::Apply if put.value.is_none() && !self.shared.state.would_delete(&put.key) => {
                 self.answer(requester, Ok(ResponseBody::State(StateAnswer::Absent)));
             }
             Writes::Apply => {
+                let Put { key, value, context, ack, agent: _ } = put;
                 let hlc = self.next_hlc();
-                let writer = Arc::new(Writer { node: self.own.clone(), slot: None });
+                let writer = Arc::new(Writer { node: self.own.clone(), slot });
                 let made = self.write(&key, value, context.as_ref(), hlc, &writer, vec![]);
                 match made {
                     Ok((dot, flush, changes)) => {
@@ -144,8 +147,8 @@ impl Mesh {
         }
     }
 
-    fn is_ahead(&self, context: &Clock) -> bool {
-        !self.shared.state.clock().covers(context)
+    fn is_ahead(&self, put: &Put) -> bool {
+        put.context.as_ref().is_some_and(|seen| !self.shared.state.clock().covers(seen))
     }
 
     /// What the writer has seen elsewhere is usually on its way.
@@ -163,9 +166,8 @@ impl Mesh {
             return;
         }
         for write in std::mem::take(&mut self.shared.awaiting) {
-            if !self.is_ahead(&write.context) {
-                let Awaiting { requester, key, value, context, ack, since: _ } = write;
-                self.put(requester, key, value, Some(context), ack);
+            if !self.is_ahead(&write.put) {
+                self.put(write.requester, write.put);
             } else if self.now.since(write.since) >= limits::CONTEXT_PATIENCE {
                 let refusal = self.refusal(WriteError::ContextAhead);
                 self.answer(write.requester, Err(refusal));
@@ -240,7 +242,8 @@ impl Mesh {
     }
 
     /// Keeps a write until this node is among a majority, with what its writer has seen.
-    fn enqueue(&mut self, requester: Requester, key: String, value: Option<Bytes>, context: Option<Clock>) {
+    fn enqueue(&mut self, requester: Requester, put: Put, slot: Option<Slot>) {
+        let Put { key, value, context, ack: _, agent: _ } = put;
         if !self.takes_rows() {
             return self.answer(requester, Err(self.refusal(WriteError::Disk)));
         }
@@ -253,6 +256,7 @@ impl Mesh {
             context: Some(encode_value(&seen)),
             hlc: self.shared.queued_hlc.0,
             writer: self.own.to_string(),
+            slot,
             queued_at_ms: self.shared.queue_ms(self.now),
             deadline_ms: None,
         };
@@ -290,6 +294,9 @@ impl Mesh {
         let hlc = Hlc(write.hlc);
         if let Some(dot) = self.shared.state.find_write(&write.key, hlc, &writer, write.value.as_ref()) {
             return self.resolve_made(ticket, &write.key, dot);
+        }
+        if let Some(reason) = write.slot.as_ref().and_then(|slot| self.why_superseded(slot)) {
+            return self.resolve_tickets(vec![ticket], &Outcome::Rejected { reason });
         }
         match self.write(&write.key, write.value, Some(&context), hlc, &writer, vec![]) {
             Ok((dot, flush, mut changes)) => {
@@ -358,7 +365,7 @@ impl Mesh {
     /// Who has queued a write.
     fn writer_of(&self, write: &QueuedWrite) -> Arc<Writer> {
         let node = NodeId::new(&write.writer).unwrap_or_else(|_| self.own.clone());
-        Arc::new(Writer { node, slot: None })
+        Arc::new(Writer { node, slot: write.slot.clone() })
     }
 
     pub(super) fn expire_queued(&mut self) {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::core::contract::Table;
-use crate::core::model::TicketState;
+use crate::core::model::{OrderEpoch, Slot, TicketState};
 
 mod crashes;
 
@@ -49,7 +49,11 @@ pub(super) fn write(key: &str, value: &str) -> QueuedWrite {
         value: Some(Bytes::copy_from_slice(value.as_bytes())),
         context: Some(Bytes::from_static(b"ctx")),
         hlc: 7,
-        writer: "worker#1".to_owned(),
+        writer: "node-1".to_owned(),
+        slot: Some(Slot {
+            name: "worker#1".to_owned(),
+            epoch: OrderEpoch { term: 3, ..OrderEpoch::default() },
+        }),
         queued_at_ms: 1_000,
         deadline_ms: None,
     }

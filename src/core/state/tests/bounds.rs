@@ -9,7 +9,7 @@ use crate::core::contract::{Change, Table};
 use crate::core::ids::NodeId;
 use crate::core::limits;
 use crate::core::model::{
-    Actor, Clock, Dot, DotRange, Hlc, KeyState, KeyUpdate, Sibling, Slot, Span, Writer,
+    Actor, Clock, Dot, DotRange, Hlc, KeyState, KeyUpdate, OrderEpoch, Sibling, Slot, Span, Writer,
 };
 use crate::core::state::{Refuse, State, WriteError};
 
@@ -17,8 +17,12 @@ fn actor(n: u64) -> Actor {
     Actor(uuid::Uuid::from_u128(u128::from(n) + 1))
 }
 
+fn epoch(order: u64) -> OrderEpoch {
+    OrderEpoch { order, ..OrderEpoch::default() }
+}
+
 fn writer(slot: Option<(&str, u64)>) -> Arc<Writer> {
-    let slot = slot.map(|(name, epoch)| Slot { name: name.to_owned(), epoch });
+    let slot = slot.map(|(name, order)| Slot { name: name.to_owned(), epoch: epoch(order) });
     Arc::new(Writer { node: NodeId::new("n").expect("valid"), slot })
 }
 
@@ -164,7 +168,7 @@ fn an_earlier_life_of_an_agent_does_not_replace_what_a_later_one_wrote() {
         Ok::<_, WriteError>(())
     };
     write(2, Some("new")).expect("taken");
-    let superseded = WriteError::Superseded { slot: "agent#1".to_owned(), theirs: 2, ours: 1 };
+    let superseded = WriteError::Superseded { slot: "agent#1".to_owned(), theirs: epoch(2), ours: epoch(1) };
     assert_eq!(write(1, Some("old")), Err(superseded.clone()));
     assert_eq!(write(1, None), Err(superseded.clone()), "nor does it delete it");
     write(2, None).expect("the later one may");

@@ -13,7 +13,7 @@ use super::bindings::shoal::agent::{clock, log, messaging, random, state, types}
 use crate::core::error::{Refusal, SendError};
 use crate::core::limits;
 use crate::core::model::{Guarantee, Performative, Target, WasmSource};
-use crate::core::wire::{Ack, StateAnswer, StateRequest};
+use crate::core::wire::{StateAnswer, StateRequest};
 use crate::node::clock::{fill_random, unix_ms};
 use crate::node::runtime::agent::Agent;
 use crate::node::runtime::{Commons, Draft, Ground, Outlet, protocol};
@@ -117,7 +117,7 @@ impl Host {
     async fn write(&self, key: String, value: Option<Vec<u8>>) -> Result<state::Written, types::Failure> {
         let commons = self.commons_for(&key)?;
         let value = value.map(Into::into);
-        match commons.state(StateRequest::Put { key, value, context: None, ack: Ack::Local }).await {
+        match commons.state(StateRequest::PutBy { agent: self.agent.name.clone(), key, value }).await {
             Ok(StateAnswer::Written { .. }) => Ok(state::Written::Made),
             Ok(StateAnswer::Absent) => Ok(state::Written::Absent),
             Ok(StateAnswer::Queued { ticket }) => Ok(state::Written::Queued(ticket.to_string())),
