@@ -16,6 +16,8 @@ mod desired;
 mod disks;
 #[path = "state_simulation/exclusive.rs"]
 mod exclusive;
+#[path = "state_simulation/fencing.rs"]
+mod fencing;
 #[path = "state_simulation/large.rs"]
 mod large;
 #[path = "state_simulation/leaving.rs"]

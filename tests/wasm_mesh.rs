@@ -137,6 +137,27 @@ fn a_module_deployed_by_one_node_answers_on_another_that_never_saw_the_file_and_
 }
 
 #[test]
+fn what_an_instance_of_a_blueprint_writes_says_which_it_was_and_by_which_order_it_ran() {
+    let place = Place::new();
+    let node = place.bootstrap("n1", &[]);
+    node.until("/v1/cluster/status", |answer| answer.json()["mode"] == "healthy");
+    let (path, _) = file(&place, "notes.wasm", wasm::notes());
+    let path = path.to_str().expect("text");
+    let grant = ["--grant-state", "notes/", "--instances", "1"];
+    done(&node, &[&["deploy", path, "--name", "notes", "--kind", "wasm"][..], &grant].concat());
+    let blueprint = node.until("/v1/blueprints/notes", |answer| answer.json()["status"]["running"] == 1);
+    assert_eq!(ask(&node, "notes", "put notes/a kept"), "done");
+    let told = done(&node, &["state", "get", "notes/a", "-o", "json"]);
+    let told: Value = serde_json::from_str(&told).expect("JSON");
+    let epoch = &blueprint.json()["slots"][0]["epoch"];
+    assert_eq!(told["writer"], json!({"node": "n1", "slot": "notes#0", "epoch": epoch}));
+    done(&node, &["state", "put", "notes/b", "by-hand"]);
+    let told = done(&node, &["state", "get", "notes/b", "-o", "json"]);
+    let told: Value = serde_json::from_str(&told).expect("JSON");
+    assert_eq!(told["writer"], json!({"node": "n1", "slot": null, "epoch": null}));
+}
+
+#[test]
 fn a_module_that_is_damaged_while_its_node_is_down_comes_anew_from_the_node_that_has_it() {
     let place = Place::new();
     let first = place.bootstrap("n1", &[]);

@@ -82,6 +82,7 @@ impl From<SendError> for Problem {
     fn from(error: SendError) -> Self {
         let status = match &error {
             SendError::BadAddress { .. } => StatusCode::BAD_REQUEST,
+            SendError::Superseded { .. } => StatusCode::CONFLICT,
             SendError::UnknownAgent { .. } | SendError::NoRecipient { .. } => StatusCode::NOT_FOUND,
             SendError::ContentTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             SendError::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
@@ -91,7 +92,6 @@ impl From<SendError> for Problem {
             | SendError::NotRunning { .. }
             | SendError::BreakerOpen { .. }
             | SendError::Joining { .. }
-            | SendError::Superseded { .. }
             | SendError::NotPromised { .. }
             | SendError::Stopping { .. } => StatusCode::SERVICE_UNAVAILABLE,
             SendError::DeadlineExceeded { .. } => StatusCode::GATEWAY_TIMEOUT,

@@ -1,6 +1,6 @@
 //! What must hold: after every step, and at rest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,12 +11,12 @@ use super::shared::SharedChecks;
 use super::world::World;
 use crate::core::contract::View;
 use crate::core::error::Refusal;
-use crate::core::ids::{Incarnation, NodeId, RequestId};
+use crate::core::ids::{AgentName, Incarnation, NodeId, RequestId};
 use crate::core::limits;
 use crate::core::mesh::Gauges;
 use crate::core::model::{Event, Hello, MemberStatus};
 use crate::core::time::Instant;
-use crate::core::wire::{RequestBody, ResponseBody};
+use crate::core::wire::{RequestBody, ResponseBody, StateRequest};
 
 /// A request may take this much longer than its deadline.
 const REPLY_SLACK: Duration = Duration::from_secs(1);
@@ -32,6 +32,10 @@ const VIEW_SAMPLE: u64 = 64;
 pub(super) struct Checkers {
     pub(super) broken: Vec<String>,
     pub(super) shared: SharedChecks,
+    /// Agents that have begun as exclusive ones.
+    pub(super) exclusive: BTreeSet<AgentName>,
+    /// Requests of exclusive agents that must be refused, and why.
+    pub(super) barred: BTreeMap<(usize, RequestId), String>,
     starts: BTreeMap<(NodeId, u64), u64>,
     highest: BTreeMap<NodeId, Incarnation>,
     told: BTreeMap<(u64, NodeId), MemberStatus>,
@@ -194,6 +198,9 @@ impl World {
                 let took = self.now.since(at);
                 self.checkers.shared.on_answer(&asked, &result);
                 self.letters.on_answer(machine, &asked, &result);
+                if matches!(asked, RequestBody::State(StateRequest::PutBy { .. })) {
+                    self.check_effect(machine, request, &result);
+                }
                 self.report.replies.insert((machine, request), (took, result));
             }
             None => self.fail_at(machine, &format!("it answers {request:?}, which is not open")),

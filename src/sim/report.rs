@@ -56,6 +56,8 @@ pub struct Report {
     pub crashes: Vec<(Instant, NodeId)>,
     /// How often an exclusive agent was begun.
     pub exclusive_starts: u64,
+    /// Writes of agents that were accepted.
+    pub effects: u64,
     /// Which machines' processes refused to go on, and why.
     pub fatal: Vec<(Instant, usize, String)>,
     /// Which machine noticed that a node id is claimed twice.
@@ -83,6 +85,7 @@ impl Report {
             modes: Vec::new(),
             crashes: Vec::new(),
             exclusive_starts: 0,
+            effects: 0,
             fatal: Vec::new(),
             duplicates: Vec::new(),
             refused: Vec::new(),

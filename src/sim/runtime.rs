@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use rand::RngExt;
 
+use super::machine::Machine;
 use super::world::{Event, World};
 use crate::core::contract::{AgentReport, Input};
-use crate::core::ids::AgentName;
+use crate::core::error::Refusal;
+use crate::core::ids::{AgentName, RequestId};
 use crate::core::model::{AgentSource, AgentSpec, Checkup};
 use crate::core::time::Instant;
+use crate::core::wire::{RequestBody, ResponseBody, StateAnswer, StateRequest};
 
 impl World {
     /// The runtime: native agents run; a process agent named `fails` does not start, one named `stalls@1` never begins on machine
@@ -96,24 +99,51 @@ impl World {
 
     /// An exclusive agent begins: it has a permit, and runs nowhere else.
     fn check_alone(&mut self, machine: usize, agent: &AgentName) {
-        let now = self.now;
-        let host = &self.machines[machine];
-        let clock = host.clock(now);
-        let until = host.process.as_ref().and_then(|process| process.permits.get(agent));
-        if until.is_none_or(|until| *until <= clock) {
-            self.checkers
-                .fail(format!("{agent} is started on {} without a permit", self.machines[machine].node));
-        }
-        let others = self.machines.iter().enumerate().filter(|(other, host)| {
-            *other != machine
-                && host.process.as_ref().is_some_and(|process| process.agents.contains_key(agent))
-        });
-        let others: Vec<_> = others.map(|(_, host)| host.node.to_string()).collect();
-        if !others.is_empty() {
+        if let Some(why) = self.why_not_alone(machine, agent) {
             let on = &self.machines[machine].node;
-            self.checkers
-                .fail(format!("{agent} is exclusive, and begins on {on} while it runs on {others:?}"));
+            self.checkers.fail(format!("{agent} is exclusive, and begins on {on}: {why}"));
         }
+        self.checkers.exclusive.insert(agent.clone());
         self.report.exclusive_starts += 1;
+    }
+
+    /// Why an exclusive agent may neither run nor have an effect on a machine, if it may not.
+    fn why_not_alone(&self, machine: usize, agent: &AgentName) -> Option<String> {
+        let host = &self.machines[machine];
+        let until = host.process.as_ref().and_then(|process| process.permits.get(agent));
+        if until.is_none_or(|until| *until <= host.clock(self.now)) {
+            return Some("it has no permit".to_owned());
+        }
+        let runs =
+            |host: &Machine| host.process.as_ref().is_some_and(|process| process.agents.contains_key(agent));
+        let others = self.machines.iter().enumerate().filter(|(other, host)| *other != machine && runs(host));
+        let others: Vec<_> = others.map(|(_, host)| host.node.to_string()).collect();
+        (!others.is_empty()).then(|| format!("it runs on {others:?}"))
+    }
+
+    /// A node is about to be asked for something: whether an exclusive agent asks, and must be refused.
+    pub(super) fn note_effect(&mut self, machine: usize, input: &Input) {
+        if let Input::Request { request, body: RequestBody::State(StateRequest::PutBy { agent, .. }), .. } =
+            input
+            && self.checkers.exclusive.contains(agent)
+            && let Some(why) = self.why_not_alone(machine, agent)
+        {
+            self.checkers.barred.insert((machine, *request), format!("{agent} writes, and {why}"));
+        }
+    }
+
+    /// What an exclusive agent must not do is refused.
+    pub(super) fn check_effect(
+        &mut self,
+        machine: usize,
+        request: RequestId,
+        result: &Result<ResponseBody, Refusal>,
+    ) {
+        let barred = self.checkers.barred.remove(&(machine, request));
+        match (barred, result) {
+            (Some(why), Ok(ResponseBody::State(StateAnswer::Written { .. }))) => self.fail_at(machine, &why),
+            (None, Ok(ResponseBody::State(StateAnswer::Written { .. }))) => self.report.effects += 1,
+            _ => {}
+        }
     }
 }

@@ -421,6 +421,7 @@ impl World {
 
     /// Gives the core of a running machine an input, and does what it says.
     pub(super) fn feed(&mut self, machine: usize, input: Input) {
+        self.note_effect(machine, &input);
         let now = self.now;
         let clock = self.machines[machine].clock(now);
         let Some(process) = &mut self.machines[machine].process else {

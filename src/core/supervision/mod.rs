@@ -191,8 +191,9 @@ impl Supervision {
         };
         let run = agent.run;
         match agent.state {
-            // It was told so already, or finishes what it has: for that there is no time any more.
+            // It was told so already.
             AgentState::Draining if agent.is_cut_short => vec![],
+            // It finishes what it has: for that there is no time any more.
             AgentState::Draining => {
                 agent.is_cut_short = true;
                 vec![AgentEffect::Stop { agent: name.clone(), run, drains: false }]

@@ -4,6 +4,8 @@
 //! renewed or stands still, this holds without it:
 //!
 //! - half a permit before the end the agent is given no more messages;
+//! - a little before the end ([`limits::PERMIT_KEEPER_MARGIN`]) a keeper that runs ends the agent by itself, with all that it has
+//!   started;
 //! - at the end nothing that it sends or writes is taken any more, and its run is stopped;
 //! - a process is killed at that moment by the kernel: its keeper has armed a timer that kills the keeper, and the agent dies
 //!   with its parent. Both happens also while node, keeper and agent are stopped (`SIGSTOP`).
