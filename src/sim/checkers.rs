@@ -67,7 +67,7 @@ impl World {
         &self.checkers.broken
     }
 
-    fn fail_at(&mut self, machine: usize, what: &str) {
+    pub(super) fn fail_at(&mut self, machine: usize, what: &str) {
         let text = format!("{:?} {}: {what}", self.now, self.machines[machine].node);
         self.checkers.fail(text);
     }

@@ -67,7 +67,8 @@ fn with_one(partition: PartitionConfig, seed: u64) -> (World, usize) {
 fn replaced(world: &mut World, on: usize) -> usize {
     isolate(world, on);
     let end = world.now() + seconds(20);
-    world.run_until(end, |world| hosts(world, "one#0").len() == 2);
+    let parted = |world: &World| hosts(world, "one#0").len() == 2 && mode(world, on) == Mode::Degraded;
+    world.run_until(end, parted).expect("two sides run it");
     let other = hosts(world, "one#0").into_iter().find(|other| *other != on);
     other.expect("the majority has started another one")
 }
@@ -211,7 +212,9 @@ fn an_exclusive_agent_whose_node_has_slept_beyond_its_permit_writes_nothing_when
         world.pause(on, seconds(30));
         // It was on its way to its node when the machine stood still.
         let late = put_by(&mut world, on, "one#0", "k", "late");
-        until_runs(&mut world, "one", 1, "v0", PERMIT + seconds(5));
+        let end = world.now() + PERMIT + seconds(5);
+        let elsewhere = |world: &World| hosts(world, "one#0").iter().any(|other| *other != on);
+        world.run_until(end, elsewhere).expect("another one has begun");
         let other = hosts(&world, "one#0")[0];
         assert!(is_written(&write_by(&mut world, other, "one#0", "k", "new")));
         world.run_for(seconds(40));
@@ -234,7 +237,7 @@ fn an_instance_that_is_relieved_writes_until_it_ends_and_never_over_the_one_that
     let end = world.now() + seconds(10);
     let mut written = 0;
     while hosts(&world, "one#0").contains(&on) && world.now() < end {
-        let answer = write_by(&mut world, on, "one#0", "log", "old");
+        let answer = write_by(&mut world, on, "one#0", "log", &format!("old {written}"));
         assert!(is_written(&answer) || !hosts(&world, "one#0").contains(&on), "{answer:?}");
         written += u32::from(is_written(&answer));
     }
