@@ -461,6 +461,20 @@ mod tests {
         for key in [String::new(), "x".repeat(limits::MESSAGE_KEY_BYTES_MAX + 1)] {
             assert!(message(Some(&key), None).check_extensions().is_err());
         }
+        let epoch = |chain, term, order| OrderEpoch { chain, chain_id: 7, term, order };
+        let ordered =
+            Message { from: "web#1@node-2".to_owned(), ..message(None, None) }.with_ordered(epoch(1, 2, 3));
+        assert_eq!(ordered.check_extensions(), Ok(()));
+        let told = ordered.ordered().expect("it tells");
+        assert_eq!((told.0.as_str(), told.1), ("web#1", epoch(1, 2, 3)));
+        for bytes in [&[][..], &[0; 31], &[0; 33], &[0; 40]] {
+            let mut bad = ordered.clone();
+            bad.extensions.insert(ORDERED, Bytes::copy_from_slice(bytes));
+            assert!(bad.check_extensions().is_err(), "{bytes:?}");
+        }
+        let mut epochs = [epoch(1, 2, 256), epoch(1, 2, 3), epoch(2, 0, 0), epoch(1, 300, 0)];
+        epochs.sort_unstable();
+        assert!(epochs.is_sorted_by_key(|epoch| epoch.to_bytes()), "bytes are ordered as epochs are");
     }
 
     #[test]

@@ -354,6 +354,62 @@ pub(super) mod tests {
         Sticky { key: Some(key), conversation: None }
     }
 
+    fn order(order: u64) -> OrderEpoch {
+        OrderEpoch { order, ..OrderEpoch::default() }
+    }
+
+    fn message(from: &str) -> Message {
+        let to = Address::parse("sink").expect("an address");
+        crate::core::model::measuring_message(uuid::Uuid::nil(), from.to_owned(), to)
+    }
+
+    #[test]
+    fn a_message_of_an_instance_tells_what_its_node_has_heard_and_those_of_others_tell_nothing() {
+        let routes = Routes {
+            ordered: [(AgentName::new("web#1").expect("valid"), order(3))].into(),
+            ..Routes::default()
+        };
+        let told = routes.tell_order(message("web#1@n1")).ordered();
+        assert_eq!(
+            told.map(|(sender, epoch)| (sender.to_string(), epoch)),
+            Some(("web#1".to_owned(), order(3)))
+        );
+        for from in ["web#2@n1", "web@n1", "client@n1", "#@n1", ""] {
+            assert_eq!(routes.tell_order(message(from)).ordered(), None, "{from}");
+        }
+    }
+
+    #[test]
+    fn who_has_been_replaced_by_one_that_runs_is_refused_unless_its_node_knows() {
+        let at = |node: &str, number: u64, state: AgentState| Instance {
+            order: Some(order(number)),
+            state,
+            ..instance("web#1", node, Offer::default())
+        };
+        let check = |instances: Vec<Instance>, heard: u64| {
+            let sent = message("web#1@n1").with_ordered(order(heard));
+            routes(instances, &Routes::default()).check_order(&sent).map_err(|error| error.code())
+        };
+        let old = || at("n1", 1, AgentState::Running);
+        assert_eq!(check(vec![old()], 1), Ok(()));
+        assert_eq!(
+            check(vec![old(), at("n2", 2, AgentState::Starting)], 1),
+            Ok(()),
+            "it may yet fail to begin"
+        );
+        assert_eq!(check(vec![old(), at("n2", 2, AgentState::Running)], 1), Err("superseded"));
+        assert_eq!(check(vec![old(), at("n2", 2, AgentState::Running)], 2), Ok(()), "its node will end it");
+        assert_eq!(check(vec![], 1), Ok(()), "nothing is known of the slot");
+        let others = vec![Instance { order: Some(order(9)), ..instance("web#2", "n2", Offer::default()) }];
+        assert_eq!(check(others, 1), Ok(()), "another slot");
+        let silent = routes(vec![at("n2", 2, AgentState::Running)], &Routes::default());
+        assert_eq!(
+            silent.check_order(&message("web#1@n1")),
+            Ok(()),
+            "a node of an earlier version tells nothing"
+        );
+    }
+
     #[test]
     fn without_anything_that_binds_a_message_instances_have_it_in_turn() {
         let first = routes(workers(3, Balance::RoundRobin), &Routes::default());
