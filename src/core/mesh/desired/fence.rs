@@ -76,7 +76,8 @@ impl Mesh {
         run.map(heard).collect()
     }
 
-    /// Why a write that was queued under a slot is not to be made, if it is not.
+    /// Why a write that was queued under a slot is not to be made, if it is not. A later order that names this node again is no
+    /// exception: between the two the slot may have been another node's.
     pub(in crate::core::mesh) fn why_superseded(&self, slot: &Slot) -> Option<String> {
         let name = AgentName::new(&slot.name).ok()?;
         let holds = self.desired.orders.get(&name)?.epoch;
