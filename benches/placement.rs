@@ -83,8 +83,12 @@ impl Knowledge {
     /// The orders are given, and what is ordered runs.
     fn give(&mut self, plan: &Plan) {
         for step in &plan.steps {
-            let order =
-                Order { epoch: OrderEpoch::default(), post: step.post.clone(), why: step.why.clone() };
+            let order = Order {
+                epoch: OrderEpoch::default(),
+                post: step.post.clone(),
+                why: step.why.clone(),
+                since: OrderEpoch::default(),
+            };
             self.orders.insert(step.slot.clone(), order);
             self.observed.insert(step.slot.clone(), Observed::Steady);
         }

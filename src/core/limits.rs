@@ -536,8 +536,8 @@ pub const POLICIES_AT_ONCE_MAX: usize = 4;
 pub const POLICIES_PER_PAGE_MAX: usize = 32;
 /// Decisions of one configuration. More: refused at start.
 pub const DECISIONS_MAX: usize = 32;
-/// Roles of one node; each is at most [`LABEL_BYTES_MAX`] long. More: refused at start.
-pub const ROLES_MAX: usize = 16;
+/// Roles of one node; each is at most [`LABEL_BYTES_MAX`] long. More: refused at start, and in a card or a roster of another node.
+pub const ROLES_MAX: usize = 8;
 /// Changes of a node's mode that wait to be told. One more: told together with the one before.
 pub const MODE_CHANGES_MAX: usize = 16;
 /// Cuts between single nodes that one description of a partition lists; the rest is counted.
@@ -587,11 +587,6 @@ pub const STATE_PAGE_MAX: usize = 1000;
 pub const STATE_PAGE_BYTES_MAX: usize = 512 << 10;
 /// Bytes of one message of the register. More: the frame is refused.
 pub const REGISTER_MESSAGE_BYTES_MAX: usize = 256 << 10;
-// The register.
-
-/// Roles of one node in a roster; each is at most [`LABEL_BYTES_MAX`] long, as is a zone. More: refused.
-pub const ROSTER_ROLES_MAX: usize = 8;
-
 /// Nodes that are asked about the state at once, on behalf of one client.
 pub const STATE_ASKED_AT_ONCE: usize = 32;
 /// How long each of them may take. Longer: it is named as one that did not answer.

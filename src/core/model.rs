@@ -119,8 +119,7 @@ impl NodeCard {
         if self.labels.iter().any(|(k, v)| k.len() > text_max || v.len() > text_max) {
             return Err("one of its labels is too long");
         }
-        if self.roles.len() > limits::ROSTER_ROLES_MAX || self.roles.iter().any(|role| role.len() > text_max)
-        {
+        if self.roles.len() > limits::ROLES_MAX || self.roles.iter().any(|role| role.len() > text_max) {
             return Err("it has too many roles, or one is too long");
         }
         if [&self.region, &self.zone, &self.version].iter().any(|t| t.len() > text_max) {

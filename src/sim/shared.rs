@@ -128,12 +128,12 @@ impl SharedChecks {
         let (RequestBody::State(request), Ok(ResponseBody::State(answer))) = (asked, answer) else {
             return;
         };
-        let (key, value) = match request {
-            StateRequest::Put { key, value, .. } | StateRequest::PutBy { key, value, .. } => {
+        let (key, value) =
+            if let StateRequest::Put { key, value, .. } | StateRequest::PutBy { key, value, .. } = request {
                 (Some(key.clone()), value.clone())
-            }
-            _ => (None, None),
-        };
+            } else {
+                (None, None)
+            };
         if let StateAnswer::Written { dot, .. } = answer {
             self.told.push(Told::Written { dot: *dot, key, value });
         } else if let StateAnswer::Queued { ticket } = answer {

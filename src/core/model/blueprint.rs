@@ -455,6 +455,9 @@ pub struct Order {
     pub post: Option<Post>,
     /// Why, in a few words.
     pub why: String,
+    /// The order by which the node got the slot: this one, or an earlier one since which the slot has been this node's.
+    #[serde(default)]
+    pub since: OrderEpoch,
 }
 
 /// What a node is ordered to run.

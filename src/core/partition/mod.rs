@@ -360,6 +360,11 @@ impl Partition {
         self.beat.take().map(|number| PartitionEffect::Beat { number })
     }
 
+    /// The process may have stood still: what follows from that is drawn before anything else is asked.
+    pub fn wake(&mut self, now: Instant) {
+        self.on_now(now);
+    }
+
     /// Every input passes here first: one that comes long after a timer was due follows a pause.
     fn on_now(&mut self, now: Instant) {
         let late = now.since(self.poll_timeout());

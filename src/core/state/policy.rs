@@ -62,7 +62,7 @@ impl Policy {
             Self::Max => standing.into_iter().max_by(|a, b| by_value(a, b).then_with(|| last(a, b))),
             Self::Min => standing.into_iter().min_by(|a, b| by_value(a, b).then_with(|| last(a, b))),
             Self::Manual | Self::Custom => {
-                let mut values = siblings.iter().filter(|sibling| sibling.value.is_some());
+                let mut values = standing.into_iter();
                 values.next().filter(|_| values.next().is_none())
             }
         }

@@ -201,17 +201,11 @@ impl SendError {
     #[must_use]
     pub fn said_in(self, version: u8) -> Self {
         if version >= 2 {
-            return self;
-        }
-        match self {
-            Self::BreakerOpen { agent, node, reason, .. } => {
-                Self::NotRunning { agent, node, state: format!("left alone for a while: {reason}") }
-            }
-            Self::Superseded { sender, .. } => {
-                let why = "another instance has taken its place".to_owned();
-                Self::BadAddress { address: sender.to_string(), why }
-            }
-            other => other,
+            self
+        } else if let Self::BreakerOpen { agent, node, reason, .. } = self {
+            Self::NotRunning { agent, node, state: format!("left alone for a while: {reason}") }
+        } else {
+            self
         }
     }
 }

@@ -206,9 +206,14 @@ impl Routes {
         let Some((sender, epoch)) = message.ordered() else {
             return Ok(());
         };
+        let from = message.from.rsplit_once('@').map(|(_, node)| node);
         let instances = self.agents.get(&sender).map(|group| group.instances.iter());
-        let running =
-            instances.into_iter().flatten().filter(|instance| instance.state == AgentState::Running);
+        // What the sender's node tells of itself does not refuse it; and an order may have been lost with a node that is gone.
+        let others = instances
+            .into_iter()
+            .flatten()
+            .filter(|instance| Some(instance.node.as_str()) != from && instance.status.is_reachable());
+        let running = others.filter(|instance| instance.state == AgentState::Running);
         match running.filter_map(|instance| instance.order).max().filter(|order| *order > epoch) {
             Some(order) => Err(SendError::Superseded { sender, epoch: order.to_string() }),
             None => Ok(()),

@@ -5,11 +5,11 @@
 //! A write of an agent that fills a slot carries the slot and the epoch of the order by which it runs. Merging never refuses
 //! a write, because equal clocks must mean equal state; so a replaced instance is stopped at four other places:
 //!
-//! 1. where its write would be minted: a node ends what it is not to run, and mints nothing for what has ended. An exclusive
-//!    instance needs its permit at that moment as well;
+//! 1. where its write would be minted: a node ends what it is not to run, and mints nothing for what has ended, nor for one in whose
+//!    place another was started because this node was taken for lost. An exclusive instance needs its permit at that moment as well;
 //! 2. where it would cover what a later instance of the slot wrote ([`State::write`](crate::core::state::State::write));
-//! 3. where it was queued among a minority and is to be replayed: by then the node has heard of later orders, and a slot that
-//!    was ordered anew since rejects the ticket;
+//! 3. where it was queued among a minority and is to be replayed: by then the node has heard of later orders, and a slot that has
+//!    been another node's since rejects the ticket;
 //! 4. where values stand beside each other: those of the earlier instance are left out when a key is read.
 //!
 //! # Messages
@@ -32,7 +32,7 @@ use super::super::Mesh;
 use super::follow::Followed;
 use crate::core::error::Refusal;
 use crate::core::ids::AgentName;
-use crate::core::model::{Mode, OnCut, OrderEpoch, Slot};
+use crate::core::model::{Mode, OnCut, Order, OrderEpoch, Slot};
 
 impl Mesh {
     /// What a write of an agent of this node is made under now: its slot, or nothing where it fills none.
@@ -43,8 +43,8 @@ impl Mesh {
         if agent.slot().is_none() {
             return Ok(None);
         }
-        let run = self.desired.followed.get(agent).or_else(|| self.desired.ending.get(agent));
-        let Some(followed) = run else {
+        let ending = || self.desired.ending.get(agent).filter(|_| self.may_finish(agent));
+        let Some(followed) = self.desired.followed.get(agent).or_else(ending) else {
             let why = format!(
                 "{agent} runs by no order on {} any more: another instance takes its place",
                 self.own
@@ -54,38 +54,57 @@ impl Mesh {
         if self.desired.is_exclusive(agent) && self.permits.holder.until(agent, self.now).is_none() {
             return Err(refused("not_permitted", format!("the permit of {agent} on {} is over", self.own)));
         }
-        if self.shared.mode() == Mode::Degraded
+        if self.shared.mode() != Mode::Healthy
             && self.desired.on_cut(agent, followed.digest) == OnCut::ReadOnly
         {
             let why = format!(
-                "{} is not among a majority, and the blueprint of {agent} says `on_cut: read-only`",
-                self.own
+                "{} is {}, and the blueprint of {agent} says `on_cut: read-only`",
+                self.own,
+                self.shared.mode()
             );
             return Err(refused("read_only", why));
         }
         Ok(Some(Slot { name: agent.to_string(), epoch: followed.epoch }))
     }
 
-    /// The last orders that this node has heard of for the slots that it runs.
+    /// Whether an instance of this node that is to end may still write and send: it is relieved, updated or not wanted any more. One
+    /// in whose place the mesh has started another, because it took this node for lost, may not.
+    fn may_finish(&self, slot: &AgentName) -> bool {
+        let post = self.desired.orders.get(slot).and_then(|order| order.post.as_ref());
+        post.is_none_or(|post| post.node == self.own || post.relieves.as_ref() == Some(&self.own))
+    }
+
+    /// The last orders that this node has heard of for the slots that it runs, from their givers or from those who run by them.
     pub(in crate::core::mesh) fn heard_orders(&self) -> BTreeMap<AgentName, OrderEpoch> {
         let run = self.desired.followed.iter().chain(&self.desired.ending);
         let heard = |(slot, followed): (&AgentName, &Followed)| {
-            let order = self.desired.orders.get(slot).map_or(followed.epoch, |order| order.epoch);
-            (slot.clone(), order.max(followed.epoch))
+            if !self.may_finish(slot) {
+                return (slot.clone(), followed.epoch);
+            }
+            let order = self.desired.orders.get(slot).map(|order| order.epoch);
+            let told = self.registry.owners().filter_map(|(_, owner)| owner.agents.get(slot)?.order).max();
+            (slot.clone(), followed.epoch.max(order.unwrap_or_default()).max(told.unwrap_or_default()))
         };
         run.map(heard).collect()
     }
 
-    /// Why a write that was queued under a slot is not to be made, if it is not. A later order that names this node again is no
-    /// exception: between the two the slot may have been another node's.
+    /// Why a write that was queued here under a slot is not to be made, if it is not. A later order that names this node is no reason
+    /// where the slot has been this node's ever since.
     pub(in crate::core::mesh) fn why_superseded(&self, slot: &Slot) -> Option<String> {
         let name = AgentName::new(&slot.name).ok()?;
-        let holds = self.desired.orders.get(&name)?.epoch;
-        (holds > slot.epoch).then(|| {
-            let ours = slot.epoch;
-            format!(
-                "{name} was ordered anew by {holds} since it wrote this under {ours}: it has been replaced"
-            )
+        let Order { epoch: holds, post, since, .. } = self.desired.orders.get(&name)?;
+        let is_own = post.as_ref().is_some_and(|post| post.node == self.own);
+        if *holds <= slot.epoch || (is_own && *since <= slot.epoch) {
+            return None;
+        }
+        let ours = slot.epoch;
+        Some(match post {
+            Some(_) => {
+                format!(
+                    "{name} was given to another node since it wrote this under {ours}, now by {holds}: it has been replaced"
+                )
+            }
+            None => format!("{name} was ended by {holds} since it wrote this under {ours}"),
         })
     }
 }

@@ -145,8 +145,9 @@ impl Mesh {
             .cloned()
             .collect();
         for slot in over {
-            if self.desired.followed.remove(&slot).is_some() {
+            if let Some(followed) = self.desired.followed.remove(&slot) {
                 tracing::warn!(%slot, "its permit is over: it is ended at once");
+                self.desired.ending.insert(slot.clone(), followed);
             }
             let effects = self.supervision.cut_short(&slot);
             self.run_agent_effects(effects);

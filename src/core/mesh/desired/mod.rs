@@ -7,7 +7,7 @@
 //! - `orders` gives orders, on the node that holds the lease and on no other: it plans, checks and executes, again and again;
 //! - `trials` lets a canary go on from step to step, on the same node, and counts messages for it, on each node;
 //! - `follow` does what is ordered, on each node, whoever gave the order;
-//! - `fence` says what an instance may write to the state.
+//! - `fence` says what an instance may write and send, and until when.
 //!
 //! # Which order holds
 //!
@@ -220,7 +220,6 @@ impl Mesh {
             false => self.desired.mine.remove(&slot),
         };
         self.desired.follow_due |= was_mine || is_mine;
-        self.view_changed |= was_mine || is_mine;
         let before = self.desired.orders.insert(slot.clone(), order.clone());
         if before.as_ref() != Some(&order) {
             self.note_moving(&slot, &order);

@@ -260,12 +260,16 @@ impl Mesh {
         leading.given += 1;
         let (term, order) = (leading.term, leading.given);
         let epoch = OrderEpoch { chain: epoch.chain, chain_id: epoch.chain_id, term, order };
-        if self.desired.orders.get(&step.slot).is_some_and(|known| known.epoch >= epoch) {
+        let before = self.desired.orders.get(&step.slot);
+        if before.is_some_and(|known| known.epoch >= epoch) {
             tracing::error!(slot = %step.slot, %epoch, "an order would not take the place of the one that holds");
             return true;
         }
+        let node = |post: &Option<Post>| post.as_ref().map(|post| post.node.clone());
+        let stays = before.filter(|known| known.post.is_some() && node(&known.post) == node(&step.post));
+        let since = stays.map_or(epoch, |known| known.since);
         let Step { slot, post, why, action: _ } = step;
-        let value = encode_value(&Order { epoch, post, why });
+        let value = encode_value(&Order { epoch, post, why, since });
         let is_written = self.write_desired(&key, Some(value), By::Order(slot.clone()));
         if let (true, Some(leading)) = (is_written, &mut self.desired.leading) {
             leading.storing.insert(slot);

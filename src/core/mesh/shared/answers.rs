@@ -31,6 +31,10 @@ impl Mesh {
             StateRequest::Put { key, value, context, ack } => {
                 self.put(requester, Put { key, value, context, ack, agent: None });
             }
+            StateRequest::PutBy { .. } if !matches!(requester, Requester::Local(_)) => {
+                let why = "a node writes for its own agents only".to_owned();
+                self.answer(requester, Err(Refusal::BadRequest { why }));
+            }
             StateRequest::PutBy { agent, key, value } => {
                 let put = Put { key, value, context: None, ack: Ack::Local, agent: Some(agent) };
                 self.put(requester, put);

@@ -505,6 +505,8 @@ impl Mesh {
 
     /// The process did not run for so long: no time that it has measured counts.
     pub(super) fn on_standstill(&mut self) {
+        // Before the input that has woken it: a write must not be made as if nothing had happened.
+        self.shared.partition.wake(self.now);
         self.shared.register.drop_lease(self.now);
         self.permits.voter.be_quiet(self.now);
     }

@@ -136,9 +136,15 @@ fn any_world() -> impl Strategy<Value = World> {
                 relieves: relieves.filter(|relieved| *relieved != to).map(node_of),
                 tried: tried.into_iter().map(node_of).collect(),
             });
-            world
-                .orders
-                .insert(slot.clone(), Order { epoch: OrderEpoch::default(), post, why: String::new() });
+            world.orders.insert(
+                slot.clone(),
+                Order {
+                    epoch: OrderEpoch::default(),
+                    post,
+                    why: String::new(),
+                    since: OrderEpoch::default(),
+                },
+            );
             match observed {
                 Some(observed) => world.observed.insert(slot, observed),
                 None => world.observed.remove(&slot),

@@ -142,7 +142,12 @@ impl World {
     fn gave(&mut self, slot: &str, to: &str) -> &mut Post {
         let digest = self.blueprints.get(&agent(slot).base()).map(|record| record.current.blueprint.digest());
         let post = Post { node: node(to), digest: digest.unwrap_or_default(), relieves: None, tried: vec![] };
-        let order = Order { epoch: OrderEpoch::default(), post: Some(post), why: String::new() };
+        let order = Order {
+            epoch: OrderEpoch::default(),
+            post: Some(post),
+            why: String::new(),
+            since: OrderEpoch::default(),
+        };
         self.says(slot, Observed::Steady);
         self.orders.insert(agent(slot), order);
         self.post(slot)
@@ -168,8 +173,12 @@ impl World {
     /// Gives the orders of a plan. Nothing is heard yet of what they ask for.
     fn give(&mut self, plan: &Plan) {
         for step in &plan.steps {
-            let order =
-                Order { epoch: OrderEpoch::default(), post: step.post.clone(), why: step.why.clone() };
+            let order = Order {
+                epoch: OrderEpoch::default(),
+                post: step.post.clone(),
+                why: step.why.clone(),
+                since: OrderEpoch::default(),
+            };
             self.orders.insert(step.slot.clone(), order);
             self.observed.remove(&step.slot);
         }
