@@ -238,7 +238,8 @@ impl Inner {
         if let Some(routes) = routes {
             return self.deliver(self.pick(routes, &message)?, message, want).await;
         }
-        for _ in 0..limits::REROUTES_MAX {
+        let (begun, mut reroutes) = (Instant::now(), 0);
+        while reroutes < limits::REROUTES_MAX {
             let changed = self.routes_changed.notified();
             let picked = self.way_to(&message).await?;
             let may_move = picked.agent.slot().is_some();
@@ -246,8 +247,10 @@ impl Inner {
                 return self.deliver(picked, message, want).await;
             }
             match self.deliver(picked, message.clone(), want).await {
-                Err(SendError::Superseded { .. }) => {}
-                Err(SendError::NotRunning { .. } | SendError::UnknownAgent { .. }) if may_move => {}
+                Err(SendError::Superseded { .. }) if begun.elapsed() < limits::ORDER_NEWS_PATIENCE => {}
+                Err(SendError::NotRunning { .. } | SendError::UnknownAgent { .. }) if may_move => {
+                    reroutes += 1
+                }
                 outcome => return outcome,
             }
             // The news of where it is now is on its way; the next in turn may be one that is there.

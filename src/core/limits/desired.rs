@@ -34,6 +34,9 @@ pub const PLAN_STEPS_TOLD_MAX: usize = 2_000;
 pub const REASONS_TOLD_MAX: usize = 8;
 /// How often a message is given to another instance when the one that was chosen is not there any more. More: an error.
 pub const REROUTES_MAX: u32 = 5;
+/// How long the news is waited for that an instance has been ordered anew, when a message of it was refused because another one
+/// runs. Longer: the sender is told that it is replaced.
+pub const ORDER_NEWS_PATIENCE: Duration = Duration::from_secs(1);
 /// Steps of a canary. More: the blueprint is refused.
 pub const CANARY_STEPS_MAX: usize = 20;
 /// How often a node counts, and tells the others, what became of the messages of instances on trial.

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::{Mesh, Pending, Phase, Requester, Timer};
 use crate::core::contract::{Change, Output};
 use crate::core::error::{Refusal, SendError};
+use crate::core::ids::AgentName;
 use crate::core::limits;
 use crate::core::model::{DeadLetter, Message};
 use crate::core::outbox::{OutboxFull, Renumbered, backoff};
@@ -111,6 +112,12 @@ impl Mesh {
         }
         if self.is_leaving() {
             return self.answer(requester, Err(self.leaving()));
+        }
+        // One that has been replaced promises nothing more.
+        let senders =
+            messages.iter().filter_map(|message| AgentName::new(message.from.split_once('@')?.0).ok());
+        if let Some(refusal) = senders.filter_map(|sender| self.run_of(&sender).err()).next() {
+            return self.answer(requester, Err(refusal));
         }
         if !self.takes_rows() {
             let reason = self.why_no_rows();

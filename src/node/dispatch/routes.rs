@@ -405,6 +405,9 @@ pub(super) mod tests {
         assert_eq!(check(vec![old(), at("n2", 2, AgentState::Running)], 1), Err("superseded"));
         assert_eq!(check(vec![old(), at("n2", 2, AgentState::Running)], 2), Ok(()), "its node will end it");
         assert_eq!(check(vec![], 1), Ok(()), "nothing is known of the slot");
+        assert_eq!(check(vec![at("n1", 2, AgentState::Running)], 1), Ok(()), "it is the sender itself");
+        let gone = Instance { status: MemberStatus::Failed, ..at("n2", 2, AgentState::Running) };
+        assert_eq!(check(vec![old(), gone], 1), Ok(()), "its order may have been lost with it");
         let others = vec![Instance { order: Some(order(9)), ..instance("web#2", "n2", Offer::default()) }];
         assert_eq!(check(others, 1), Ok(()), "another slot");
         let silent = routes(vec![at("n2", 2, AgentState::Running)], &Routes::default());

@@ -35,11 +35,28 @@ use crate::core::ids::AgentName;
 use crate::core::model::{Mode, OnCut, Order, OrderEpoch, Slot};
 
 impl Mesh {
-    /// What a write of an agent of this node is made under now: its slot, or nothing where it fills none.
+    /// What an agent of this node writes under now: its slot, or nothing where it fills none.
     ///
     /// # Errors
-    /// `superseded` or `not_permitted`, when it may not write any more; `read_only`, when it may not write now.
+    /// As [`Self::run_of`]; `read_only` when it may not write now.
     pub(in crate::core::mesh) fn slot_of_writer(&self, agent: &AgentName) -> Result<Option<Slot>, Refusal> {
+        let Some(followed) = self.run_of(agent)? else {
+            return Ok(None);
+        };
+        let mode = self.shared.mode();
+        if mode != Mode::Healthy && self.desired.on_cut(agent, followed.digest) == OnCut::ReadOnly {
+            let why =
+                format!("{} is {mode}, and the blueprint of {agent} says `on_cut: read-only`", self.own);
+            return Err(refused("read_only", why));
+        }
+        Ok(Some(Slot { name: agent.to_string(), epoch: followed.epoch }))
+    }
+
+    /// By which order an agent of this node writes and sends now; nothing where it fills no slot.
+    ///
+    /// # Errors
+    /// `superseded` or `not_permitted`, when it may do neither any more.
+    pub(in crate::core::mesh) fn run_of(&self, agent: &AgentName) -> Result<Option<&Followed>, Refusal> {
         if agent.slot().is_none() {
             return Ok(None);
         }
@@ -54,17 +71,7 @@ impl Mesh {
         if self.desired.is_exclusive(agent) && self.permits.holder.until(agent, self.now).is_none() {
             return Err(refused("not_permitted", format!("the permit of {agent} on {} is over", self.own)));
         }
-        if self.shared.mode() != Mode::Healthy
-            && self.desired.on_cut(agent, followed.digest) == OnCut::ReadOnly
-        {
-            let why = format!(
-                "{} is {}, and the blueprint of {agent} says `on_cut: read-only`",
-                self.own,
-                self.shared.mode()
-            );
-            return Err(refused("read_only", why));
-        }
-        Ok(Some(Slot { name: agent.to_string(), epoch: followed.epoch }))
+        Ok(Some(followed))
     }
 
     /// Whether an instance of this node that is to end may still write and send: it is relieved, updated or not wanted any more. One

@@ -20,7 +20,7 @@ use crate::core::time::Instant;
 
 /// What this node runs by order.
 #[derive(Debug)]
-pub(super) struct Followed {
+pub(in crate::core::mesh) struct Followed {
     pub(super) epoch: OrderEpoch,
     pub(super) digest: SpecDigest,
 }
