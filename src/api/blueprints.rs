@@ -167,3 +167,8 @@ fn taken_one(own: &NodeId, blueprint: Blueprint) -> Result<model::Blueprint, Str
         on_cut,
     })
 }
+    if update.blue_green && update.canary.is_some() {
+        return Err(format!(
+            "blueprint {name}: update.canary and update.blue_green are two ways: leave out one"
+        ));
+    }

@@ -29,7 +29,7 @@ pub use self::agents::{Agent, AgentInfo, AgentRef, Deploy, Launch, Logs, Protoco
 pub use self::blueprints::{
     Blueprint, BlueprintChange, BlueprintDetail, BlueprintStatus, BlueprintVersion, Canary, CanaryStatus,
     Changes, Drain, Instances, Pause, PerNode, Placement, Planned, Rebalance, RollBack, Rollout, Scale,
-    SlotStatus, Step, Update,
+    SlotStatus, StandbyStatus, Step, Update,
 };
 pub use self::care::{Breaker, Check, CheckKind, HealthCheck, Restart, RestartAgent};
 pub use self::certificates::{

@@ -9,7 +9,7 @@ use super::choice::{Choice, choose, is_usable};
 use crate::core::error::SendError;
 use crate::core::ids::{AgentName, NodeId, Tag};
 use crate::core::model::{
-    Address, AgentState, Balance, CrossRegion, MemberStatus, Message, Offer, OrderEpoch,
+    Address, AgentState, Balance, CrossRegion, MemberStatus, Message, Offer, OrderEpoch, SlotSide,
 };
 use crate::node::transport::Peer;
 
@@ -65,6 +65,8 @@ pub struct Instance {
     pub rtt: Option<Duration>,
     /// What it offers.
     pub offer: Offer,
+    /// Whether messages to its blueprint, to what it offers and to its number go to it; else it is reached by its own name alone.
+    pub on_call: bool,
     /// Messages to it of which this node awaits the outcome; where nobody asks for the number, it is not counted.
     pub open: Option<Open>,
     /// Over its name and node; worked out with the routes.
@@ -140,6 +142,10 @@ impl Routes {
             instance.hash =
                 fnv1a(&[instance.agent.as_str().as_bytes(), b"@", instance.node.as_str().as_bytes()]);
             let instance = Arc::new(instance);
+            if !instance.on_call {
+                agents.entry(instance.agent.clone()).or_default().push(instance);
+                continue;
+            }
             for capability in &instance.offer.capabilities {
                 capabilities.entry(capability.clone()).or_default().push(Arc::clone(&instance));
             }
@@ -153,6 +159,10 @@ impl Routes {
             }
             if instance.agent.slot().is_some() {
                 agents.entry(instance.agent.base()).or_default().push(Arc::clone(&instance));
+            }
+            let number = SlotSide::lasting_name(&instance.agent);
+            if number != instance.agent {
+                agents.entry(number).or_default().push(Arc::clone(&instance));
             }
             agents.entry(instance.agent.clone()).or_default().push(instance);
         }
@@ -207,17 +217,22 @@ impl Routes {
             return Ok(());
         };
         let instances = self.agents.get(&sender).map(|group| group.instances.iter());
-        let running =
-            instances.into_iter().flatten().filter(|instance| instance.state == AgentState::Running);
+        let of_it = instances.into_iter().flatten().filter(|instance| instance.agent == sender);
+        let running = of_it.filter(|instance| instance.state == AgentState::Running);
         match running.filter_map(|instance| instance.order).max().filter(|order| *order > epoch) {
             Some(order) => Err(SendError::Superseded { sender, epoch: order.to_string() }),
             None => Ok(()),
         }
     }
 
-    /// The instances of an agent come in the order of their nodes.
     fn open_of(&self, instance: &Instance) -> Option<Open> {
         let instances = &self.agents.get(&instance.agent)?.instances;
+        if instance.agent.slot().is_some() {
+            let is_same =
+                |known: &&Arc<Instance>| known.node == instance.node && known.agent == instance.agent;
+            return instances.iter().find(is_same)?.open.clone();
+        }
+        // Those of one name come in the order of their nodes.
         let at = instances.binary_search_by(|known| known.node.cmp(&instance.node)).ok()?;
         instances[at].open.clone()
     }
@@ -229,10 +244,11 @@ impl Instance {
         Address { agent: self.agent.clone(), node: Some(self.node.clone()) }
     }
 
-    /// The address under which it is found later as well: a slot of a blueprint may have moved, another agent has not.
+    /// The address under which it is found later as well: a slot of a blueprint may have moved, or another version may fill
+    /// that of the same number; another agent has not.
     pub(super) fn lasting_address(&self) -> Address {
         let node = self.agent.slot().is_none().then(|| self.node.clone());
-        Address { agent: self.agent.clone(), node }
+        Address { agent: SlotSide::lasting_name(&self.agent), node }
     }
 }
 
@@ -348,6 +364,7 @@ pub(super) mod tests {
     fn node_for<'a>(routes: &'a Routes, sticky: Sticky<'_>) -> &'a str {
         let group = &routes.agents[&AgentName::new("worker").expect("valid")];
         group.pick(sticky).expect("somebody").node.as_str()
+            on_call: true,
     }
 
     fn keyed(key: &str) -> Sticky<'_> {

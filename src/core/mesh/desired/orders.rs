@@ -13,6 +13,7 @@ use bytes::Bytes;
 use super::super::shared::{By, Durable};
 use super::super::{Mesh, Pending, Timer};
 use super::Desired;
+use super::beside::Switched;
 use super::trials::Trial;
 use crate::core::ids::{AgentName, NodeId, NodeKey};
 use crate::core::limits;
@@ -59,6 +60,7 @@ pub(super) struct Leading {
     pub(super) trials: BTreeMap<AgentName, Trial>,
     planned: Instant,
     /// When a plan is made although nothing has changed.
+    pub(super) switched: Switched,
     look_at: Instant,
 }
 
@@ -156,6 +158,7 @@ impl Mesh {
             planned: Instant::ZERO,
             look_at: self.now,
         });
+            switched: Switched::new(),
         self.desired.plan_due = true;
         let voters = self.voters_linked();
         self.ask_anew(&voters);
@@ -225,6 +228,8 @@ impl Mesh {
         self.rest_for(Duration::ZERO);
         for (name, why) in plan.roll_back {
             self.take_back(&name, &why);
+        let mut standbys = Self::standbys(landscape);
+        standbys.retain(|name, _| !plan.roll_back.contains_key(name));
         }
         let held = self.hold_canaries(&stages);
         held.iter().for_each(|name| self.pass_step(name));
@@ -232,6 +237,7 @@ impl Mesh {
         let more = plan.steps.len() > limits::ORDERS_IN_FLIGHT_MAX;
         for step in plan.steps.into_iter().take(limits::ORDERS_IN_FLIGHT_MAX) {
             if !self.give_order(step) {
+        self.tend_standbys(&standbys);
                 self.rest_for(WRITE_PAUSE);
                 break;
             }
@@ -416,7 +422,12 @@ impl Mesh {
             watched.due(update, self.now)
         });
         let next = next.min();
-        let at = next.into_iter().chain(self.trial_due()).min().unwrap_or(self.now + PLAN_INTERVAL);
+        let at = next
+            .into_iter()
+            .chain(self.trial_due())
+            .chain(self.standby_due())
+            .min()
+            .unwrap_or(self.now + PLAN_INTERVAL);
         let at = at.min(self.now + PLAN_INTERVAL);
         if let Some(leading) = &mut self.desired.leading {
             leading.look_at = at;
