@@ -18,8 +18,8 @@ use super::trials::Trial;
 use crate::core::ids::{AgentName, NodeId, NodeKey};
 use crate::core::limits;
 use crate::core::model::{
-    AgentRecord, AgentState, BLUEPRINTS_PREFIX, Blueprint, BlueprintRecord, BreakerState, Health,
-    MemberStatus, Mode, Order, OrderEpoch, Roster, Step, Update, Version, Writer, Writes, order_key,
+    AgentRecord, AgentState, BLUEPRINTS_PREFIX, Blueprint, BlueprintRecord, BreakerState, DRAINED_PREFIX,
+    Health, MemberStatus, Mode, Order, OrderEpoch, Roster, Step, Update, Version, Writer, Writes, order_key,
 };
 use crate::core::placement::{self, Host, HostState, Observed};
 use crate::core::register::LeaseView;
@@ -55,12 +55,14 @@ pub(super) struct Leading {
     storing: BTreeSet<AgentName>,
     /// Blueprints whose records are.
     rewriting: BTreeSet<AgentName>,
+    /// Nodes that are drained no more, of which that is.
+    undraining: BTreeSet<NodeId>,
     watched: BTreeMap<AgentName, Watched>,
     /// The canaries that are under way, by blueprint.
     pub(super) trials: BTreeMap<AgentName, Trial>,
+    pub(super) switched: Switched,
     planned: Instant,
     /// When a plan is made although nothing has changed.
-    pub(super) switched: Switched,
     look_at: Instant,
 }
 
@@ -76,7 +78,7 @@ struct Watched {
 impl Leading {
     /// Whether nothing that it has written is on its way to the disk.
     pub(super) fn is_at_rest(&self) -> bool {
-        self.storing.is_empty() && self.rewriting.is_empty()
+        self.storing.is_empty() && self.rewriting.is_empty() && self.undraining.is_empty()
     }
 }
 
@@ -153,12 +155,13 @@ impl Mesh {
             told: Some(BTreeSet::new()),
             storing: BTreeSet::new(),
             rewriting: BTreeSet::new(),
+            undraining: BTreeSet::new(),
             watched: BTreeMap::new(),
             trials: BTreeMap::new(),
+            switched: Switched::new(),
             planned: Instant::ZERO,
             look_at: self.now,
         });
-            switched: Switched::new(),
         self.desired.plan_due = true;
         let voters = self.voters_linked();
         self.ask_anew(&voters);
@@ -225,25 +228,47 @@ impl Mesh {
         let settled = placement::settled(landscape);
         let mut stages = Self::stages(landscape);
         stages.retain(|name, _| !plan.roll_back.contains_key(name));
+        let mut standbys = Self::standbys(landscape);
+        standbys.retain(|name, _| !plan.roll_back.contains_key(name));
         self.rest_for(Duration::ZERO);
         for (name, why) in plan.roll_back {
             self.take_back(&name, &why);
-        let mut standbys = Self::standbys(landscape);
-        standbys.retain(|name, _| !plan.roll_back.contains_key(name));
         }
         let held = self.hold_canaries(&stages);
         held.iter().for_each(|name| self.pass_step(name));
         settled.iter().for_each(|name| self.settle_version(name));
+        self.tend_standbys(&standbys);
         let more = plan.steps.len() > limits::ORDERS_IN_FLIGHT_MAX;
         for step in plan.steps.into_iter().take(limits::ORDERS_IN_FLIGHT_MAX) {
             if !self.give_order(step) {
-        self.tend_standbys(&standbys);
                 self.rest_for(WRITE_PAUSE);
                 break;
             }
         }
+        self.undrain_who_is_gone();
         self.desired.plan_due |= more;
         self.watch_on();
+    }
+
+    /// A node that does not belong to the mesh any more is not drained: one that comes by its name is another. One that is there
+    /// and does not belong to it yet, or is about to belong to it again, keeps its mark.
+    fn undrain_who_is_gone(&mut self) {
+        let Some(roster) = self.shared.roster() else {
+            return;
+        };
+        let is_there = |node: &NodeId| self.status_of(&node.key()).is_some_and(MemberStatus::is_reachable);
+        let is_gone = |node: &&NodeId| !roster.members.contains_key(*node) && !is_there(node);
+        let gone: Vec<_> = self.desired.drained.iter().filter(is_gone).cloned().collect();
+        for node in gone {
+            tracing::info!(%node, "it is gone for good, and drained no more");
+            let key = format!("{DRAINED_PREFIX}{node}");
+            if !self.write_desired(&key, None, By::Undrained(node.clone())) {
+                return self.rest_for(WRITE_PAUSE);
+            }
+            if let Some(leading) = &mut self.desired.leading {
+                leading.undraining.insert(node);
+            }
+        }
     }
 
     /// Nothing is planned for a while.
@@ -309,6 +334,15 @@ impl Mesh {
     pub(in crate::core::mesh) fn on_record_stored(&mut self, name: &AgentName, is_stored: bool) {
         if let Some(leading) = &mut self.desired.leading {
             leading.rewriting.remove(name);
+        }
+        self.desired.plan_due |= !is_stored;
+        self.change_on();
+    }
+
+    /// It is stored that a node is drained no more, or could not be.
+    pub(in crate::core::mesh) fn on_undrained_stored(&mut self, node: &NodeId, is_stored: bool) {
+        if let Some(leading) = &mut self.desired.leading {
+            leading.undraining.remove(node);
         }
         self.desired.plan_due |= !is_stored;
         self.change_on();
