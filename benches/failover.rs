@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use results::{percentile, shown};
-use running::{Answer, Place, Running};
+use running::{Place, Running};
 use serde_json::json;
 
 const AGENT: &str = r#"#!/bin/sh
@@ -46,27 +46,9 @@ struct Round {
 impl Mesh {
     fn new() -> Self {
         let place = Place::new();
-        let script = place.path().join("agent.sh");
-        fs::write(&script, AGENT).expect("written");
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        fs::set_permissions(&script, mode).expect("set");
-        let first = place.bootstrap("n1", &[]);
-        let others = ["n2", "n3"].map(|name| place.join(name, &first));
-        let mesh = Self { place, nodes: [first].into_iter().chain(others).collect() };
-        mesh.until_healthy();
-        mesh
-    }
-
-    fn until_healthy(&self) {
-        for node in &self.nodes {
-            node.until("/v1/cluster/roster", |answer| answer.json()["voters"] == 3);
-            node.until("/v1/cluster/status", |answer| answer.json()["mode"] == "healthy");
-            let all_alive = |answer: &Answer| {
-                let members = answer.json();
-                members.as_array().is_some_and(|all| all.iter().all(|member| member["status"] == "alive"))
-            };
-            node.until("/v1/cluster/members", all_alive);
-        }
+        place.executable("agent.sh", AGENT);
+        let nodes = place.healthy_mesh(3);
+        Self { place, nodes }
     }
 
     /// Which node holds the lease.
@@ -109,7 +91,7 @@ impl Mesh {
 
         let back = self.place.start(&victim_name, &[]);
         self.nodes[victim] = back;
-        self.until_healthy();
+        Running::until_healthy(&self.nodes);
         let told = self.nodes[0].shoal(&["blueprint", "remove", &name]);
         assert_eq!(told.code, Some(0), "{told:?}");
         self.nodes[0].until("/v1/agents", |answer| answer.json() == json!([]));

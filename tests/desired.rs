@@ -31,19 +31,8 @@ struct Bench {
 impl Bench {
     fn new(nodes: usize) -> Self {
         let place = Place::new();
-        let script = place.path().join("agent.py");
-        fs::write(&script, AGENT).expect("written");
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        fs::set_permissions(&script, mode).expect("set");
-        let mut all = vec![place.bootstrap("n1", &[])];
-        for n in 2..=nodes {
-            let node = place.join(&format!("n{n}"), &all[0]);
-            all.push(node);
-        }
-        for node in &all {
-            node.until("/v1/cluster/roster", |answer| answer.json()["voters"] == nodes);
-            node.until("/v1/cluster/status", |answer| answer.json()["mode"] == "healthy");
-        }
+        place.executable("agent.py", AGENT);
+        let all = place.healthy_mesh(nodes);
         Self { place, nodes: all }
     }
 

@@ -40,19 +40,8 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let place = Place::new();
-        let script = place.path().join("agent.py");
-        fs::write(&script, AGENT).expect("written");
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        fs::set_permissions(&script, mode).expect("set");
-        let mut nodes = vec![place.bootstrap("n1", &[])];
-        for n in 2..=3 {
-            let node = place.join(&format!("n{n}"), &nodes[0]);
-            nodes.push(node);
-        }
-        for node in &nodes {
-            node.until("/v1/cluster/roster", |answer| answer.json()["voters"] == 3);
-            node.until("/v1/cluster/status", |answer| answer.json()["mode"] == "healthy");
-        }
+        place.executable("agent.py", AGENT);
+        let nodes = place.healthy_mesh(3);
         let bench = Self { place, nodes };
         bench.apply("v0");
         bench
@@ -195,10 +184,7 @@ fn one_whose_node_is_killed_runs_elsewhere_and_an_update_of_it_never_overlaps() 
 #[test]
 fn one_that_is_updated_where_it_is_begins_under_the_permit_that_its_node_has() {
     let place = Place::new();
-    let script = place.path().join("agent.py");
-    fs::write(&script, AGENT).expect("written");
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    fs::set_permissions(&script, mode).expect("set");
+    place.executable("agent.py", AGENT);
     let bench = Bench { nodes: vec![place.bootstrap("n1", &[])], place };
     for version in ["v0", "v1", "v2"] {
         bench.apply(version);

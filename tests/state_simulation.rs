@@ -4,6 +4,8 @@
 
 #[path = "state_simulation/absences.rs"]
 mod absences;
+#[path = "state_simulation/blue_green.rs"]
+mod blue_green;
 #[path = "state_simulation/canary.rs"]
 mod canary;
 #[path = "state_simulation/clocks.rs"]

@@ -14,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
 use super::Api;
+use super::blueprints::ordered_by;
 use super::listen::Client;
 use super::problem::Problem;
 use super::read::{Json, Named, Query};
@@ -122,7 +123,8 @@ pub(super) async fn info(
     spec.care = care.map_or(spec.care, |care| *care);
     let view = api.node.view();
     let heard = view.agents.iter().find(|a| a.name == agent && a.node == node).map(Agent::from);
-    Ok(Body(AgentInfo::new(node, spec, &stats, heard)))
+    let ordered_by = if agent.slot().is_some() { Some(ordered_by(&api, &agent, &node).await) } else { None };
+    Ok(Body(AgentInfo { ordered_by, ..AgentInfo::new(node, spec, &stats, heard) }))
 }
 
 pub(super) async fn logs(

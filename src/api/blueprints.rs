@@ -10,8 +10,8 @@ use super::agents::spec_of;
 use super::problem::Problem;
 use super::read::{Json, Named};
 use super::types::{
-    Blueprint, BlueprintDetail, BlueprintStatus, Changes, Drain, Pause, Planned, Rebalance, RollBack,
-    Rollout, Scale,
+    Blueprint, BlueprintDetail, BlueprintStatus, Changes, Drain, OrderedBy, Pause, Planned, Rebalance,
+    RollBack, Rollout, Scale,
 };
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::model::{self, AgentSpec};
@@ -116,6 +116,19 @@ pub(super) async fn rebalance(
     planned(&api, DesiredRequest::Rebalance { moves_max: max_moves, dry_run }).await
 }
 
+/// Why a node runs an instance, as far as the asked one has heard.
+pub(super) async fn ordered_by(api: &Api, agent: &AgentName, node: &NodeId) -> OrderedBy {
+    let blueprint = agent.base();
+    let slots = match ask(api, DesiredRequest::Blueprint { name: blueprint.clone() }).await {
+        Ok(DesiredAnswer::Blueprint(detail)) => detail.slots,
+        // Nothing is said of one that was removed, whose last instances end.
+        Ok(_) | Err(_) => vec![],
+    };
+    let slot = slots.into_iter().find(|slot| slot.slot == *agent && slot.node == *node);
+    let (version, epoch) = slot.map_or((None, None), |slot| (slot.version, Some(slot.epoch)));
+    OrderedBy { blueprint, version, epoch }
+}
+
 async fn planned(api: &Api, request: DesiredRequest) -> Result<Body<Planned>, Problem> {
     match ask(api, request).await? {
         DesiredAnswer::Planned(planned) => Ok(Body((*planned).into())),
@@ -155,6 +168,11 @@ fn taken_one(own: &NodeId, blueprint: Blueprint) -> Result<model::Blueprint, Str
     if agent.node.is_some() {
         return Err(format!(
             "blueprint {name}: agent.node is for agents that are deployed by hand: see placement"
+        ));
+    }
+    if update.blue_green && update.canary.is_some() {
+        return Err(format!(
+            "blueprint {name}: update.canary and update.blue_green are two ways: leave out one"
         ));
     }
     let spec = spec_of(agent, own).map_err(|why| format!("blueprint {name}: {why}"))?;

@@ -25,11 +25,11 @@ use crate::core::limits;
 use crate::core::model;
 use crate::node::events::Numbered;
 
-pub use self::agents::{Agent, AgentInfo, AgentRef, Deploy, Launch, Logs, Protocol, Source, Tool};
+pub use self::agents::{Agent, AgentInfo, AgentRef, Deploy, Launch, Logs, OrderedBy, Protocol, Source, Tool};
 pub use self::blueprints::{
     Blueprint, BlueprintChange, BlueprintDetail, BlueprintStatus, BlueprintVersion, Canary, CanaryStatus,
     Changes, Drain, Instances, Pause, PerNode, Placement, Planned, Rebalance, RollBack, Rollout, Scale,
-    SlotStatus, Step, Update,
+    SlotStatus, StandbyStatus, Step, Update,
 };
 pub use self::care::{Breaker, Check, CheckKind, HealthCheck, Restart, RestartAgent};
 pub use self::certificates::{

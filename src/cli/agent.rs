@@ -10,8 +10,8 @@ use super::client::Connection;
 use super::print::{self, Table};
 use super::{Failure, Shown, blueprint, client_of, why};
 use crate::api::types::{
-    Agent, AgentInfo, AgentRef, Check, History, InstanceLife, Logs, Protocol, RestartAgent, Source, Tool,
-    WasmSource,
+    Agent, AgentInfo, AgentRef, Check, History, InstanceLife, Logs, OrderedBy, Protocol, RestartAgent,
+    Source, Tool, WasmSource,
 };
 use crate::core::ids::{AgentName, NodeId, Tag};
 use crate::core::limits;
@@ -199,7 +199,7 @@ async fn info(args: &OneArgs) -> Result<(), Failure> {
             ("Node", info.node.to_string()),
             ("Kind", kind.to_owned()),
             ("Source", source),
-            ("Deployed by", if info.of_folder { "a manifest in --agents-dir" } else { "hand" }.to_owned()),
+            ("Deployed by", deployed_by(info)),
             ("Capabilities", tags(&info.capabilities)),
             ("Topics", tags(&info.topics)),
             ("Tools", tools(&info.tools)),
@@ -220,6 +220,16 @@ async fn info(args: &OneArgs) -> Result<(), Failure> {
             ("Memory", print::or_nothing(info.memory_bytes, print::bytes)),
         ])
     })
+}
+
+/// `blueprint web, version 2 (order 1.3.14)`
+fn deployed_by(info: &AgentInfo) -> String {
+    let Some(OrderedBy { blueprint, version, epoch }) = &info.ordered_by else {
+        return if info.of_folder { "a manifest in --agents-dir" } else { "hand" }.to_owned();
+    };
+    let version = version.map(|version| format!(", version {version}")).unwrap_or_default();
+    let order = epoch.as_ref().map(|epoch| format!(" (order {epoch})")).unwrap_or_default();
+    format!("blueprint {blueprint}{version}{order}")
 }
 
 /// Their names; what they take is in the JSON.

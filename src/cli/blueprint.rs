@@ -10,10 +10,11 @@ use super::print::{self, Table};
 use super::{Failure, Shown, client_of, deploy};
 use crate::api::types::{
     Agent, Blueprint, BlueprintDetail, BlueprintStatus, CanaryStatus, Changes, Drain, Instances, Pause,
-    Planned, Rebalance, RollBack, Rollout, Scale,
+    Planned, Rebalance, RollBack, Rollout, Scale, StandbyStatus,
 };
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
+use crate::core::model::Beside;
 use crate::node::config::{BlueprintManifest, instances_of};
 
 /// How often `shoal apply --wait` looks.
@@ -452,20 +453,33 @@ async fn pause(args: &OneArgs, paused: bool) -> Result<(), Failure> {
 async fn rollout_status(args: &OneArgs) -> Result<(), Failure> {
     let path = format!("/v1/blueprints/{}/rollout", args.name);
     let rollout: Rollout = client_of(&args.connection)?.get(&path).await?;
-    print::show(args.shown.output, &rollout, |Rollout { status, canary }| {
+    print::show(args.shown.output, &rollout, |Rollout { status, canary, beside }| {
         let (name, version, updated, placed) = (&status.name, status.version, status.updated, status.placed);
         let line =
             format!("{name}: {updated} of {placed} instances run version {version}: {}\n", state_of(status));
-        line + &canary.as_ref().map(canary_lines).unwrap_or_default()
+        let beside = beside.as_ref().map(standby_lines).unwrap_or_default();
+        line + &canary.as_ref().map(canary_lines).unwrap_or_default() + &beside
     })?;
-    let Rollout { status, canary } = rollout;
-    match has_settled(&status) && canary.is_none() {
+    let Rollout { status, canary, beside } = rollout;
+    match has_settled(&status) && canary.is_none() && beside.is_none() {
         true => Ok(()),
         false => Err(Failure::Refused(format!(
             "version {} of {} is not everywhere yet",
             status.version, status.name
         ))),
     }
+}
+
+fn standby_lines(standby: &StandbyStatus) -> String {
+    let StandbyStatus { stage, wanted, steady, waits_for } = standby;
+    let takes = match stage {
+        Beside::Waits => "takes no messages yet",
+        Beside::Serves => "takes all messages",
+    };
+    let waits_for = print::visible(waits_for);
+    format!(
+        "beside the version before: {steady} of {wanted} instances are steady; it {takes}\nwaits for: {waits_for}\n"
+    )
 }
 
 fn canary_lines(canary: &CanaryStatus) -> String {

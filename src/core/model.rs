@@ -15,6 +15,7 @@ use super::limits;
 
 mod address;
 mod agent;
+mod beside;
 mod blueprint;
 mod breaker;
 mod care;
@@ -41,6 +42,7 @@ pub use address::{Address, Target};
 pub use agent::{
     AgentRecord, AgentSource, AgentSpec, AgentState, AgentView, MEASURED_AGENT, ProcessProtocol,
 };
+pub use beside::{Beside, SlotSide};
 pub use blueprint::{
     BLUEPRINTS_PREFIX, Blueprint, BlueprintRecord, CAPACITY_LABEL, DRAINED_PREFIX, Domain, Instances,
     ORDERS_PREFIX, OnCut, Order, OrderEpoch, Placement, PlacementStrategy, Post, SpecDigest, Version, Weight,

@@ -35,7 +35,7 @@ mod versions;
 
 pub use desired::{
     BlueprintChange, BlueprintDetail, BlueprintStatus, CanaryStatus, Changes, DesiredAnswer, DesiredRequest,
-    Planned, RolloutStatus, SlotStatus,
+    Planned, RolloutStatus, SlotStatus, StandbyStatus,
 };
 pub use facts::{
     AgentStats, ArrivalFacts, BreakerStats, CaFacts, CertificateFacts, CheckEntry, DiskFacts, LinkFacts,

@@ -18,7 +18,6 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 
-use self::choice::is_usable;
 use self::routes::{Counted, Group, Sticky};
 use super::runtime::{Delivery, Finish, Runtime};
 use super::transport::{Awaited, DataHandler, Peer, SendFailure};
@@ -348,8 +347,8 @@ impl Inner {
         self.pick(&self.routes.load(), message)
     }
 
-    /// Picks an instance: one of those that were chosen, by key, conversation or turn; where the sender names the
-    /// node, the one there.
+    /// Picks an instance: one of those that were chosen, or where the sender names the node of those there, by key,
+    /// conversation or turn.
     fn pick(&self, routes: &Routes, message: &Message) -> Result<Picked, SendError> {
         let address = &message.to;
         if routes.stopping {
@@ -357,7 +356,7 @@ impl Inner {
         }
         let group = routes.agents.get(&address.agent);
         let picked = match (&address.node, group) {
-            (Some(node), Some(group)) => group.instances.iter().find(|i| i.node == *node && is_usable(i)),
+            (Some(node), Some(group)) => group.pick_on(node, Sticky::of(message)),
             (None, Some(group)) => group.pick(Sticky::of(message)),
             (_, None) => None,
         };

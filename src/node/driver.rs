@@ -375,6 +375,7 @@ fn routes(view: &View, transport: &Transport, rule: &CrossRegion, before: &Route
             region: member.map(|(m, _)| m.card.region.clone()).unwrap_or_default(),
             rtt: member.and_then(|(m, _)| m.expected_rtt),
             offer: agent.record.offer.clone(),
+            on_call: agent.on_call,
             open: None,
             hash: 0,
         }

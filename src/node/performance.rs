@@ -125,6 +125,7 @@ impl Handle {
             region: String::new(),
             rtt: None,
             offer: Offer::default(),
+            on_call: true,
             open: None,
             order: None,
             is_open: false,

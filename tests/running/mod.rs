@@ -80,6 +80,26 @@ impl Place {
         node
     }
 
+    /// Writes a script that can be executed.
+    pub(crate) fn executable(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&path, mode).expect("set");
+        path
+    }
+
+    /// Nodes `n1` and so on of one mesh, all of them voters and healthy, each of which knows that all others are alive.
+    pub(crate) fn healthy_mesh(&self, nodes: usize) -> Vec<Running> {
+        let mut all = vec![self.bootstrap("n1", &[])];
+        for n in 2..=nodes {
+            let node = self.join(&format!("n{n}"), &all[0]);
+            all.push(node);
+        }
+        Running::until_healthy(&all);
+        all
+    }
+
     /// A node that joins that of `seed`; both know each other when this returns.
     pub(crate) fn join(&self, name: &str, seed: &Running) -> Running {
         self.join_with(name, seed, &[])
@@ -127,6 +147,19 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// Waits until all of these are voters and healthy, and each knows that all are alive.
+    pub(crate) fn until_healthy(all: &[Self]) {
+        for node in all {
+            node.until("/v1/cluster/roster", |answer| answer.json()["voters"] == all.len());
+            node.until("/v1/cluster/status", |answer| answer.json()["mode"] == "healthy");
+            let all_alive = |answer: &Answer| {
+                let members = answer.json();
+                members.as_array().is_some_and(|all| all.iter().all(|member| member["status"] == "alive"))
+            };
+            node.until("/v1/cluster/members", all_alive);
+        }
+    }
+
     pub(crate) fn start(mut command: Command, data_dir: PathBuf) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().expect("started");
         let stderr = BufReader::new(child.stderr.take().expect("piped"));

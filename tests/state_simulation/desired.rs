@@ -380,6 +380,38 @@ fn a_drained_node_gives_up_what_it_has_when_others_have_begun() {
 }
 
 #[test]
+fn the_mark_of_a_drained_node_goes_with_the_node_and_not_with_its_machine() {
+    for leaves in [true, false] {
+        let mut world = healthy_mesh(4, 86);
+        let drained = (holder(&mut world) + 1) % 4;
+        let asked = (drained + 1) % 4;
+        let node = world.node(drained).clone();
+        let key = format!("_mesh/drained/{node}");
+        let request = DesiredRequest::Drain { node: node.clone(), drained: true };
+        planned(desired(&mut world, asked, request));
+        world.run_for(seconds(1));
+        assert_eq!(get(&mut world, asked, &key).as_deref(), Some("drained"));
+        world.crash(drained);
+        world.run_for(seconds(60));
+        assert_eq!(get(&mut world, asked, &key).as_deref(), Some("drained"), "it may come back");
+        if leaves {
+            world.start(drained);
+            world.run_for(seconds(20));
+            assert_eq!(get(&mut world, asked, &key).as_deref(), Some("drained"), "it has come back");
+            world.request(asked, &node, RequestBody::Leave { drain_ms: 5_000, force: false });
+        } else {
+            let evicted = answer(&mut world, asked, StateRequest::Evict { node: node.clone() });
+            assert!(evicted.is_ok(), "{evicted:?}");
+        }
+        world.run_for(seconds(60));
+        for machine in (0..4).filter(|machine| *machine != drained) {
+            assert_eq!(get(&mut world, machine, &key), None, "nobody of that name is a member");
+        }
+        assert_eq!(world.broken(), [] as [String; 0]);
+    }
+}
+
+#[test]
 fn one_on_each_node_comes_with_a_node_and_goes_with_it() {
     let mut world = healthy_mesh(3, 28);
     apply(&mut world, 0, blueprint("log", Instances::PerNode, "first"));

@@ -1,6 +1,6 @@
 //! Who leaves hands over what it runs by order first: each instance runs elsewhere before it ends here.
 
-use shoal::core::model::{Blueprint, Instances, Placement, Update};
+use shoal::core::model::{Blueprint, Instances, Mode, Placement, Update};
 use shoal::core::wire::DesiredRequest;
 
 use super::desired::{holder, *};
@@ -57,6 +57,79 @@ fn a_node_whose_instances_can_go_nowhere_leaves_when_the_time_is_over_and_says_s
     let left_behind = vec![name("web#0"), name("web#1")];
     let told = ResponseBody::Left { left_behind, left_behind_total: 2 };
     assert_eq!(answered(&world, asked), Some(Ok(told)));
+}
+
+/// A mesh of four nodes that are full, and one of them that has two instances, which can go nowhere.
+fn full_mesh(seed: u64) -> (World, usize) {
+    let mut world = World::new(Config::lan(4, seed));
+    (0..4).for_each(|machine| world.set_labels(machine, &[("capacity", "2")]));
+    world.start_all();
+    let end = world.now() + seconds(60);
+    world.run_until(end, all_healthy).expect("they are healthy");
+    apply(&mut world, 0, blueprint("web", Instances::Count(4), "first"));
+    until_runs(&mut world, "web", 4, "first", seconds(2));
+    apply(&mut world, 0, blueprint("other", Instances::Count(4), "first"));
+    until_runs(&mut world, "other", 4, "first", seconds(2));
+    world.run_for(seconds(3));
+    let leaver = (holder(&mut world) + 1) % 4;
+    (world, leaver)
+}
+
+/// Cuts a machine off until its node has noticed, and for a second more.
+fn blinks(world: &mut World, machine: usize) {
+    isolate(world, machine);
+    let end = world.now() + seconds(10);
+    world.run_until(end, |world| mode(world, machine) == Mode::Degraded).expect("it notices");
+    world.run_for(seconds(1));
+    world.apply(&Fault::Heal);
+}
+
+#[test]
+fn a_node_that_is_without_a_majority_for_a_moment_still_waits_until_what_it_has_has_gone() {
+    for (seed, is_cut_before) in [(69, false), (70, true)] {
+        let (mut world, leaver) = full_mesh(seed);
+        let node = world.node(leaver).clone();
+        let leave = RequestBody::Leave { drain_ms: 60_000, force: false };
+        let asked = match is_cut_before {
+            true => {
+                isolate(&mut world, leaver);
+                let end = world.now() + seconds(10);
+                world.run_until(end, |world| mode(world, leaver) == Mode::Degraded).expect("it notices");
+                let asked = (leaver, world.request(leaver, &node, leave));
+                world.run_for(seconds(1));
+                world.apply(&Fault::Heal);
+                asked
+            }
+            false => {
+                let asked = (leaver, world.request(leaver, &node, leave));
+                world.run_for(seconds(1));
+                blinks(&mut world, leaver);
+                asked
+            }
+        };
+        world.run_for(seconds(10));
+        assert_eq!(answered(&world, asked), None, "it waits: there is no room elsewhere yet");
+        assert_eq!(world.agents(leaver).count(), 2);
+        scale(&mut world, (leaver + 1) % 4, "other", 0);
+        let end = world.now() + seconds(40);
+        world.run_until(end, |world| answered(world, asked).is_some()).expect("it leaves");
+        assert_eq!(answered(&world, asked), Some(Ok(ResponseBody::Done)), "nothing was left behind");
+        until_runs(&mut world, "web", 4, "first", seconds(5));
+        assert_eq!(world.broken(), [] as [String; 0]);
+    }
+}
+
+#[test]
+fn a_node_that_stays_without_a_majority_does_not_wait_for_others_to_take_what_it_has() {
+    let (mut world, leaver) = full_mesh(85);
+    let node = world.node(leaver).clone();
+    isolate(&mut world, leaver);
+    let leave = RequestBody::Leave { drain_ms: 60_000, force: false };
+    let asked = (leaver, world.request(leaver, &node, leave));
+    world.run_for(seconds(45));
+    let refused = answered(&world, asked).expect("it is answered").expect_err("nobody can let it go");
+    assert!(refused.contains("it stays in the mesh"), "{refused}");
+    assert_eq!(world.broken(), [] as [String; 0]);
 }
 
 #[test]

@@ -296,6 +296,9 @@ pub struct AgentInfo {
     /// Whether it is there because of a manifest in its node's `--agents-dir`.
     #[serde(default)]
     pub of_folder: bool,
+    /// The blueprint of which it is an instance; null of an agent that no blueprint wants.
+    #[serde(default)]
+    pub ordered_by: Option<OrderedBy>,
     /// As in [`Agent`]; null while the asked node has not heard of the agent's state.
     pub state: Option<String>,
     /// As in [`Agent`].
@@ -321,6 +324,17 @@ pub struct AgentInfo {
     /// Bytes of memory that its process holds; null where it has none.
     #[serde(default)]
     pub memory_bytes: Option<u64>,
+}
+
+/// Why a node runs an instance of a blueprint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderedBy {
+    /// The blueprint.
+    pub blueprint: AgentName,
+    /// The version of it that was ordered; null where the asked node does not keep that, or has not heard of it.
+    pub version: Option<u64>,
+    /// Which order it is; null likewise.
+    pub epoch: Option<String>,
 }
 
 impl AgentInfo {
@@ -355,6 +369,7 @@ impl AgentInfo {
             health_why,
             checks: stats.checks.iter().map(Check::from).collect(),
             of_folder: spec.of_folder,
+            ordered_by: None,
             state,
             reason,
             restarts,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Deploy;
 use crate::core::ids::{AgentName, NodeId};
-use crate::core::model::{self, Domain, OnCut, PlacementStrategy, UpdateStrategy, Weight};
+use crate::core::model::{self, Beside, Domain, OnCut, PlacementStrategy, UpdateStrategy, Weight};
 use crate::core::wire;
 
 /// How many instances: a number, or `"per-node"`.
@@ -98,6 +98,9 @@ pub struct Update {
     /// From share to share; null: a rolling update.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub canary: Option<Canary>,
+    /// All of it beside the version before, and then all messages at once; not with `canary`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub blue_green: bool,
 }
 
 /// An update that goes from share to share.
@@ -157,6 +160,7 @@ impl From<model::Update> for Update {
             deadline_ms: ms(update.deadline),
             roll_back: update.roll_back,
             canary: update.strategy.canary().cloned().map(Into::into),
+            blue_green: update.strategy == UpdateStrategy::BlueGreen,
         }
     }
 }
@@ -169,9 +173,10 @@ impl From<Update> for model::Update {
             min_healthy: span(update.min_healthy_ms),
             deadline: span(update.deadline_ms),
             roll_back: update.roll_back,
-            strategy: match update.canary {
-                Some(canary) => UpdateStrategy::Canary(canary.into()),
-                None => UpdateStrategy::Rolling,
+            strategy: match (update.canary, update.blue_green) {
+                (Some(canary), _) => UpdateStrategy::Canary(canary.into()),
+                (None, true) => UpdateStrategy::BlueGreen,
+                (None, false) => UpdateStrategy::Rolling,
             },
         }
     }
@@ -354,6 +359,22 @@ pub struct Rollout {
     pub status: BlueprintStatus,
     /// Its canary; null: there is none under way.
     pub canary: Option<CanaryStatus>,
+    /// How it stands beside the version before; null: it is beside nothing.
+    #[serde(default)]
+    pub beside: Option<StandbyStatus>,
+}
+
+/// How a version stands beside the one before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandbyStatus {
+    /// `waits`: it takes no messages yet; `serves`: it takes all of them.
+    pub stage: Beside,
+    /// How many instances it has to have.
+    pub wanted: u32,
+    /// How many are steady.
+    pub steady: u32,
+    /// What it waits for.
+    pub waits_for: String,
 }
 
 /// How a canary stands.
@@ -398,7 +419,17 @@ impl From<wire::RolloutStatus> for Rollout {
             hold_ms: ms(canary.hold),
             waits_for: canary.waits_for,
         };
-        Self { status: rollout.status.into(), canary: rollout.canary.map(canary) }
+        let beside = |beside: wire::StandbyStatus| StandbyStatus {
+            stage: beside.stage,
+            wanted: beside.wanted,
+            steady: beside.steady,
+            waits_for: beside.waits_for,
+        };
+        Self {
+            status: rollout.status.into(),
+            canary: rollout.canary.map(canary),
+            beside: rollout.beside.map(beside),
+        }
     }
 }
 

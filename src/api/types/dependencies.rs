@@ -106,7 +106,7 @@ mod tests {
         let (restarts, waits, order) = (0, None, None);
         let record = AgentRecord { kind, state, restarts, offer, health, breaker, depends_on, waits, order };
         let (name, node) = (name.parse().expect("valid"), node.parse().expect("valid"));
-        AgentView { name, node, node_status, record }
+        AgentView { name, node, node_status, record, on_call: true }
     }
 
     #[test]

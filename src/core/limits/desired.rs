@@ -39,6 +39,9 @@ pub const REROUTES_MAX: u32 = 5;
 pub const ORDER_NEWS_PATIENCE: Duration = Duration::from_secs(1);
 /// Steps of a canary. More: the blueprint is refused.
 pub const CANARY_STEPS_MAX: usize = 20;
+/// So long the instances of the version before stay after a blue-green update has let the messages go to the others: who has
+/// not heard of it sends to them.
+pub const SWITCH_PAUSE: Duration = Duration::from_secs(3);
 /// How often a node counts, and tells the others, what became of the messages of instances on trial.
 pub const TALLY_INTERVAL: Duration = Duration::from_secs(5);
 /// The shortest time for which a canary's step is held: what its nodes have counted is heard of twice. Shorter: the blueprint is

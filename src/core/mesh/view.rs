@@ -162,6 +162,7 @@ impl Mesh {
                 node: node.clone(),
                 node_status,
                 record: record.clone(),
+                on_call: self.desired.is_on_call(name),
             }));
         }
         views.sort_by(|a, b| (&a.name, &a.node).cmp(&(&b.name, &b.node)));

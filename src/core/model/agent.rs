@@ -247,4 +247,16 @@ pub struct AgentView {
     pub node_status: MemberStatus,
     /// What that node says of the agent.
     pub record: AgentRecord,
+    /// Whether messages to its blueprint go to it: not to one that waits beside the version before, nor to one that ends
+    /// because another version has taken its place.
+    #[serde(default = "usually", skip_serializing_if = "is_usual")]
+    pub on_call: bool,
+}
+
+fn usually() -> bool {
+    true
+}
+
+fn is_usual(on_call: &bool) -> bool {
+    *on_call
 }

@@ -10,7 +10,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::{AgentSource, AgentSpec, Canary, NodeCard, Update};
+use super::{AgentSource, AgentSpec, Beside, Canary, NodeCard, SlotSide, Update, UpdateStrategy};
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
 
@@ -288,11 +288,31 @@ impl Blueprint {
             return Err("it is to be near itself: leave it out of placement.near".to_owned());
         }
         self.update.check()?;
+        if self.update.strategy == UpdateStrategy::BlueGreen {
+            self.check_blue_green()?;
+        }
         let bytes = crate::core::wire::encode_value(self).len();
         if bytes > limits::BLUEPRINT_BYTES_MAX {
             return Err(format!("it has {bytes} bytes: at most {}", limits::BLUEPRINT_BYTES_MAX));
         }
         Ok(())
+    }
+}
+
+impl Blueprint {
+    fn check_blue_green(&self) -> Result<(), String> {
+        if self.spec.exclusive {
+            return Err(
+                "update.strategy: blue-green is not for exclusive agents: both versions would run at a time"
+                    .to_owned(),
+            );
+        }
+        match self.instances {
+            Instances::Count(_) => Ok(()),
+            Instances::PerNode => {
+                Err("update.strategy: blue-green is not for one on each node: each would have two".to_owned())
+            }
+        }
     }
 }
 
@@ -314,6 +334,12 @@ pub struct Version {
     /// Steps of its canary that it has passed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub steps_passed: u8,
+    /// On which side its slots are.
+    #[serde(default, skip_serializing_if = "SlotSide::is_first")]
+    pub side: SlotSide,
+    /// Set while instances of the version before are beside its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beside: Option<Beside>,
 }
 
 fn is_zero(count: &u8) -> bool {
@@ -347,8 +373,16 @@ impl BlueprintRecord {
     /// The record of a blueprint that is new.
     #[must_use]
     pub fn new(blueprint: Blueprint, why: String) -> Self {
-        let current =
-            Version { number: 1, blueprint, why, goes_back: false, settled: false, steps_passed: 0 };
+        let current = Version {
+            number: 1,
+            blueprint,
+            why,
+            goes_back: false,
+            settled: false,
+            steps_passed: 0,
+            side: SlotSide::default(),
+            beside: None,
+        };
         Self { current, former: vec![], removed: false, paused: false }
     }
 
@@ -359,9 +393,10 @@ impl BlueprintRecord {
         // Where only the number of instances or their places change, what was found of the version still holds.
         let is_same = blueprint.digest() == self.current.blueprint.digest();
         let settled = is_same && self.current.settled;
+        let (side, beside) = self.place_of_next(&blueprint, goes_back);
         let goes_back = goes_back || (is_same && self.current.goes_back);
         let steps_passed = if is_same { self.current.steps_passed } else { 0 };
-        let current = Version { number, blueprint, why, goes_back, settled, steps_passed };
+        let current = Version { number, blueprint, why, goes_back, settled, steps_passed, side, beside };
         let former = std::iter::once(&self.current).chain(&self.former).cloned();
         let mut next = Self { current, former: former.collect(), removed: false, paused: false };
         while next.is_too_long() {
@@ -405,11 +440,11 @@ impl BlueprintRecord {
     /// and one that holds again was good before: neither is a canary.
     #[must_use]
     pub fn canary(&self) -> Option<(&Canary, usize)> {
-        let Version { goes_back, settled, steps_passed, .. } = self.current;
+        let Version { goes_back, settled, steps_passed, beside, .. } = self.current;
         let canary = self.wanted()?.update.strategy.canary()?;
         let passed = usize::from(steps_passed);
-        (!goes_back && !settled && passed < canary.steps.len() && self.before().is_some())
-            .then_some((canary, passed))
+        let is_judged = !goes_back && !settled && beside.is_none();
+        (is_judged && passed < canary.steps.len() && self.before().is_some()).then_some((canary, passed))
     }
 
     /// Whether the messages of its current version are counted.
@@ -433,7 +468,9 @@ impl BlueprintRecord {
     #[must_use]
     pub fn ended(&self) -> Self {
         let number = self.current.number + 1;
-        let current = Version { number, why: "removed".to_owned(), ..self.current.clone() };
+        let side = self.side_on_call();
+        let why = "removed".to_owned();
+        let current = Version { number, why, side, beside: None, ..self.current.clone() };
         Self { current, removed: true, ..self.clone() }
     }
 

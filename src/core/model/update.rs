@@ -47,6 +47,8 @@ pub enum UpdateStrategy {
     Rolling,
     /// To a share of the instances, which has to prove itself before the share grows.
     Canary(Canary),
+    /// All instances of the new version beside those that run; then all messages go to them at once.
+    BlueGreen,
 }
 
 impl UpdateStrategy {
@@ -58,7 +60,7 @@ impl UpdateStrategy {
     #[must_use]
     pub fn canary(&self) -> Option<&Canary> {
         match self {
-            Self::Rolling => None,
+            Self::Rolling | Self::BlueGreen => None,
             Self::Canary(canary) => Some(canary),
         }
     }

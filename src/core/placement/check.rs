@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{HostState, Landscape, Plan, StepAction, choose};
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
-use crate::core::model::{Instances, Post};
+use crate::core::model::{Instances, Post, SlotSide};
 
 /// Looks for what no plan may order.
 ///
@@ -41,10 +41,13 @@ pub fn check(landscape: Landscape<'_>, plan: &Plan) -> Result<(), String> {
         let host = &landscape.hosts[&post.node];
         choose::may_have(blueprint, host)
             .map_err(|why| format!("{slot}: {} may not have it: {why}", post.node))?;
-        if let (Instances::Count(count), Some(number)) = (blueprint.instances, slot.slot())
-            && number >= count
-        {
-            return wrong("there are not so many slots");
+        if let (Instances::Count(count), Some(number)) = (blueprint.instances, SlotSide::number_of(slot)) {
+            if number >= count {
+                return wrong("there are not so many slots");
+            }
+            if SlotSide::of(slot) != record.current.side && record.current.beside.is_none() {
+                return wrong("nothing is beside its version");
+            }
         }
     }
     check_crowding(landscape, plan)

@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Host, HostState, Landscape};
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
-use crate::core::model::{Blueprint, BlueprintRecord, Domain, Instances, Placement, PlacementStrategy};
+use crate::core::model::{
+    Blueprint, BlueprintRecord, Domain, Instances, Placement, PlacementStrategy, SlotSide,
+};
 
 /// Who has how many of what, with what the plan has ordered so far.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Occupancy {
     nodes: BTreeMap<NodeId, Room>,
     /// By blueprint: who else is to be apart from it.
@@ -22,7 +24,7 @@ pub(super) struct Occupancy {
 }
 
 /// What a node has.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Room {
     agents: usize,
     /// What the instances of blueprints weigh together.
@@ -167,7 +169,7 @@ impl Occupancy {
     ) -> Result<NodeId, String> {
         let fits = |(node, host): &(&NodeId, &Host)| self.accepts(blueprint, node, host, not_on).is_ok();
         let able: Vec<_> = landscape.hosts.iter().filter(fits).collect();
-        let number = usize::from(slot.slot().unwrap_or(0));
+        let number = usize::from(SlotSide::number_of(slot).unwrap_or(0));
         let domains = self.domains(landscape, blueprint);
         let ranked = able.iter().enumerate().map(|(at, (node, host))| {
             let turn = (at + able.len() - number % able.len()) % able.len();

@@ -10,10 +10,12 @@
 //! - An instance whose node starts it again is not replaced, until that has given up on it.
 //! - Another version comes to as many instances at once as the blueprint says, and to the next when these are steady. A canary
 //!   comes to no more than its share, whatever else moves or begins meanwhile.
+//! - A version that comes beside the one before ([`SlotSide`]) begins as a whole or not at all, and takes nothing from the one before.
 //! - Instances of a blueprint that wants it go to emptier nodes when nothing else is to be done with them, some at a time.
 //! - Where nodes have a capacity and it is taken, instances of a lower priority give way.
 //! - What has no node stays unplaced, with the reason of each node.
 
+mod beside;
 mod check;
 mod choose;
 mod rebalance;
@@ -24,13 +26,16 @@ mod tests;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use self::beside::{Standby, standby};
 pub use self::check::check;
 use self::choose::Occupancy;
 pub use self::rebalance::rebalance;
 pub use self::rollout::{Stage, settled, stage};
 use super::ids::{AgentName, NodeId};
 use super::limits;
-use super::model::{Blueprint, BlueprintRecord, Instances, NodeCard, Order, Post, SpecDigest, Tally};
+use super::model::{
+    Blueprint, BlueprintRecord, Instances, NodeCard, Order, Post, SlotSide, SpecDigest, Tally,
+};
 pub use super::model::{Plan, Step, StepAction};
 
 /// Everything that a plan depends on.
@@ -113,8 +118,12 @@ pub fn plan(landscape: Landscape<'_>) -> Plan {
             plan.roll_back.insert(name.clone(), cut_off(why));
             continue;
         }
+        if record.current.beside.is_some() {
+            beside::fill_both(landscape, record, &mut occupancy, &mut plan);
+            continue;
+        }
         let digest = blueprint.digest();
-        for slot in wanted_slots(landscape, blueprint) {
+        for slot in wanted_slots(landscape, record) {
             fill(landscape, record, digest, slot, &mut occupancy, &mut plan);
         }
         rollout::advance(landscape, record, &mut occupancy, &mut plan);
@@ -133,11 +142,16 @@ pub fn takes_one(blueprint: &Blueprint, host: &Host) -> bool {
     host.state == HostState::Up && choose::may_have(blueprint, host).is_ok()
 }
 
-/// The slots of a blueprint that should be filled.
-fn wanted_slots(landscape: Landscape<'_>, blueprint: &Blueprint) -> Vec<AgentName> {
+/// The slots of a blueprint that should be filled by its current version.
+fn wanted_slots(landscape: Landscape<'_>, record: &BlueprintRecord) -> Vec<AgentName> {
+    slots_on(record.current.side, landscape, &record.current.blueprint)
+}
+
+/// The slots on a side that as many instances fill as are wanted.
+fn slots_on(side: SlotSide, landscape: Landscape<'_>, blueprint: &Blueprint) -> Vec<AgentName> {
     let name = blueprint.name();
     match blueprint.instances {
-        Instances::Count(count) => (0..count).map(|number| name.of_slot(number)).collect(),
+        Instances::Count(count) => (0..count).map(|number| side.slot(name, number)).collect(),
         Instances::PerNode => {
             let mut given: Vec<_> = orders_of(landscape, name).collect();
             given.sort_by_key(|(slot, _)| slot.slot());
@@ -153,7 +167,7 @@ fn wanted_slots(landscape: Landscape<'_>, blueprint: &Blueprint) -> Vec<AgentNam
                     && choose::may_have(blueprint, host).is_ok()
             });
             let free = (0..limits::INSTANCES_MAX)
-                .map(|number| name.of_slot(number))
+                .map(|number| side.slot(name, number))
                 .filter(|slot| !taken.contains(slot));
             let new = free.zip(lacks).map(|(slot, _)| slot);
             held.values().copied().cloned().chain(new).collect()
@@ -177,8 +191,11 @@ fn orders_of<'a>(
 fn stop_unwanted(landscape: Landscape<'_>, occupancy: &mut Occupancy, plan: &mut Plan) {
     for (name, record) in landscape.blueprints {
         let wanted: BTreeSet<_> =
-            record.wanted().into_iter().flat_map(|blueprint| wanted_slots(landscape, blueprint)).collect();
-        let why = |post: &Post| match record.wanted().map(|blueprint| blueprint.instances) {
+            record.wanted().into_iter().flat_map(|_| beside::kept_slots(landscape, record)).collect();
+        let why = |slot: &AgentName, post: &Post| match record.wanted().map(|blueprint| blueprint.instances) {
+            Some(Instances::Count(_)) if SlotSide::of(slot) != record.current.side => {
+                format!("version {} takes all messages", record.current.number)
+            }
             None => "its blueprint was removed".to_owned(),
             Some(Instances::Count(count)) => format!("{count} instances are wanted"),
             Some(Instances::PerNode) if landscape.hosts.contains_key(&post.node) => {
@@ -189,7 +206,7 @@ fn stop_unwanted(landscape: Landscape<'_>, occupancy: &mut Occupancy, plan: &mut
         for (slot, post) in orders_of(landscape, name) {
             if !wanted.contains(slot) {
                 occupancy.ends(slot, &post.node);
-                plan.order(slot.clone(), StepAction::Stop, None, why(post));
+                plan.order(slot.clone(), StepAction::Stop, None, why(slot, post));
             }
         }
     }
@@ -210,8 +227,7 @@ fn fill(
     let blueprint = &record.current.blueprint;
     let per_node = blueprint.instances == Instances::PerNode;
     let held = landscape.orders.get(&slot).and_then(|order| order.post.as_ref());
-    let share = rollout::share(landscape, record);
-    let before = share.and_then(|_| record.before()).map(|before| before.blueprint.digest());
+    let before = beside::kept_back(landscape, record, &slot);
     let Some(post) = held else {
         // A canary's share grows by updates alone.
         let digest = before.unwrap_or(digest);

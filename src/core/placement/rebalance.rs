@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::choose::Occupancy;
 use super::{HostState, Landscape, Observed, Plan, StepAction, orders_of};
 use crate::core::ids::{AgentName, NodeId};
-use crate::core::model::{Blueprint, BlueprintRecord, Instances, Order, PlacementStrategy, Post};
+use crate::core::model::{Blueprint, BlueprintRecord, Instances, Order, PlacementStrategy, Post, SlotSide};
 
 /// Why an instance moves that need not.
 pub(super) const EQUALLY_FULL: &str = "nodes are made equally full";
@@ -37,7 +37,8 @@ pub(super) fn even_out(
     let is_at_rest = orders_of(landscape, name).all(|(slot, _)| is_steady(slot))
         && plan.unplaced.range(name.of_slot(0)..).next().is_none_or(|(slot, _)| slot.base() != *name)
         && !plan.steps.iter().any(|step| step.slot.base() == *name);
-    if record.paused || record.canary().is_some() || !is_at_rest {
+    let is_under_way = record.canary().is_some() || record.current.beside.is_some();
+    if record.paused || is_under_way || !is_at_rest {
         return;
     }
     let orders = landscape.orders.range(name.of_slot(0)..).take_while(|(slot, _)| slot.base() == *name);
@@ -90,10 +91,12 @@ fn movable<'a>(
             continue;
         };
         let is_wanted = match blueprint.instances {
-            Instances::Count(count) => slot.slot().is_some_and(|number| number < count),
+            Instances::Count(count) => SlotSide::number_of(slot).is_some_and(|number| number < count),
             Instances::PerNode => false,
         };
         if is_wanted
+            && record.current.beside.is_none()
+            && SlotSide::of(slot) == record.current.side
             && blueprint.placement.strategy != PlacementStrategy::Binpack
             && landscape.observed.get(slot) == Some(&Observed::Steady)
         {

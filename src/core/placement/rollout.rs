@@ -60,7 +60,7 @@ fn of_current<'a>(
 /// How many instances may be of the current version while its canary is under way; `None`: none is.
 pub(super) fn share(landscape: Landscape<'_>, record: &BlueprintRecord) -> Option<usize> {
     let (canary, passed) = record.canary()?;
-    let wanted = wanted_slots(landscape, &record.current.blueprint).len();
+    let wanted = wanted_slots(landscape, record).len();
     Some((wanted * usize::from(canary.steps[passed])).div_ceil(100).max(1).min(wanted))
 }
 
@@ -112,7 +112,7 @@ pub fn stage(landscape: Landscape<'_>, record: &BlueprintRecord) -> Option<Stage
 #[must_use]
 pub fn settled(landscape: Landscape<'_>) -> Vec<AgentName> {
     let is_settled = |record: &BlueprintRecord| {
-        let is_open = !record.current.settled && record.canary().is_none();
+        let is_open = !record.current.settled && record.canary().is_none() && record.current.beside.is_none();
         let Some(blueprint) = record.wanted().filter(|_| is_open) else {
             return false;
         };
@@ -122,7 +122,7 @@ pub fn settled(landscape: Landscape<'_>) -> Vec<AgentName> {
             let is_steady = landscape.observed.get(slot) == Some(&Observed::Steady);
             post.is_some_and(|post| post.digest == digest) && is_steady
         };
-        wanted_slots(landscape, blueprint).iter().all(is_done)
+        wanted_slots(landscape, record).iter().all(is_done)
     };
     let settled = landscape.blueprints.iter().filter(|(_, record)| is_settled(record));
     settled.map(|(name, _)| name.clone()).collect()
@@ -173,7 +173,7 @@ pub(super) fn advance(
 }
 
 /// What an update may come to: instances on nodes that are there and may have them.
-fn updatable<'a>(
+pub(super) fn updatable<'a>(
     landscape: Landscape<'a>,
     blueprint: &'a Blueprint,
 ) -> impl Iterator<Item = (&'a AgentName, &'a Post)> {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::model::Blueprint;
-use crate::core::model::{BlueprintRecord, Instances, Plan, Tally};
+use crate::core::model::{Beside, BlueprintRecord, Instances, Plan, Tally};
 
 /// What one may ask of a node about desired state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,6 +151,22 @@ pub struct RolloutStatus {
     pub status: BlueprintStatus,
     /// Its canary; `None`: there is none under way.
     pub canary: Option<CanaryStatus>,
+    /// How it stands beside the version before; `None`: it is beside nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beside: Option<StandbyStatus>,
+}
+
+/// How a version stands beside the one before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandbyStatus {
+    /// Whether it takes the messages.
+    pub stage: Beside,
+    /// How many instances it has to have.
+    pub wanted: u32,
+    /// How many are steady.
+    pub steady: u32,
+    /// What it waits for.
+    pub waits_for: String,
 }
 
 /// How a canary stands.

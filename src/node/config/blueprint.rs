@@ -53,12 +53,14 @@ const UPDATE_KEYS: [&str; 9] = [
 ];
 /// Of these those that are about a canary alone.
 const CANARY_KEYS: [&str; 4] = ["steps", "hold", "max_error_rate", "min_messages"];
-const UPDATE_STRATEGIES: [(&str, IsCanary); 2] = [("rolling", IsCanary::No), ("canary", IsCanary::Yes)];
+const UPDATE_STRATEGIES: [(&str, Strategy); 3] =
+    [("rolling", Strategy::Rolling), ("canary", Strategy::Canary), ("blue-green", Strategy::BlueGreen)];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum IsCanary {
-    No,
-    Yes,
+enum Strategy {
+    Rolling,
+    Canary,
+    BlueGreen,
 }
 
 /// The words for each strategy.
@@ -292,12 +294,16 @@ fn update(node: &Node) -> Result<Update, String> {
         deadline: span("deadline", usual.deadline)?,
         roll_back: chosen(entries, "roll_back", &YES_OR_NO)?.unwrap_or(usual.roll_back),
         strategy: match chosen(entries, "strategy", &UPDATE_STRATEGIES)? {
-            Some(IsCanary::Yes) => UpdateStrategy::Canary(canary(entries, span)?),
-            Some(IsCanary::No) | None => {
+            Some(Strategy::Canary) => UpdateStrategy::Canary(canary(entries, span)?),
+            other => {
                 if let Some(key) = CANARY_KEYS.iter().find(|key| entries.contains_key(**key)) {
                     return Err(format!("{key} is for `strategy: canary`"));
                 }
-                UpdateStrategy::Rolling
+                if other == Some(Strategy::BlueGreen) {
+                    UpdateStrategy::BlueGreen
+                } else {
+                    UpdateStrategy::Rolling
+                }
             }
         },
     };
@@ -402,10 +408,13 @@ mod tests {
             messages_min: 7,
         };
         assert_eq!(found.expect("good")[0].update.strategy, UpdateStrategy::Canary(canary));
+        let beside = of("strategy: blue-green, deadline: 2m").expect("good");
+        assert_eq!(beside[0].update.strategy, UpdateStrategy::BlueGreen);
         let plain = of("strategy: canary").expect("good");
         assert_eq!(plain[0].update.strategy, UpdateStrategy::Canary(Canary::default()));
         for (text, wanted) in [
-            ("strategy: blue-green", "update: strategy: \"blue-green\" is not one of"),
+            ("strategy: green-blue", "update: strategy: \"green-blue\" is not one of"),
+            ("strategy: blue-green, steps: [5]", "update: steps is for `strategy: canary`"),
             ("steps: [5]", "update: steps is for `strategy: canary`"),
             ("strategy: rolling, hold: 30s", "update: hold is for `strategy: canary`"),
             ("strategy: canary, stops: [5]", "update: \"stops\" is none of strategy, max_parallel"),

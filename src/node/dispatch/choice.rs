@@ -6,7 +6,8 @@
 //! 2. with `prefer_local_region`, if one of the rest is in the own region, only such stay;
 //! 3. with `latency_aware_routing`, only those stay whose expected round trip is next to the lowest.
 //!
-//! Instances whose breaker is open are passed over as long as another one stays. What stays shares the messages. An instance on the node itself goes before all of this, and a sender
+//! An instance that is not on call (its blueprint's messages go to another version) is chosen only by its own name, where none that is
+//! on call has its number. Instances whose breaker is open are passed over as long as another one stays. What stays shares the messages. An instance on the node itself goes before all of this, and a sender
 //! that names the node gets that node. What is not known is not held against an instance in step 1: a node
 //! that has just come is not refused, it is only not preferred.
 
@@ -32,9 +33,11 @@ pub(super) fn is_usable(instance: &Instance) -> bool {
 }
 
 pub(super) fn choose(own_region: &str, instances: &[Arc<Instance>], rule: &CrossRegion) -> Choice {
-    let closed = choose_of(own_region, instances, rule, |instance| !instance.is_open);
-    if closed.chosen.is_empty() && instances.iter().any(|i| i.is_open && is_usable(i)) {
-        return choose_of(own_region, instances, rule, |_| true);
+    let any_on_call = instances.iter().any(|instance| instance.on_call);
+    let may_be = |instance: &Instance| instance.on_call || !any_on_call;
+    let closed = choose_of(own_region, instances, rule, |instance| !instance.is_open && may_be(instance));
+    if closed.chosen.is_empty() && instances.iter().any(|i| i.is_open && may_be(i) && is_usable(i)) {
+        return choose_of(own_region, instances, rule, may_be);
     }
     closed
 }

@@ -9,7 +9,7 @@ use super::choice::{Choice, choose, is_usable};
 use crate::core::error::SendError;
 use crate::core::ids::{AgentName, NodeId, Tag};
 use crate::core::model::{
-    Address, AgentState, Balance, CrossRegion, MemberStatus, Message, Offer, OrderEpoch,
+    Address, AgentState, Balance, CrossRegion, MemberStatus, Message, Offer, OrderEpoch, SlotSide,
 };
 use crate::node::transport::Peer;
 
@@ -65,6 +65,8 @@ pub struct Instance {
     pub rtt: Option<Duration>,
     /// What it offers.
     pub offer: Offer,
+    /// Whether messages to its blueprint, to what it offers and to its number go to it; else it is reached by its own name alone.
+    pub on_call: bool,
     /// Messages to it of which this node awaits the outcome; where nobody asks for the number, it is not counted.
     pub open: Option<Open>,
     /// Over its name and node; worked out with the routes.
@@ -140,6 +142,10 @@ impl Routes {
             instance.hash =
                 fnv1a(&[instance.agent.as_str().as_bytes(), b"@", instance.node.as_str().as_bytes()]);
             let instance = Arc::new(instance);
+            if !instance.on_call {
+                agents.entry(instance.agent.clone()).or_default().push(instance);
+                continue;
+            }
             for capability in &instance.offer.capabilities {
                 capabilities.entry(capability.clone()).or_default().push(Arc::clone(&instance));
             }
@@ -153,6 +159,10 @@ impl Routes {
             }
             if instance.agent.slot().is_some() {
                 agents.entry(instance.agent.base()).or_default().push(Arc::clone(&instance));
+            }
+            let number = SlotSide::lasting_name(&instance.agent);
+            if number != instance.agent {
+                agents.entry(number).or_default().push(Arc::clone(&instance));
             }
             agents.entry(instance.agent.clone()).or_default().push(instance);
         }
@@ -209,20 +219,27 @@ impl Routes {
         let from = message.from.rsplit_once('@').map(|(_, node)| node);
         let instances = self.agents.get(&sender).map(|group| group.instances.iter());
         // What the sender's node tells of itself does not refuse it; and an order may have been lost with a node that is gone.
-        let others = instances
-            .into_iter()
-            .flatten()
-            .filter(|instance| Some(instance.node.as_str()) != from && instance.status.is_reachable());
-        let running = others.filter(|instance| instance.state == AgentState::Running);
+        let counts = |instance: &&Arc<Instance>| {
+            instance.agent == sender
+                && Some(instance.node.as_str()) != from
+                && instance.status.is_reachable()
+                && instance.state == AgentState::Running
+        };
+        let running = instances.into_iter().flatten().filter(counts);
         match running.filter_map(|instance| instance.order).max().filter(|order| *order > epoch) {
             Some(order) => Err(SendError::Superseded { sender, epoch: order.to_string() }),
             None => Ok(()),
         }
     }
 
-    /// The instances of an agent come in the order of their nodes.
     fn open_of(&self, instance: &Instance) -> Option<Open> {
         let instances = &self.agents.get(&instance.agent)?.instances;
+        if instance.agent.slot().is_some() {
+            let is_same =
+                |known: &&Arc<Instance>| known.node == instance.node && known.agent == instance.agent;
+            return instances.iter().find(is_same)?.open.clone();
+        }
+        // Those of one name come in the order of their nodes.
         let at = instances.binary_search_by(|known| known.node.cmp(&instance.node)).ok()?;
         instances[at].open.clone()
     }
@@ -234,10 +251,11 @@ impl Instance {
         Address { agent: self.agent.clone(), node: Some(self.node.clone()) }
     }
 
-    /// The address under which it is found later as well: a slot of a blueprint may have moved, another agent has not.
+    /// The address under which it is found later as well: a slot of a blueprint may have moved, or another version may fill
+    /// that of the same number; another agent has not.
     pub(super) fn lasting_address(&self) -> Address {
         let node = self.agent.slot().is_none().then(|| self.node.clone());
-        Address { agent: self.agent.clone(), node }
+        Address { agent: SlotSide::lasting_name(&self.agent), node }
     }
 }
 
@@ -267,32 +285,54 @@ impl Group {
 
     /// The instance that the next message goes to; `None` when there is none that may take it.
     pub(super) fn pick(&self, sticky: Sticky<'_>) -> Option<&Arc<Instance>> {
-        let chosen = &self.choice.chosen;
-        let at = |index: usize| &self.instances[chosen[index % chosen.len()]];
-        match (chosen.len(), self.balance) {
+        self.pick_among(&self.choice.chosen, sticky)
+    }
+
+    /// The same of those on a node, whatever else speaks against them than that they take no messages.
+    pub(super) fn pick_on(&self, node: &NodeId, sticky: Sticky<'_>) -> Option<&Arc<Instance>> {
+        let usable = || {
+            let all = self.instances.iter().enumerate();
+            all.filter(|(_, instance)| instance.node == *node && is_usable(instance))
+        };
+        let mut there = usable();
+        let (_, first) = there.next()?;
+        if there.next().is_none() {
+            return Some(first);
+        }
+        let may_be = |wanted: &dyn Fn(&Instance) -> bool| {
+            usable().filter(|(_, instance)| wanted(instance)).map(|(index, _)| index).collect::<Vec<_>>()
+        };
+        // One that is not on call has a name of its own, and one whose breaker is open refuses what it is given.
+        let ranked = [may_be(&|i| i.on_call && !i.is_open), may_be(&|i| i.on_call), may_be(&|_| true)];
+        ranked.iter().find_map(|among| self.pick_among(among, sticky))
+    }
+
+    fn pick_among(&self, among: &[usize], sticky: Sticky<'_>) -> Option<&Arc<Instance>> {
+        let at = |index: usize| &self.instances[among[index % among.len()]];
+        match (among.len(), self.balance) {
             (0, _) => return None,
             (1, _) => return Some(at(0)),
             (_, Balance::KeyHash | Balance::RoundRobin | Balance::LeastInflight) => {}
         }
         let key = sticky.key.filter(|_| self.balance == Balance::KeyHash);
         if let Some(key) = key.or(sticky.conversation) {
-            return self.of_key(key);
+            return self.of_key(among, key);
         }
         let turn = self.turns.fetch_add(1, Ordering::Relaxed);
         if self.balance != Balance::LeastInflight {
             return Some(at(turn));
         }
         // Of those with as few, the next in turn.
-        let in_turn = (0..chosen.len()).map(|index| at(turn.wrapping_add(index)));
+        let in_turn = (0..among.len()).map(|index| at(turn.wrapping_add(index)));
         in_turn.min_by_key(|instance| instance.open.as_ref().map_or(0, Open::now))
     }
 
     /// The one that a key belongs to: that with the highest weight (Thaler and Ravishankar, "Using name-based mappings to
     /// increase hit rates", 1998). When one comes or goes, only the keys that it gets or had have another one; all nodes
     /// that choose among the same instances choose alike.
-    fn of_key(&self, key: &str) -> Option<&Arc<Instance>> {
+    fn of_key(&self, among: &[usize], key: &str) -> Option<&Arc<Instance>> {
         let hash = fnv1a(&[key.as_bytes()]);
-        let instances = self.choice.chosen.iter().map(|index| &self.instances[*index]);
+        let instances = among.iter().map(|index| &self.instances[*index]);
         instances.max_by_key(|instance| mixed(hash ^ instance.hash))
     }
 }
@@ -315,6 +355,8 @@ fn mixed(mut hash: u64) -> u64 {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     pub(in crate::node::dispatch) fn instance(agent: &str, node: &str, offer: Offer) -> Instance {
@@ -329,6 +371,7 @@ pub(super) mod tests {
             region: String::new(),
             rtt: None,
             offer,
+            on_call: true,
             open: None,
             hash: 0,
         }
@@ -473,6 +516,69 @@ pub(super) mod tests {
         assert_ne!(node_for(&next, Sticky::default()), "n1");
         drop(more);
         assert_eq!(node_for(&next, Sticky::default()), "n1");
+    }
+
+    #[test]
+    fn those_of_a_blueprint_on_a_node_that_is_named_have_messages_in_turn_and_a_key_is_one_ones() {
+        let of = |slot: &str, node: &str, balance| instance(slot, node, balanced(balance));
+        let on = |balance| {
+            let all = [("web#0", "n1"), ("web#1", "n2"), ("web#2", "n2"), ("web#3", "n2")];
+            routes(all.iter().map(|(slot, node)| of(slot, node, balance)).collect(), &Routes::default())
+        };
+        let name = AgentName::new("web").expect("valid");
+        let node = NodeId::new("n2").expect("valid");
+        let picked = |routes: &Routes, key: Option<&str>| {
+            let sticky = Sticky { conversation: None, key };
+            routes.agents[&name].pick_on(&node, sticky).expect("there are three").agent.to_string()
+        };
+        let in_turn = on(Balance::RoundRobin);
+        let all: Vec<_> = (0..6).map(|_| picked(&in_turn, None)).collect();
+        assert_eq!(all, ["web#1", "web#2", "web#3", "web#1", "web#2", "web#3"]);
+        let by_key = on(Balance::KeyHash);
+        let one = picked(&by_key, Some("a key"));
+        assert!((0..6).all(|_| picked(&by_key, Some("a key")) == one));
+        let keys: BTreeSet<_> = (0..30).map(|n| picked(&by_key, Some(&n.to_string()))).collect();
+        assert_eq!(keys.len(), 3);
+        let mut broken = of("web#1", "n2", Balance::RoundRobin);
+        broken.is_open = true;
+        let all = vec![broken.clone(), of("web#2", "n2", Balance::RoundRobin)];
+        let routed = routes(all, &Routes::default());
+        assert_eq!([picked(&routed, None), picked(&routed, None)], ["web#2", "web#2"]);
+        assert_eq!(picked(&routes(vec![broken], &Routes::default()), None), "web#1", "there is no other");
+    }
+
+    #[test]
+    fn one_that_is_not_on_call_is_reached_by_its_own_name_alone_and_a_number_means_who_is() {
+        let offer = Offer {
+            capabilities: [tag("resize")].into(),
+            topics: [tag("orders")].into(),
+            ..Offer::default()
+        };
+        let of = |slot: &str, on_call: bool| Instance { on_call, ..instance(slot, "n1", offer.clone()) };
+        let name = |text: &str| AgentName::new(text).expect("valid");
+        let picked = |routes: &Routes, text: &str| {
+            let group = routes.agents.get(&name(text))?;
+            let node = NodeId::new("n1").expect("valid");
+            let (any, there) = (group.pick(Sticky::default())?, group.pick_on(&node, Sticky::default())?);
+            assert_eq!(any.agent, there.agent, "also where the node is named");
+            Some(any.agent.to_string())
+        };
+        let before = routes(vec![of("web#0", true), of("web#10000", false)], &Routes::default());
+        let after = routes(vec![of("web#0", false), of("web#10000", true)], &before);
+        for (routes, web, number, other) in
+            [(&before, "web#0", "web#0", "web#10000"), (&after, "web#10000", "web#10000", "web#10000")]
+        {
+            assert_eq!(picked(routes, "web").as_deref(), Some(web));
+            assert_eq!(picked(routes, "web#0").as_deref(), Some(number));
+            assert_eq!(picked(routes, "web#10000").as_deref(), Some(other));
+            assert_eq!(routes.agents[&name("web")].usable().len(), 1);
+            let able = routes.capabilities[&tag("resize")].pick(Sticky::default());
+            assert_eq!(able.expect("one").agent.as_str(), web);
+            let listeners: Vec<_> = routes.topics[&tag("orders")].iter().map(ToString::to_string).collect();
+            assert_eq!(listeners, [format!("{web}@n1")]);
+            let lasting: Vec<_> = routes.listeners[&tag("orders")].iter().map(ToString::to_string).collect();
+            assert_eq!(lasting, ["web#0"], "a message that waits finds whoever is on call then");
+        }
     }
 
     #[test]

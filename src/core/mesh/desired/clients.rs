@@ -13,15 +13,15 @@ use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
 use crate::core::model::{
     AgentRecord, AgentState, BLUEPRINTS_PREFIX, Blueprint, BlueprintRecord, DRAINED_PREFIX, Dependencies,
-    Instances, MemberStatus, Mode, Plan, Post, UpdateStrategy, Writes, cycle_through, path_text,
+    Instances, MemberStatus, Mode, Plan, Post, SlotSide, UpdateStrategy, Writes, cycle_through, path_text,
 };
 use crate::core::placement;
 use crate::core::wire::{
-    BlueprintChange, BlueprintDetail, BlueprintStatus, CanaryStatus, Changes, DesiredAnswer, DesiredRequest,
-    Planned, RequestBody, ResponseBody, RolloutStatus, SlotStatus, encode_value,
+    BlueprintChange, BlueprintDetail, BlueprintStatus, Changes, DesiredAnswer, DesiredRequest, Planned,
+    RequestBody, ResponseBody, SlotStatus, encode_value,
 };
 
-type Answer = Result<DesiredAnswer, Refusal>;
+pub(super) type Answer = Result<DesiredAnswer, Refusal>;
 
 /// Blueprints that are to be written, by name.
 type Rewritten = BTreeMap<AgentName, BlueprintRecord>;
@@ -124,7 +124,7 @@ impl Mesh {
         let mut after = self.desired.blueprints.clone();
         for (name, record) in &rewritten {
             let mut record = record.clone();
-            // All that it will come to, and not only the first instances.
+            // All that it will come to, and not only the first instances. One that comes beside another comes as a whole.
             let update = &mut record.current.blueprint.update;
             (update.max_parallel, update.strategy) = (limits::UPDATE_PARALLEL_MAX, UpdateStrategy::Rolling);
             after.insert(name.clone(), record);
@@ -163,6 +163,7 @@ impl Mesh {
                 Some(record) => record.followed_by(blueprint.clone(), "applied".to_owned(), false),
                 None => BlueprintRecord::new(blueprint.clone(), "applied".to_owned()),
             };
+            next.check_beside().map_err(|why| Refusal::BadRequest { why })?;
             rewritten.insert(name.clone(), next);
         }
         for name in remove {
@@ -250,8 +251,9 @@ impl Mesh {
         let (mut count, mut slots) = (0, 0);
         for (_, record) in all {
             count += usize::from(!record.removed);
+            let sides = if record.current.beside.is_some() { 2 } else { 1 };
             slots += match record.wanted().map(|blueprint| blueprint.instances) {
-                Some(Instances::Count(count)) => usize::from(count),
+                Some(Instances::Count(count)) => usize::from(count) * sides,
                 Some(Instances::PerNode) => nodes,
                 None => 0,
             };
@@ -271,7 +273,7 @@ impl Mesh {
         Ok(())
     }
 
-    fn known_blueprint(&self, name: &AgentName) -> Result<&BlueprintRecord, Refusal> {
+    pub(super) fn known_blueprint(&self, name: &AgentName) -> Result<&BlueprintRecord, Refusal> {
         let known = self.desired.blueprints.get(name).filter(|record| !record.removed);
         known.ok_or_else(|| Refusal::BadRequest {
             why: format!("there is no blueprint {name}: see `shoal blueprint list`"),
@@ -348,7 +350,8 @@ impl Mesh {
             let record = self.known_blueprint(name)?;
             let next = next(record).map_err(|why| Refusal::BadRequest { why })?;
             if let Some(next) = &next {
-                next.current.blueprint.check().map_err(|why| Refusal::BadRequest { why })?;
+                let checked = next.current.blueprint.check().and_then(|()| next.check_beside());
+                checked.map_err(|why| Refusal::BadRequest { why })?;
                 self.check_room(&BTreeMap::from([(name.clone(), next.clone())]))?;
             }
             let to = next.as_ref().unwrap_or(record).current.number;
@@ -477,35 +480,6 @@ impl Mesh {
         Ok(DesiredAnswer::Blueprint(Box::new(detail)))
     }
 
-    /// How far the current version of a blueprint has come.
-    fn rollout(&mut self, name: &AgentName) -> Answer {
-        let scene = self.scene();
-        let landscape = scene.landscape(&self.desired, &self.desired.blueprints);
-        let plan = placement::plan(landscape);
-        let record = self.known_blueprint(name)?;
-        let hold = record.canary().map(|(canary, _)| canary.hold);
-        let canary = placement::stage(landscape, record).zip(hold).map(|(stage, hold)| {
-            let (began, held) = self.trial_times(name).unzip();
-            let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-            let failed = plan.roll_back.get(name).map(|why| format!("being taken back: {why}"));
-            let holding = || format!("hold: {} of {} s", held.unwrap_or_default().as_secs(), hold.as_secs());
-            CanaryStatus {
-                step: count(stage.step),
-                steps: count(stage.steps),
-                percent: stage.percent,
-                share: count(stage.share),
-                updated: count(stage.updated),
-                tally: stage.tally,
-                began,
-                held,
-                hold,
-                waits_for: failed.or(stage.waits_for).unwrap_or_else(holding),
-            }
-        });
-        let status = self.status_of_blueprint(record, &plan);
-        Ok(DesiredAnswer::Rollout(Box::new(RolloutStatus { status, canary })))
-    }
-
     /// What the holder of the lease would order now, as far as this node sees it.
     fn plan_now(&mut self) -> Plan {
         let scene = self.scene();
@@ -544,15 +518,16 @@ impl Mesh {
         Some((record, by_it))
     }
 
-    fn status_of_blueprint(&self, record: &BlueprintRecord, plan: &Plan) -> BlueprintStatus {
+    pub(super) fn status_of_blueprint(&self, record: &BlueprintRecord, plan: &Plan) -> BlueprintStatus {
         let name = record.current.blueprint.name();
         let digest = record.current.blueprint.digest();
         let (mut placed, mut running, mut updated) = (0, 0, 0);
         for (slot, _, post) in self.posts_of(name) {
-            placed += 1;
+            placed += u32::from(SlotSide::of(slot) == record.current.side);
             if let Some((AgentRecord { state: AgentState::Running, .. }, by_it)) = self.told_of(slot, post) {
-                running += 1;
-                updated += u32::from(by_it && post.digest == digest);
+                let takes_messages = record.is_on_call(slot);
+                running += u32::from(takes_messages);
+                updated += u32::from(takes_messages && by_it && post.digest == digest);
             }
         }
         let unplaced = plan.unplaced.range(name.of_slot(0)..).take_while(|(slot, _)| slot.base() == *name);

@@ -6,6 +6,7 @@
 //! - `clients` takes in what clients want of them, on any node that is among a majority;
 //! - `orders` gives orders, on the node that holds the lease and on no other: it plans, checks and executes, again and again;
 //! - `trials` lets a canary go on from step to step, on the same node, and counts messages for it, on each node;
+//! - `beside` lets the messages go from one version to another, on the same node;
 //! - `follow` does what is ordered, on each node, whoever gave the order;
 //! - `fence` says what an instance may write and send, and until when.
 //!
@@ -22,10 +23,12 @@
 //! blueprint says whether it does). Its node cannot write to the state, its writes are queued. When the cut heals, the order
 //! with the higher epoch reaches its node and ends it.
 
+mod beside;
 mod clients;
 mod fence;
 mod follow;
 mod orders;
+mod rollout;
 mod trials;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -34,8 +37,8 @@ use super::{Mesh, Requester};
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
 use crate::core::model::{
-    AgentState, BLUEPRINTS_PREFIX, BlueprintRecord, DRAINED_PREFIX, Event, Mode, ORDERS_PREFIX, OnCut, Order,
-    OrderEpoch, Post, Sibling, SpecDigest, Version, slot_of_key,
+    AgentState, BLUEPRINTS_PREFIX, Beside, BlueprintRecord, DRAINED_PREFIX, Event, Mode, ORDERS_PREFIX,
+    OnCut, Order, OrderEpoch, Post, Sibling, SpecDigest, Version, slot_of_key,
 };
 use crate::core::time::Instant;
 use crate::core::wire::{DesiredRequest, Planned, ResponseBody, decode_value};
@@ -86,6 +89,12 @@ impl Desired {
         let at = self.digests.get(name)?.iter().position(|known| *known == digest)?;
         let record = self.blueprints.get(name)?;
         if at == 0 { Some(&record.current) } else { record.former.get(at - 1) }
+    }
+
+    /// Whether messages to its blueprint go to whoever fills a slot.
+    pub(super) fn is_on_call(&self, agent: &AgentName) -> bool {
+        agent.slot().is_none()
+            || self.blueprints.get(&agent.base()).is_none_or(|record| record.is_on_call(agent))
     }
 
     /// The epoch of the order for a slot that holds, and whether it gives the slot to that node.
@@ -155,7 +164,7 @@ impl Mesh {
         let Ok(name) = AgentName::new(name) else {
             return;
         };
-        self.desired.follow_due = true;
+        (self.desired.follow_due, self.view_changed) = (true, true);
         let rank = |(sibling, record): &(Sibling, BlueprintRecord)| {
             (record.current.number, record.removed, sibling.hlc, sibling.dot)
         };
@@ -183,7 +192,7 @@ impl Mesh {
         else {
             return;
         };
-        let Version { number, why, settled, .. } = &record.current;
+        let Version { number, why, settled, beside, .. } = &record.current;
         let is_new = before.is_none_or(|before| before.current.number != *number);
         let passed = |record: &BlueprintRecord| record.current.steps_passed;
         let goes_on = before.is_none_or(|before| passed(before) != passed(record));
@@ -191,6 +200,15 @@ impl Mesh {
             format!("canary step {} of {}, {} %", passed + 1, canary.steps.len(), canary.steps[passed])
         });
         let what = match (is_new, step) {
+            (true, _) if *beside == Some(Beside::Waits) => {
+                format!("{why}: it begins beside the version before")
+            }
+            (false, _)
+                if *beside == Some(Beside::Serves)
+                    && before.is_some_and(|before| before.current.beside != *beside) =>
+            {
+                "all messages go to it".to_owned()
+            }
             (true, Some(step)) => format!("{why}: {step}"),
             (true, None) => why.clone(),
             (false, Some(step)) if goes_on => step,

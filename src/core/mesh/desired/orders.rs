@@ -13,12 +13,13 @@ use bytes::Bytes;
 use super::super::shared::{By, Durable};
 use super::super::{Mesh, Pending, Timer};
 use super::Desired;
+use super::beside::Switched;
 use super::trials::Trial;
 use crate::core::ids::{AgentName, NodeId, NodeKey};
 use crate::core::limits;
 use crate::core::model::{
-    AgentRecord, AgentState, BLUEPRINTS_PREFIX, Blueprint, BlueprintRecord, BreakerState, Health,
-    MemberStatus, Mode, Order, OrderEpoch, Roster, Step, Update, Version, Writer, Writes, order_key,
+    AgentRecord, AgentState, BLUEPRINTS_PREFIX, Blueprint, BlueprintRecord, BreakerState, DRAINED_PREFIX,
+    Health, MemberStatus, Mode, Order, OrderEpoch, Roster, Step, Update, Version, Writer, Writes, order_key,
 };
 use crate::core::placement::{self, Host, HostState, Observed};
 use crate::core::register::LeaseView;
@@ -54,9 +55,12 @@ pub(super) struct Leading {
     storing: BTreeSet<AgentName>,
     /// Blueprints whose records are.
     rewriting: BTreeSet<AgentName>,
+    /// Nodes that are drained no more, of which that is.
+    undraining: BTreeSet<NodeId>,
     watched: BTreeMap<AgentName, Watched>,
     /// The canaries that are under way, by blueprint.
     pub(super) trials: BTreeMap<AgentName, Trial>,
+    pub(super) switched: Switched,
     planned: Instant,
     /// When a plan is made although nothing has changed.
     look_at: Instant,
@@ -74,7 +78,7 @@ struct Watched {
 impl Leading {
     /// Whether nothing that it has written is on its way to the disk.
     pub(super) fn is_at_rest(&self) -> bool {
-        self.storing.is_empty() && self.rewriting.is_empty()
+        self.storing.is_empty() && self.rewriting.is_empty() && self.undraining.is_empty()
     }
 }
 
@@ -151,8 +155,10 @@ impl Mesh {
             told: Some(BTreeSet::new()),
             storing: BTreeSet::new(),
             rewriting: BTreeSet::new(),
+            undraining: BTreeSet::new(),
             watched: BTreeMap::new(),
             trials: BTreeMap::new(),
+            switched: Switched::new(),
             planned: Instant::ZERO,
             look_at: self.now,
         });
@@ -222,6 +228,8 @@ impl Mesh {
         let settled = placement::settled(landscape);
         let mut stages = Self::stages(landscape);
         stages.retain(|name, _| !plan.roll_back.contains_key(name));
+        let mut standbys = Self::standbys(landscape);
+        standbys.retain(|name, _| !plan.roll_back.contains_key(name));
         self.rest_for(Duration::ZERO);
         for (name, why) in plan.roll_back {
             self.take_back(&name, &why);
@@ -229,6 +237,7 @@ impl Mesh {
         let held = self.hold_canaries(&stages);
         held.iter().for_each(|name| self.pass_step(name));
         settled.iter().for_each(|name| self.settle_version(name));
+        self.tend_standbys(&standbys);
         let more = plan.steps.len() > limits::ORDERS_IN_FLIGHT_MAX;
         for step in plan.steps.into_iter().take(limits::ORDERS_IN_FLIGHT_MAX) {
             if !self.give_order(step) {
@@ -236,8 +245,30 @@ impl Mesh {
                 break;
             }
         }
+        self.undrain_who_is_gone();
         self.desired.plan_due |= more;
         self.watch_on();
+    }
+
+    /// A node that does not belong to the mesh any more is not drained: one that comes by its name is another. One that is there
+    /// and does not belong to it yet, or is about to belong to it again, keeps its mark.
+    fn undrain_who_is_gone(&mut self) {
+        let Some(roster) = self.shared.roster() else {
+            return;
+        };
+        let is_there = |node: &NodeId| self.status_of(&node.key()).is_some_and(MemberStatus::is_reachable);
+        let is_gone = |node: &&NodeId| !roster.members.contains_key(*node) && !is_there(node);
+        let gone: Vec<_> = self.desired.drained.iter().filter(is_gone).cloned().collect();
+        for node in gone {
+            tracing::info!(%node, "it is gone for good, and drained no more");
+            let key = format!("{DRAINED_PREFIX}{node}");
+            if !self.write_desired(&key, None, By::Undrained(node.clone())) {
+                return self.rest_for(WRITE_PAUSE);
+            }
+            if let Some(leading) = &mut self.desired.leading {
+                leading.undraining.insert(node);
+            }
+        }
     }
 
     /// Nothing is planned for a while.
@@ -307,6 +338,15 @@ impl Mesh {
     pub(in crate::core::mesh) fn on_record_stored(&mut self, name: &AgentName, is_stored: bool) {
         if let Some(leading) = &mut self.desired.leading {
             leading.rewriting.remove(name);
+        }
+        self.desired.plan_due |= !is_stored;
+        self.change_on();
+    }
+
+    /// It is stored that a node is drained no more, or could not be.
+    pub(in crate::core::mesh) fn on_undrained_stored(&mut self, node: &NodeId, is_stored: bool) {
+        if let Some(leading) = &mut self.desired.leading {
+            leading.undraining.remove(node);
         }
         self.desired.plan_due |= !is_stored;
         self.change_on();
@@ -420,7 +460,12 @@ impl Mesh {
             watched.due(update, self.now)
         });
         let next = next.min();
-        let at = next.into_iter().chain(self.trial_due()).min().unwrap_or(self.now + PLAN_INTERVAL);
+        let at = next
+            .into_iter()
+            .chain(self.trial_due())
+            .chain(self.standby_due())
+            .min()
+            .unwrap_or(self.now + PLAN_INTERVAL);
         let at = at.min(self.now + PLAN_INTERVAL);
         if let Some(leading) = &mut self.desired.leading {
             leading.look_at = at;

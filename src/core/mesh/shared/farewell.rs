@@ -3,7 +3,8 @@
 //!
 //! Its instances go while it is a member like any other: it says that it leaves, and whoever gives the orders moves them as from
 //! a node that is drained, each running elsewhere before it ends here. That takes no longer than its agents have to finish;
-//! what has not gone by then ends with it, and whoever asked is told.
+//! what has not gone by then ends with it, and whoever asked is told. While there is no majority nobody can move anything: a node waits
+//! for one to come back, as long as that is likely, and no longer than its agents have.
 //!
 //! In this order because the last step cannot be undone. A node that forgot first would take with it the writes that
 //! it has acknowledged and nobody else has yet; and of five nodes that leave three at a time, the other two would be
@@ -26,6 +27,8 @@ use crate::core::wire::{Control, RequestBody, ResponseBody, StateDelta, StateReq
 
 /// How long others may take to have what this node has, before it stays.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// For so long without a break a node may be without a majority before it counts on nobody who could move what it runs.
+const MAJORITY_PATIENCE: Duration = Duration::from_secs(10);
 /// Who is evicted at its own wish is not taken in again for so long, although it is still there.
 const GOING: Duration = Duration::from_secs(10);
 
@@ -36,6 +39,8 @@ pub(super) struct Farewell {
     drain: Duration,
     since: Instant,
     stage: Stage,
+    /// Since when there has been no majority that could move what it runs.
+    alone_since: Option<Instant>,
     /// What others take over.
     clock: Clock,
     /// Who has told what is on its disk since then: what was told before may come from one that leaves as well.
@@ -85,6 +90,7 @@ impl Mesh {
             drain,
             since: self.now,
             stage: if force || drain.is_zero() { Stage::Emptying } else { Stage::Relieving },
+            alone_since: None,
             clock: Clock::default(),
             told: BTreeSet::new(),
             refused: None,
@@ -132,15 +138,19 @@ impl Mesh {
         matches!(stage, Some(Stage::Relieving))
     }
 
-    /// Goes on once nothing runs here by order, nobody can give orders, or the time for that is over.
+    /// Goes on once nothing runs here by order, nobody has been able to give orders for long, or the time for that is over.
     fn relieve(&mut self) {
-        let Some(farewell) = &self.shared.farewell else {
+        let now = self.now;
+        let is_among_majority = self.shared.mode() == Mode::Healthy;
+        let Some(farewell) = &mut self.shared.farewell else {
             return;
         };
-        let took = self.now.since(farewell.since);
+        farewell.alone_since = if is_among_majority { None } else { farewell.alone_since.or(Some(now)) };
+        let took = now.since(farewell.since);
+        let is_given_up = farewell.alone_since.is_some_and(|since| now.since(since) >= MAJORITY_PATIENCE);
+        let is_over = took >= farewell.drain || is_given_up;
         let left = self.ordered_here();
-        let is_over = took >= farewell.drain;
-        if !left.is_empty() && !is_over && self.shared.mode() == Mode::Healthy && !self.is_alone() {
+        if !left.is_empty() && !is_over && !self.is_alone() {
             return;
         }
         if !left.is_empty() {
@@ -148,7 +158,6 @@ impl Mesh {
             tracing::warn!(slots, "it leaves, though these instances do not run elsewhere yet");
         }
         self.desired_left_behind(left);
-        let now = self.now;
         if let Some(farewell) = &mut self.shared.farewell {
             farewell.drain = farewell.drain.saturating_sub(took);
             (farewell.since, farewell.stage) = (now, Stage::Emptying);

@@ -74,6 +74,8 @@ pub(in crate::core::mesh) enum By {
     Order(AgentName),
     /// The same, of the record of a blueprint.
     Record(AgentName),
+    /// The same, who takes back that this node is drained.
+    Undrained(NodeId),
     /// A client that changes what should run, by its number.
     Applying(u64),
 }
@@ -429,6 +431,7 @@ impl Mesh {
                     By::Ticket(ticket) => self.shared.queue.handle_not_resolved(&ticket),
                     By::Order(slot) => self.on_order_stored(&slot, false),
                     By::Record(name) => self.on_record_stored(&name, false),
+                    By::Undrained(node) => self.on_undrained_stored(&node, false),
                     By::Applying(number) => self.on_applying_stored(number, false),
                     By::Mending => {
                         let (node, reason) = (self.own.clone(), reason.to_owned());
@@ -484,6 +487,7 @@ impl Mesh {
             By::Mending => self.on_written_anew(Ok(())),
             By::Order(slot) => self.on_order_stored(&slot, true),
             By::Record(name) => self.on_record_stored(&name, true),
+            By::Undrained(node) => self.on_undrained_stored(&node, true),
             By::Applying(number) => self.on_applying_stored(number, true),
         }
     }

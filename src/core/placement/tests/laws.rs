@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::test_runner::Config;
 
 use super::*;
-use crate::core::model::{Canary, Domain, PlacementStrategy, UpdateStrategy, Weight};
+use crate::core::model::{Beside, Canary, Domain, PlacementStrategy, UpdateStrategy, Weight};
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 const NODES: usize = 7;
@@ -64,19 +64,25 @@ fn any_placement() -> impl Strategy<Value = Placement> {
 
 fn any_blueprint(name: &'static str) -> impl Strategy<Value = Blueprint> {
     let instances = prop_oneof![3 => (0..SLOTS).prop_map(Instances::Count), 1 => Just(Instances::PerNode)];
-    let steps = prop::option::weighted(0.4, prop::sample::subsequence(vec![1, 20, 40, 50, 90, 100], 1..5));
+    let canary = prop::sample::subsequence(vec![1, 20, 40, 50, 90, 100], 1..5)
+        .prop_map(|steps| UpdateStrategy::Canary(Canary { steps, ..Canary::default() }));
+    let strategy = prop_oneof![
+        2 => Just(UpdateStrategy::Rolling),
+        2 => canary,
+        2 => Just(UpdateStrategy::BlueGreen),
+    ];
     let rest = (0..3usize, 1..4u16, any::<bool>(), prop_oneof![3 => Just(0u16), 1 => 1..4u16]);
     let rank = (prop_oneof![2 => Just(0i16), 1 => -2..3i16], 1..4u16);
-    (instances, any_placement(), rest, rank, steps).prop_map(
-        move |(instances, mut placement, rest, (priority, weight), steps)| {
+    (instances, any_placement(), rest, rank, strategy).prop_map(
+        move |(instances, mut placement, rest, (priority, weight), strategy)| {
             let (made_of, max_parallel, roll_back, rebalance) = rest;
             (placement.priority, placement.weight) = (priority, Weight(weight));
             placement.near.remove(&agent(name));
             let may_move =
                 instances != Instances::PerNode && placement.strategy != PlacementStrategy::Binpack;
             placement.rebalance = if may_move { rebalance } else { 0 };
-            let canary = |steps| UpdateStrategy::Canary(Canary { steps, ..Canary::default() });
-            let strategy = steps.map_or(UpdateStrategy::Rolling, canary);
+            let is_refused = instances == Instances::PerNode && strategy == UpdateStrategy::BlueGreen;
+            let strategy = if is_refused { UpdateStrategy::Rolling } else { strategy };
             let update = Update { max_parallel, roll_back, strategy, ..Update::default() };
             Blueprint { placement, update, ..blueprint(name, instances) }.made_of(&made_of.to_string())
         },
@@ -91,6 +97,9 @@ fn any_record(name: &'static str) -> impl Strategy<Value = BlueprintRecord> {
         let mut record = BlueprintRecord::new(first, "applied".to_owned());
         for blueprint in versions {
             record = record.followed_by(blueprint, "applied".to_owned(), goes_back);
+        }
+        if record.check_beside().is_err() {
+            (record.current.side, record.current.beside) = (SlotSide::First, None);
         }
         BlueprintRecord { removed: removed == 0, paused: paused == 0, ..record }
     })
@@ -109,11 +118,16 @@ fn any_observed() -> impl Strategy<Value = Option<Observed>> {
     ]
 }
 
+/// Of either side.
+fn any_slot() -> impl Strategy<Value = u16> {
+    prop_oneof![2 => 0..SLOTS + 6, 1 => limits::INSTANCES_MAX..limits::INSTANCES_MAX + SLOTS]
+}
+
 /// An order that somebody may have given once: of any version, for a node that may have been removed.
 fn any_order() -> impl Strategy<Value = (usize, u16, Option<usize>, usize, Option<usize>, Vec<usize>)> {
     let relieves = prop_oneof![3 => Just(None), 1 => (0..NODES + 1).prop_map(Some)];
     let to = prop_oneof![1 => Just(None), 5 => (0..NODES + 1).prop_map(Some)];
-    (0..=NAMES.len(), 0..SLOTS + 6, to, 0..4usize, relieves, prop::collection::vec(0..NODES, 0..3))
+    (0..=NAMES.len(), any_slot(), to, 0..4usize, relieves, prop::collection::vec(0..NODES, 0..3))
 }
 
 fn any_world() -> impl Strategy<Value = World> {
@@ -162,7 +176,10 @@ fn may_stay(world: &World, slot: &AgentName, post: &Post) -> bool {
     let blueprint = &record.current.blueprint;
     let is_wanted = !record.removed
         && match blueprint.instances {
-            Instances::Count(count) => slot.slot().expect("a slot") < count,
+            Instances::Count(count) => {
+                let is_on_side = SlotSide::of(slot) == record.current.side || record.current.beside.is_some();
+                is_on_side && SlotSide::number_of(slot).expect("a slot") < count
+            }
             Instances::PerNode => {
                 let others = orders_of(world.landscape(), &slot.base());
                 others.filter(|(_, other)| other.node == post.node).count() == 1
@@ -209,6 +226,8 @@ fn holds_of(world: &World, plan: &Plan) {
             assert!(moves <= record.current.blueprint.placement.rebalance, "{moves} at once");
             continue;
         }
+        let is_former = record.current.beside.is_some() && SlotSide::of(&step.slot) != record.current.side;
+        assert!(!is_former, "{} is touched for the version beside it", step.slot);
         let digest = record.current.blueprint.digest();
         assert!(step.action == StepAction::Update && held.digest != digest, "{} need not move", step.slot);
         assert!(!record.paused && post.digest == digest);
@@ -217,6 +236,25 @@ fn holds_of(world: &World, plan: &Plan) {
         assert!(post.node == held.node || post.relieves.as_ref() == waits_for, "it serves until then");
     }
     keeps_shares(world, plan);
+    begins_as_a_whole(world, plan);
+}
+
+/// Of a version that waits beside another, either all instances begin that have not, or none.
+fn begins_as_a_whole(world: &World, plan: &Plan) {
+    for (name, record) in &world.blueprints {
+        let waits = record.current.beside == Some(Beside::Waits);
+        let Some(Instances::Count(count)) = record.wanted().map(|wanted| wanted.instances).filter(|_| waits)
+        else {
+            continue;
+        };
+        let is_new = |slot: &AgentName| {
+            SlotSide::of(slot) == record.current.side
+                && world.orders.get(slot).is_none_or(|order| order.post.is_none())
+        };
+        let begin = plan.steps.iter().filter(|step| step.slot.base() == *name && is_new(&step.slot)).count();
+        let missing = (0..count).filter(|number| is_new(&record.current.side.slot(name, *number))).count();
+        assert!(begin == 0 || begin == missing, "{name}: {begin} of {missing} begin: {plan:#?}");
+    }
 }
 
 /// No plan brings a canary to more instances than its share, whatever else it moves or creates.
@@ -233,7 +271,7 @@ fn keeps_shares(world: &World, plan: &Plan) {
             of_it.insert(&step.slot, step.post.as_ref().is_some_and(|post| post.digest == digest));
         }
         let after = of_it.values().filter(|is_of_it| **is_of_it).count();
-        let wanted = wanted_slots(world.landscape(), &record.current.blueprint).len();
+        let wanted = wanted_slots(world.landscape(), record).len();
         let share = (wanted * usize::from(canary.steps[passed])).div_ceil(100).max(1);
         assert!(after <= before.max(share), "{name}: {after} of {wanted} at {canary:?}: {plan:#?}");
     }
@@ -252,11 +290,17 @@ fn holds_at_rest(world: &World) {
         let explained = |slot: &AgentName| plan.unplaced.contains_key(slot);
         match blueprint.instances {
             Instances::Count(count) => {
-                let wanted: BTreeSet<_> = (0..count).map(|number| name.of_slot(number)).collect();
-                assert!(posts.keys().all(|slot| wanted.contains(*slot)), "{name} has too many");
-                assert!(
-                    wanted.iter().all(|slot| posts.get(slot).is_some_and(|post| up(post)) || explained(slot))
-                );
+                let on = |side: SlotSide| (0..count).map(move |number| side.slot(name, number));
+                let (side, beside) = (record.current.side, record.current.beside);
+                let kept: BTreeSet<_> =
+                    on(side).chain(on(side.other()).filter(|_| beside.is_some())).collect();
+                assert!(posts.keys().all(|slot| kept.contains(*slot)), "{name} has too many");
+                let is_there = |slot: &AgentName| {
+                    let may_be_missing = record.paused && beside.is_some() && SlotSide::of(slot) == side;
+                    posts.get(slot).is_some_and(|post| up(post)) || explained(slot) || may_be_missing
+                };
+                assert!(kept.iter().all(is_there));
+                assert_ne!(beside, Some(Beside::Serves), "the version before ends");
             }
             Instances::PerNode => {
                 let nodes: BTreeSet<_> = posts.values().map(|post| &post.node).collect();
@@ -275,7 +319,8 @@ fn holds_at_rest(world: &World) {
             }
         }
         let is_outdated = |(slot, post): &(&AgentName, &Post)| {
-            post.digest != blueprint.digest() && may_stay(world, slot, post) && !explained(slot)
+            let is_former = record.current.beside.is_some() && SlotSide::of(slot) != record.current.side;
+            !is_former && post.digest != blueprint.digest() && may_stay(world, slot, post) && !explained(slot)
         };
         if let Some((slot, post)) = posts.iter().map(|(slot, post)| (*slot, *post)).find(is_outdated) {
             let waits = posts.iter().any(|(slot, post)| {

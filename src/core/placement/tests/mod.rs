@@ -1,5 +1,6 @@
 //! What a plan orders, case by case, and what holds of every plan.
 
+mod beside;
 mod canary;
 mod checked;
 mod laws;
@@ -15,7 +16,7 @@ mod trouble;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::core::model::{AgentSource, AgentSpec, OrderEpoch, Placement, ProcessProtocol, Update};
+use crate::core::model::{AgentSource, AgentSpec, Beside, OrderEpoch, Placement, ProcessProtocol, Update};
 
 /// A mesh as its leader sees it. Whatever it plans is checked.
 #[derive(Debug, Clone, Default)]
@@ -222,7 +223,27 @@ impl World {
         let held: Vec<_> =
             self.blueprints.iter().filter(holds).map(|(name, _)| name.as_str().to_owned()).collect();
         held.iter().for_each(|name| self.record(name).current.steps_passed += 1);
-        !held.is_empty()
+        !held.is_empty() | self.standbys_pass()
+    }
+
+    /// What waits for nothing else takes the messages, and what has served its time ends. Whether there was something.
+    fn standbys_pass(&mut self) -> bool {
+        let landscape = self.landscape();
+        let passes = |record: &BlueprintRecord| {
+            let standby = standby(landscape, record)?;
+            match standby.stage {
+                Beside::Waits => standby.waits_for.is_none().then_some(Some(Beside::Serves)),
+                Beside::Serves => Some(None),
+            }
+        };
+        let all = self.blueprints.iter();
+        let pass: Vec<_> =
+            all.filter_map(|(name, record)| Some((name.as_str().to_owned(), passes(record)?))).collect();
+        for (name, beside) in &pass {
+            let current = &mut self.record(name).current;
+            (current.beside, current.settled) = (*beside, beside.is_none());
+        }
+        !pass.is_empty()
     }
 
     fn settled(mut self) -> Self {
