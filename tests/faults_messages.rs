@@ -291,6 +291,7 @@ fn given<T: FromStr>(name: &str) -> Option<T> {
 }
 
 /// Brings the faults, each in the middle of its share of the messages; how many there were.
+#[allow(clippy::print_stdout, reason = "it says how long each took")]
 fn bring_faults(net: &Net, all: &[Conversation], leave: &Leave, each: u64, rng: &mut ChaCha8Rng) -> usize {
     let rounds = if each > 1_000 { 4 * FAULTS.len() } else { FAULTS.len() };
     let patience = Duration::from_secs(90 + each / 10);
