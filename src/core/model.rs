@@ -18,6 +18,7 @@ mod agent;
 mod blueprint;
 mod breaker;
 mod care;
+mod confinement;
 mod decisions;
 mod dots;
 mod events;
@@ -48,6 +49,7 @@ pub use blueprint::{
 };
 pub use breaker::{Breaker, BreakerState, Circuit, Passage, Shown, Turn};
 pub use care::{Care, Checkup, Health, HealthCheck, Probe, Restart};
+pub use confinement::Confinement;
 pub use decisions::{Action, Condition, ConditionError, Decision};
 pub use dots::{Actor, Clock, Dot, DotRange, Span};
 pub use events::{Event, Finding, Found};
