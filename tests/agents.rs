@@ -576,7 +576,7 @@ async fn an_agent_that_closes_its_stdout_is_ended_because_it_cannot_answer() {
 }
 
 #[tokio::test]
-async fn an_agent_that_fills_stderr_keeps_answering_and_its_log_stays_bounded() {
+async fn fault_15_an_agent_that_fills_stderr_keeps_answering_and_its_log_stays_bounded() {
     let mut bench = Bench::new();
     let script =
         format!("(while :; do head -c 100000 /dev/zero | tr '\\0' e; echo; done) >&2 & {SHELL_ECHO}");

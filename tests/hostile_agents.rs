@@ -149,7 +149,7 @@ fn an_agent_that_prints_garbage_is_ended_and_its_sender_is_told_why() {
 }
 
 #[test]
-fn an_agent_that_prints_a_line_without_end_is_ended_and_its_sender_is_told_why() {
+fn fault_15_an_agent_that_prints_a_line_without_end_is_ended_and_its_sender_is_told_why() {
     Bench::new()
         .is_ended_with(&once_asked("exec tr '\\0' x </dev/zero"), "a line of more than 6356992 bytes");
 }
@@ -186,14 +186,33 @@ fn an_agent_that_crashes_is_told_of_with_its_signal() {
 }
 
 #[test]
-fn an_agent_that_ends_again_and_again_comes_to_rest_with_the_reason() {
+fn fault_13_an_agent_that_crashes_again_and_again_fails_alone_after_pauses_that_grow() {
     let bench = Bench::new();
-    let source = shell("echo '{\"type\":\"ready\"}'; read -r hello; echo 'once more' >&2; exit 3");
-    let spec = json!({"name": "bad", "source": source, "restart": {"waits_ms": [10, 20, 40, 80]}});
+    let source =
+        shell("echo '{\"type\":\"ready\"}'; read -r hello; echo 'panicked at once' >&2; kill -ABRT $$");
+    let waits = [150, 300, 600];
+    let spec = json!({"name": "bad", "source": source, "restart": {"waits_ms": waits}});
     assert_eq!(bench.node.post("/v1/agents", &spec).status, 201);
     let ill = bench.node.until("/v1/agents/bad", |answer| answer.json()["state"] == "quarantined").json();
-    assert_eq!(ill["restarts"], 4, "{ill}");
-    bench.rests_with("exit status 3; its log ends with: once more");
+    assert_eq!(ill["restarts"], waits.len(), "{ill}");
+    bench.rests_with("SIGABRT (signal 6); its log ends with: panicked at once");
+    let times = |state: &str| {
+        let history = bench.node.get("/v1/history?agent=bad&limit=1000").json();
+        let entries = history["entries"].as_array().expect("a list").clone();
+        let of_state = entries.into_iter().filter(|entry| entry["event"]["state"] == state);
+        of_state.map(|entry| entry["unix_ms"].as_u64().expect("a time")).collect::<Vec<_>>()
+    };
+    bench.node.until("/v1/history?agent=bad&limit=1000", |history| history.body.contains("quarantined"));
+    let (ended, started) = (times("restarting"), times("starting"));
+    assert_eq!(
+        (ended.len(), started.len()),
+        (waits.len(), waits.len() + 1),
+        "the first start was the deploy's"
+    );
+    for ((ended, started), wait) in ended.iter().zip(&started[1..]).zip(waits) {
+        // Half of it: an entry may be written down late.
+        assert!(started - ended >= wait / 2, "started {} ms after its end, and not {wait}", started - ended);
+    }
 }
 
 #[test]
@@ -209,7 +228,7 @@ fn an_agent_that_ends_before_it_is_ready_is_refused_at_its_deploy_and_nothing_of
 }
 
 #[test]
-fn an_agent_that_ignores_sigterm_is_killed_when_it_is_stopped() {
+fn fault_15_an_agent_that_ignores_sigterm_is_killed_when_it_is_stopped() {
     let bench = Bench::new();
     bench.deployed(
         "bad",
@@ -224,7 +243,7 @@ fn an_agent_that_ignores_sigterm_is_killed_when_it_is_stopped() {
 }
 
 #[test]
-fn what_an_agent_has_forked_ends_with_it_wherever_it_has_gone() {
+fn fault_15_what_an_agent_has_forked_ends_with_it_wherever_it_has_gone() {
     let bench = Bench::new();
     let script = r#"
         for n in 1 2 3 4 5 6 7 8; do sleep 1000 & done
@@ -366,19 +385,19 @@ fn a_module_that_imports_what_is_not_offered_is_refused_with_its_name() {
 
 #[cfg(feature = "wasm")]
 #[test]
-fn an_instance_that_traps_is_stopped_and_its_sender_is_told_why() {
+fn fault_14_an_instance_that_traps_is_stopped_and_its_sender_is_told_why() {
     Bench::new().instance_is_stopped("trap", "unreachable");
 }
 
 #[cfg(feature = "wasm")]
 #[test]
-fn an_instance_that_loops_is_stopped_and_its_sender_is_told_why() {
+fn fault_14_an_instance_that_loops_is_stopped_and_its_sender_is_told_why() {
     Bench::new().instance_is_stopped("spin", "it used up its fuel");
 }
 
 #[cfg(feature = "wasm")]
 #[test]
-fn an_instance_that_grows_is_stopped_and_its_sender_is_told_why() {
+fn fault_14_an_instance_that_grows_is_stopped_and_its_sender_is_told_why() {
     Bench::new().instance_is_stopped("grow", "and may have 8388608");
 }
 

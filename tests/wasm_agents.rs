@@ -396,7 +396,7 @@ async fn an_instance_that_breaks_a_bound_is_stopped_with_its_reason_and_a_fresh_
 }
 
 #[tokio::test]
-async fn a_deadline_ends_what_computes_and_what_waits() {
+async fn fault_14_a_deadline_ends_what_computes_and_what_waits_and_another_agent_answers_meanwhile() {
     let mut bench = Bench::new();
     let module = bench.put(wasm::hostile()).await;
     let grants = Grants { addresses: vec![Target::parse("silent").expect("valid")], ..Grants::default() };

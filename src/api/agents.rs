@@ -96,12 +96,12 @@ pub(super) async fn deploy(
 /// What a client describes, who asks the node `own`.
 pub(super) fn spec_of(deploy: Deploy, own: &NodeId) -> Result<AgentSpec, String> {
     let offer = deploy.offer();
-    let Deploy { name, source, tools, health, restart, breaker, launch, .. } = deploy;
+    let Deploy { name, source, tools, health, restart, breaker, launch, limits, .. } = deploy;
     let tools = tools.into_iter().map(Tool::into_model).collect::<Result<_, _>>()?;
     let health = health.map(HealthCheck::into_model).transpose()?;
     let care = Care { health, restart: restart.map(Into::into), breaker: breaker.map(Into::into) };
     let bare = AgentSpec::new(name, source.into());
-    let mut spec = AgentSpec { offer, tools, care, launch: launch.into(), ..bare };
+    let mut spec = AgentSpec { offer, tools, care, launch: launch.into(), limits: limits.into(), ..bare };
     if let AgentSource::Wasm(source) = &mut spec.source {
         // Where the module was uploaded, most likely.
         source.origin = Some(own.clone());

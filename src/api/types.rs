@@ -25,7 +25,9 @@ use crate::core::limits;
 use crate::core::model;
 use crate::node::events::Numbered;
 
-pub use self::agents::{Agent, AgentInfo, AgentRef, Deploy, Launch, Logs, OrderedBy, Protocol, Source, Tool};
+pub use self::agents::{
+    Agent, AgentInfo, AgentRef, Confinement, Deploy, Launch, Logs, OrderedBy, Protocol, Source, Tool,
+};
 pub use self::blueprints::{
     Blueprint, BlueprintChange, BlueprintDetail, BlueprintStatus, BlueprintVersion, Canary, CanaryStatus,
     Changes, Drain, Instances, Pause, PerNode, Placement, Planned, Rebalance, RollBack, Rollout, Scale,

@@ -181,9 +181,9 @@ pub(super) async fn agent_of(
     let restart = manifest.care.restart.map(Into::into);
     let breaker = manifest.care.breaker.map(Into::into);
     let bare = Deploy::new(manifest.name, node, source);
-    let launch = manifest.launch.into();
+    let (launch, limits) = (manifest.launch.into(), manifest.limits.into());
     let tools = manifest.tools.into_iter().map(Into::into).collect();
-    Ok(Deploy { capabilities, topics, balance, tools, health, restart, breaker, launch, ..bare })
+    Ok(Deploy { capabilities, topics, balance, tools, health, restart, breaker, launch, limits, ..bare })
 }
 
 /// The agent of the flags.

@@ -12,8 +12,9 @@
 //!
 //! On Linux the keeper adopts what the agent forks, so a child that left the group is killed at the end too.
 //!
-//! It does not limit memory, CPU time or the number of processes: that takes cgroups, which need rights
-//! that a node does not ask for.
+//! Memory and processes are bounded where the agent's manifest says so, by what the system offers for that: the address
+//! space of each process, and the processes of the whole user. It does not limit CPU time, nor the memory of all processes
+//! of an agent together: that takes cgroups, which need rights that a node does not ask for.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -42,6 +43,15 @@ pub struct KeeperArgs {
     /// When it is killed, in nanoseconds of the clock that runs on in suspend, if no later time is told.
     #[arg(long)]
     permit_until: Option<u64>,
+    /// Files that the agent may have open, if not as many as usual.
+    #[arg(long)]
+    files: Option<u64>,
+    /// Bytes of address space that each of its processes may have.
+    #[arg(long)]
+    memory_bytes: Option<u64>,
+    /// Processes and threads with which the node's user has enough.
+    #[arg(long)]
+    processes: Option<u64>,
     /// The agent's executable and its arguments.
     #[arg(last = true, required = true)]
     command: Vec<OsString>,
@@ -77,7 +87,7 @@ pub fn run(args: &KeeperArgs) -> ExitCode {
             return ExitCode::from(EXIT_NOT_STARTED);
         }
     };
-    match start(&node, &args.command, deadline.is_some()) {
+    match start(&node, args, deadline.is_some()) {
         Ok(agent) => Watch { node, agent, silence: Duration::from_millis(args.silence_ms), deadline }.run(),
         Err(error) => {
             report(&node, &format!("failed {}", error.to_string().replace(['\n', '\r'], " ")));
@@ -100,12 +110,13 @@ struct Agent {
     ended: PipeReader,
 }
 
-fn start(node: &UnixStream, command: &[OsString], dies_with_keeper: bool) -> io::Result<Agent> {
+fn start(node: &UnixStream, args: &KeeperArgs, dies_with_keeper: bool) -> io::Result<Agent> {
     let stdin = receive_stdin(node)?;
-    confine()?;
-    let (program, args) = command.split_first().expect("clap requires at least one value");
+    confine(args.files)?;
+    let (program, words) = args.command.split_first().expect("clap requires at least one value");
     let mut command = Command::new(program);
-    command.args(args).process_group(0);
+    command.args(words).process_group(0);
+    bound_memory_and_processes(&mut command, args)?;
     command.stdin(stdin.map_or_else(Stdio::null, Stdio::from));
     if dies_with_keeper {
         die_with_parent(&mut command);
@@ -156,7 +167,7 @@ fn receive_stdin(node: &UnixStream) -> io::Result<Option<OwnedFd>> {
 }
 
 /// Gives up what the agent, which inherits it, must not have.
-fn confine() -> io::Result<()> {
+fn confine(files: Option<u64>) -> io::Result<()> {
     // Fails for a group leader only, which is what a shell makes of a keeper that is started by hand.
     let _ = rustix::process::setsid();
     #[cfg(target_os = "linux")]
@@ -165,13 +176,45 @@ fn confine() -> io::Result<()> {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         seal_inherited()?;
     }
-    limit(Resource::Core, 0)?;
-    limit(Resource::Nofile, limits::AGENT_FILES_MAX)
+    setrlimit(Resource::Core, exactly(0))?;
+    let most = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    if let Some(files) = files.filter(|files| *files > most) {
+        return Err(too_much("files", files, most));
+    }
+    Ok(setrlimit(Resource::Nofile, exactly(files.unwrap_or(limits::AGENT_FILES_MAX).min(most)))?)
 }
 
-fn limit(resource: Resource, most: u64) -> io::Result<()> {
-    let most = getrlimit(resource).maximum.map_or(most, |maximum| maximum.min(most));
-    Ok(setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })?)
+fn exactly(bound: u64) -> Rlimit {
+    Rlimit { current: Some(bound), maximum: Some(bound) }
+}
+
+fn too_much(name: &str, given: u64, most: u64) -> io::Error {
+    io::Error::other(format!(
+        "its limits say {name}: {given}, and its node may give no more than {most} itself"
+    ))
+}
+
+/// Bounds the agent, and not this process, which needs memory and a thread of its own.
+#[allow(unsafe_code, reason = "the child sets them itself, between fork and exec")]
+fn bound_memory_and_processes(command: &mut Command, args: &KeeperArgs) -> io::Result<()> {
+    if args.processes.is_some() && rustix::process::geteuid().is_root() {
+        return Err(io::Error::other(
+            "its limits say processes, which the system does not keep for root: run the node as a user of its own",
+        ));
+    }
+    let all =
+        [("memory_bytes", Resource::As, args.memory_bytes), ("processes", Resource::Nproc, args.processes)];
+    for (name, resource, bound) in all {
+        let Some(bound) = bound else { continue };
+        let most = getrlimit(resource).maximum.unwrap_or(u64::MAX);
+        if bound > most {
+            return Err(too_much(name, bound, most));
+        }
+        let set = move || Ok(setrlimit(resource, exactly(bound))?);
+        // SAFETY: a system call, and nothing that allocates or locks.
+        unsafe { command.pre_exec(set) };
+    }
+    Ok(())
 }
 
 /// Keeps what the node's own parent left open (a shell's `9>lock`, say) from reaching the agent.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 mod care;
+mod confinement;
 mod desired;
 mod launch;
 mod offers;
@@ -12,6 +13,7 @@ mod permits;
 mod wasm;
 
 pub use care::*;
+pub use confinement::*;
 pub use desired::*;
 pub use launch::*;
 pub use offers::*;

@@ -19,6 +19,7 @@ mod beside;
 mod blueprint;
 mod breaker;
 mod care;
+mod confinement;
 mod decisions;
 mod dots;
 mod events;
@@ -50,6 +51,7 @@ pub use blueprint::{
 };
 pub use breaker::{Breaker, BreakerState, Circuit, Passage, Shown, Turn};
 pub use care::{Care, Checkup, Health, HealthCheck, Probe, Restart};
+pub use confinement::Confinement;
 pub use decisions::{Action, Condition, ConditionError, Decision};
 pub use dots::{Actor, Clock, Dot, DotRange, Span};
 pub use events::{Event, Finding, Found};

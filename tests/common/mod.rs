@@ -8,6 +8,7 @@
     reason = "each test program uses a part of it"
 )]
 
+pub mod cgroup;
 pub mod ends;
 pub mod mesh;
 pub mod netns;

@@ -2,12 +2,14 @@
 //! in a namespace of its own. Needs root and `ip`; without them a test fails and says so.
 
 use std::fs::{self, File};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
 use shoal::core::ids::NodeId;
 use shoal::node::certs::{self, Ca, Existing, NodeFiles};
@@ -164,6 +166,22 @@ impl Net {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.space(n), program]);
         command
+    }
+
+    /// Moves this thread to machine `n`, for good: sockets that it opens from now on are there.
+    pub fn enter(&self, n: usize) {
+        let space = File::open(Path::new("/run/netns").join(self.space(n))).expect("there is a machine");
+        let moved = move_into_link_name_space(space.as_fd(), Some(LinkNameSpaceType::Network));
+        moved.expect("root may enter namespaces");
+    }
+
+    /// Does something on a thread of machine `n`.
+    pub fn on<T: Send>(&self, n: usize, work: impl FnOnce() -> T + Send) -> T {
+        let on_machine = || {
+            self.enter(n);
+            work()
+        };
+        std::thread::scope(|scope| scope.spawn(on_machine).join().expect("it does not panic"))
     }
 
     /// Runs `shoal ARGS` on machine `n` to its end.

@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -143,7 +144,8 @@ pub(crate) struct Running {
     pub(crate) api: SocketAddr,
     pub(crate) data_dir: PathBuf,
     child: Child,
-    log: Receiver<Value>,
+    /// Clients on several threads may ask one node.
+    log: Mutex<Receiver<Value>>,
 }
 
 impl Running {
@@ -170,7 +172,7 @@ impl Running {
             }
         });
         let api = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut node = Self { api, data_dir, child, log };
+        let mut node = Self { api, data_dir, child, log: Mutex::new(log) };
         let told = node.wait_for_log("api");
         let port = told["address"].as_str().and_then(|address| address.rsplit(':').next());
         node.api.set_port(port.expect("an address").parse().expect("a port"));
@@ -180,13 +182,13 @@ impl Running {
     /// A node whose log, and with it the port of its API, is to be found elsewhere.
     pub(crate) fn adopted(child: Child, data_dir: PathBuf) -> Self {
         let api = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self { api, data_dir, child, log: channel().1 }
+        Self { api, data_dir, child, log: Mutex::new(channel().1) }
     }
 
     /// The next line of the log with that message.
     pub(crate) fn wait_for_log(&self, message: &str) -> Value {
         loop {
-            let line = self.log.recv_timeout(LONG);
+            let line = self.log.lock().expect("nobody panicked").recv_timeout(LONG);
             let line =
                 line.unwrap_or_else(|error| panic!("{error} while waiting for the log line {message:?}"));
             assert!(line.is_object(), "the node says {line}");
@@ -198,7 +200,7 @@ impl Running {
 
     /// What an ended node has logged since the last line that was waited for.
     pub(crate) fn rest_of_log(&self) -> Vec<Value> {
-        self.log.iter().collect()
+        self.log.lock().expect("nobody panicked").iter().collect()
     }
 
     /// Asks again until the answer is as it should be: what an event tells shows in views a moment later.

@@ -88,6 +88,35 @@ pub struct Deploy {
     /// When it is started.
     #[serde(default)]
     pub launch: Launch,
+    /// What its processes may use.
+    #[serde(default)]
+    pub limits: Confinement,
+}
+
+/// What the processes of an agent may use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Confinement {
+    /// Open files of each; null: 1024.
+    pub files: Option<u64>,
+    /// Bytes of address space of each; null: no bound of its own.
+    pub memory_bytes: Option<u64>,
+    /// Processes and threads of the node's user with which the agent starts no more; null: no bound of its own.
+    pub processes: Option<u64>,
+}
+
+impl From<Confinement> for model::Confinement {
+    fn from(limits: Confinement) -> Self {
+        let Confinement { files, memory_bytes, processes } = limits;
+        Self { files, memory_bytes, processes }
+    }
+}
+
+impl From<model::Confinement> for Confinement {
+    fn from(limits: model::Confinement) -> Self {
+        let model::Confinement { files, memory_bytes, processes } = limits;
+        Self { files, memory_bytes, processes }
+    }
 }
 
 /// One thing that an agent can be asked to do.
@@ -174,6 +203,7 @@ impl Deploy {
             restart: None,
             breaker: None,
             launch: Launch::default(),
+            limits: Confinement::default(),
         }
     }
 
@@ -287,6 +317,9 @@ pub struct AgentInfo {
     /// As in [`Deploy`].
     #[serde(default)]
     pub launch: Launch,
+    /// As in [`Deploy`].
+    #[serde(default)]
+    pub limits: Confinement,
     /// When it is tried again; null while messages go through.
     #[serde(default)]
     pub breaker_retry_ms: Option<u64>,
@@ -364,6 +397,7 @@ impl AgentInfo {
             breaker_why: Some(breaker.why).filter(|why| !why.is_empty()),
             breaker_failures: breaker.failures,
             launch: spec.launch.into(),
+            limits: spec.limits.into(),
             breaker_retry_ms: breaker.retry_ms,
             health,
             health_why,

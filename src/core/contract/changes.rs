@@ -8,6 +8,7 @@ use crate::core::model::{AgentSpec, NodeCard};
 
 /// One durable change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(clippy::large_enum_variant, reason = "agents change seldom, and each change is moved a few times")]
 pub enum Change {
     /// The mesh that this node belongs to.
     MeshId(MeshId),

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BreakerState, Care, Health, Launch, MemberStatus, Offer, OrderEpoch, Tool, WasmSource};
+use super::{
+    BreakerState, Care, Confinement, Health, Launch, MemberStatus, Offer, OrderEpoch, Tool, WasmSource,
+};
 use crate::core::ids::{AgentName, NodeId};
 use crate::core::limits;
 
@@ -75,6 +77,9 @@ pub struct AgentSpec {
     /// When it is started.
     #[serde(default, skip_serializing_if = "Launch::is_default")]
     pub launch: Launch,
+    /// What its processes may use. Only of process agents.
+    #[serde(default, skip_serializing_if = "Confinement::is_default")]
+    pub limits: Confinement,
     /// Whether it is there because of a manifest in the node's folder, which its end follows as well.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub of_folder: bool,
@@ -87,8 +92,9 @@ impl AgentSpec {
     /// An agent that is found by its name alone and looked after as usual.
     #[must_use]
     pub fn new(name: AgentName, source: AgentSource) -> Self {
-        let (offer, care, launch) = Default::default();
-        Self { name, source, offer, tools: Vec::new(), care, launch, of_folder: false, exclusive: false }
+        let (offer, care, launch, limits) = Default::default();
+        let (of_folder, exclusive) = (false, false);
+        Self { name, source, offer, tools: Vec::new(), care, launch, limits, of_folder, exclusive }
     }
 
     /// Checks the bounds of a specification.
@@ -104,6 +110,10 @@ impl AgentSpec {
         let speaks_http = matches!(self.source, AgentSource::Process { protocol: ProcessProtocol::Http, .. });
         self.care.check(speaks_http)?;
         self.launch.check(&self.name)?;
+        self.limits.check()?;
+        if !self.limits.is_default() && !matches!(self.source, AgentSource::Process { .. }) {
+            return Err("limits are for process agents: what bounds a component is in its source".to_owned());
+        }
         match &self.source {
             AgentSource::Native { builtin } if builtin == "echo" => Ok(()),
             AgentSource::Native { builtin } => {

@@ -130,6 +130,7 @@ impl RequestBody {
                     || !spec.tools.is_empty()
                     || !spec.care.is_default()
                     || !spec.launch.is_default()
+                    || !spec.limits.is_default()
                     || spec.of_folder =>
             {
                 2

@@ -17,7 +17,9 @@ use super::values;
 use super::yaml::{self, Node, Value};
 use crate::core::ids::{AgentName, Tag};
 use crate::core::limits;
-use crate::core::model::{Balance, Care, Grants, InstanceLife, Launch, Offer, ProcessProtocol, Target, Tool};
+use crate::core::model::{
+    Balance, Care, Confinement, Grants, InstanceLife, Launch, Offer, ProcessProtocol, Target, Tool,
+};
 
 /// An agent as its manifest describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +36,8 @@ pub struct Manifest {
     pub care: Care,
     /// When it is started.
     pub launch: Launch,
+    /// What its processes may use.
+    pub limits: Confinement,
 }
 
 /// What an agent is made of, on the machine of its manifest.
@@ -68,7 +72,7 @@ pub enum ManifestSource {
     },
 }
 
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 20] = [
     "name",
     "kind",
     "source",
@@ -88,6 +92,7 @@ const KEYS: [&str; 19] = [
     "depends_on",
     "optional",
     "start_timeout",
+    "limits",
 ];
 const WASM_KEYS: [&str; 4] = ["instance", "memory_bytes", "fuel", "grants"];
 
@@ -248,6 +253,7 @@ impl Reader<'_> {
             timeout_ms: self
                 .take("start_timeout", |node| care::millis(node, limits::START_TIMEOUT_MS_MIN.into())),
         };
+        let limits = self.take("limits", confinement).unwrap_or_default();
         if let Some(Err(why)) = name.as_ref().map(|name| launch.check(name)) {
             let given = |key: &&str| self.entries.contains_key(*key);
             let key = ["depends_on", "start_timeout"].into_iter().find(given).unwrap_or("phase");
@@ -274,7 +280,7 @@ impl Reader<'_> {
                 fuel: fuel.unwrap_or(limits::WASM_FUEL_DEFAULT),
             },
         };
-        Some(Manifest { name: name?, source, offer, tools, care, launch })
+        Some(Manifest { name: name?, source, offer, tools, care, launch, limits })
     }
 
     /// A path is meant from the manifest; a bare name is the node's to look up.
@@ -297,9 +303,9 @@ impl Reader<'_> {
 
     fn refuse_keys_of_other_kinds(&mut self, kind: Kind) {
         let others: &[&str] = match kind {
-            Kind::Wasm => &["args"],
+            Kind::Wasm => &["args", "limits"],
             Kind::Process(_) => &WASM_KEYS,
-            Kind::Native => &["args", "instance", "memory_bytes", "fuel", "grants"],
+            Kind::Native => &["args", "instance", "memory_bytes", "fuel", "grants", "limits"],
         };
         let word = KINDS.iter().find(|(_, other)| *other == kind).map_or("", |(word, _)| word);
         for key in others {
@@ -358,6 +364,23 @@ fn phase(node: &Node) -> Result<i32, String> {
 
 fn tags(node: &Node) -> Result<BTreeSet<Tag>, String> {
     items(node)?.iter().map(parsed::<Tag>).collect()
+}
+
+fn confinement(node: &Node) -> Result<Confinement, String> {
+    let entries = care::entries(node, &["files", "memory_bytes", "processes"])?;
+    let bound = |key: &str, min: u64, max: u64| {
+        let number = |node| text(node).and_then(|text| values::integer(text, min, max));
+        entries.get(key).map(|node| care::within(key, number(node))).transpose()
+    };
+    Ok(Confinement {
+        files: bound("files", limits::CONFINED_FILES_MIN, limits::CONFINED_FILES_MAX)?,
+        memory_bytes: bound(
+            "memory_bytes",
+            limits::CONFINED_MEMORY_BYTES_MIN,
+            limits::CONFINED_MEMORY_BYTES_MAX,
+        )?,
+        processes: bound("processes", 1, limits::CONFINED_PROCESSES_MAX)?,
+    })
 }
 
 fn grants(node: &Node) -> Result<Grants, String> {
@@ -426,7 +449,15 @@ mod tests {
         let name = AgentName::new("notes").expect("valid");
         assert_eq!(
             manifest,
-            Manifest { name, source, offer, tools: vec![], care: Care::default(), launch: Launch::default() }
+            Manifest {
+                name,
+                source,
+                offer,
+                tools: vec![],
+                care: Care::default(),
+                launch: Launch::default(),
+                limits: Confinement::default()
+            }
         );
         let late = read(
             "name: a\nsource: echo\nphase: -2\ndepends_on: [b, c]\noptional: true\nstart_timeout: 30s\n",
@@ -434,7 +465,12 @@ mod tests {
         let depends_on = ["b", "c"].map(|name| AgentName::new(name).expect("valid")).into();
         let wanted = Launch { phase: -2, depends_on, optional: true, timeout_ms: Some(30_000) };
         assert_eq!(late.expect("good").launch, wanted);
-        let process = read("name: a\nsource: sh\nargs: [-c, 'exec agent']\n").expect("good");
+        let process = read(
+            "name: a\nsource: sh\nargs: [-c, 'exec agent']\nlimits: {files: 64, memory_bytes: 67108864, processes: 500}\n",
+        )
+        .expect("good");
+        let limits = Confinement { files: Some(64), memory_bytes: Some(64 << 20), processes: Some(500) };
+        assert_eq!(process.limits, limits);
         assert!(
             matches!(process.source, ManifestSource::Process { args, .. } if args == ["-c", "exec agent"])
         );
@@ -478,6 +514,19 @@ mod tests {
             ),
             ("name: a\nsource: echo\nphase: 1001\n", "agent.yaml:3: phase: \"1001\" is not a whole number"),
             ("name: a\nsource: echo\nstart_timeout: 1ms\n", "agent.yaml:3: start_timeout: "),
+            ("name: a\nsource: sh\nlimits: 5\n", "agent.yaml:3: limits: it has the keys files, memory_bytes"),
+            (
+                "name: a\nsource: sh\nlimits: {file: 64}\n",
+                "agent.yaml:3: limits: \"file\": there is no such key",
+            ),
+            (
+                "name: a\nsource: sh\nlimits: {files: 4}\n",
+                "limits: files: \"4\" is not a whole number from 16",
+            ),
+            (
+                "name: a\nsource: x.wasm\nlimits: {files: 64}\n",
+                "agent.yaml:3: limits: an agent of kind wasm does not take this",
+            ),
             ("- a\n", "agent.yaml:1: a manifest is a list of keys and values"),
             ("name: a\nname: b\nsource: sh\n", "this key is given twice: first on line 1"),
             ("name: {a\n", "not valid YAML"),

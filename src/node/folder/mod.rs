@@ -327,7 +327,7 @@ impl Folder {
             return Ok(spec.clone());
         }
         let manifest = manifest.clone();
-        let Manifest { name, source, offer, tools, care, launch } = manifest.clone();
+        let Manifest { name, source, offer, tools, care, launch, limits: confined } = manifest.clone();
         let source = match source {
             ManifestSource::Native { builtin } => AgentSource::Native { builtin },
             ManifestSource::Process { protocol, command, args } => {
@@ -342,7 +342,7 @@ impl Folder {
             }
         };
         let bare = AgentSpec::new(name.clone(), source);
-        let spec = AgentSpec { offer, tools, care, launch, of_folder: true, ..bare };
+        let spec = AgentSpec { offer, tools, care, launch, limits: confined, of_folder: true, ..bare };
         spec.check()?;
         self.specs.insert(name, (manifest, stamp, spec.clone()));
         Ok(spec)

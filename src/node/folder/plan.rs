@@ -131,6 +131,7 @@ mod tests {
             tools: Vec::new(),
             care: Default::default(),
             launch: Default::default(),
+            limits: Default::default(),
         }
     }
 

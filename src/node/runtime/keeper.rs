@@ -30,6 +30,8 @@ use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 
+use crate::core::model::Confinement;
+
 /// First byte: the agent's stdin is attached.
 pub const STDIN: u8 = b'I';
 /// First byte: the agent's stdin is empty.
@@ -56,6 +58,8 @@ pub(super) struct Plan {
     pub(super) command: PathBuf,
     /// Its arguments.
     pub(super) args: Vec<String>,
+    /// What its processes may use.
+    pub(super) confinement: Confinement,
     /// Its whole environment.
     pub(super) environment: Vec<(OsString, OsString)>,
     /// Its working directory.
@@ -117,6 +121,7 @@ pub(super) fn start(plan: &Plan) -> io::Result<Kept> {
         .arg("keeper")
         .args(["--silence-ms", &plan.silence_max.as_millis().to_string()])
         .args(plan.permit_until.map(|until| format!("--permit-until={until}")))
+        .args(bounds(&plan.confinement))
         .arg("--")
         .arg(&plan.command)
         .args(&plan.args)
@@ -130,6 +135,13 @@ pub(super) fn start(plan: &Plan) -> io::Result<Kept> {
     let stdout = child.stdout.take().expect("it was piped a line above");
     let stderr = child.stderr.take().expect("it was piped a line above");
     Ok(Kept { child, line: KeeperLine { stream, received: Vec::new() }, stdin, stdout, stderr })
+}
+
+/// Those of the bounds that are given, as the keeper is told them.
+fn bounds(confinement: &Confinement) -> impl Iterator<Item = String> {
+    let Confinement { files, memory_bytes, processes } = *confinement;
+    let all = [("files", files), ("memory-bytes", memory_bytes), ("processes", processes)];
+    all.into_iter().filter_map(|(name, bound)| Some(format!("--{name}={}", bound?)))
 }
 
 fn send_opening(socket: &StdUnixStream, stdin: Option<std::os::fd::BorrowedFd<'_>>) -> io::Result<()> {

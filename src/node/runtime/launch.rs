@@ -10,7 +10,7 @@ use super::agent::Agent;
 use super::keeper::{self, Kept, Plan};
 use super::{Ground, command};
 use crate::core::limits;
-use crate::core::model::ProcessProtocol;
+use crate::core::model::{Confinement, ProcessProtocol};
 
 /// What a process agent is, from its specification.
 #[derive(Debug)]
@@ -18,6 +18,7 @@ pub(super) struct Process {
     pub(super) protocol: ProcessProtocol,
     pub(super) command: String,
     pub(super) args: Vec<String>,
+    pub(super) limits: Confinement,
 }
 
 /// A keeper at work, and the port of its agent, if that is spoken to over HTTP.
@@ -50,7 +51,7 @@ pub(super) async fn launch(
 }
 
 fn plan(ground: &Ground, agent: &Agent, process: Process, port: Option<&Port>) -> Result<Plan, String> {
-    let Process { protocol, command, args } = process;
+    let Process { protocol, command, args, limits: confinement } = process;
     let command = command::resolve(&command, &ground.path)?;
     let directory = ground.config.directory.clone();
     if !directory.is_dir() {
@@ -66,7 +67,17 @@ fn plan(ground: &Ground, agent: &Agent, process: Process, port: Option<&Port>) -
     let has_stdin = protocol == ProcessProtocol::Stdio;
     let silence_max = limits::KEEPER_SILENCE_MAX;
     let permit_until = agent.run.load().permit.as_ref().map(|permit| permit.until());
-    Ok(Plan { keeper, command, args, environment, directory, has_stdin, silence_max, permit_until })
+    Ok(Plan {
+        keeper,
+        command,
+        args,
+        confinement,
+        environment,
+        directory,
+        has_stdin,
+        silence_max,
+        permit_until,
+    })
 }
 
 /// A port on loopback that no other agent of this node has been given.

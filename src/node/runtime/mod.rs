@@ -53,7 +53,8 @@ use crate::core::error::{Refusal, SendError};
 use crate::core::ids::{AgentName, ModuleId, NodeId};
 use crate::core::limits;
 use crate::core::model::{
-    AgentSource, AgentSpec, Answer, Guarantee, MEASURED_AGENT, Message, Performative, Samples, Tally,
+    AgentSource, AgentSpec, Answer, Confinement, Guarantee, MEASURED_AGENT, Message, Performative, Samples,
+    Tally,
 };
 use crate::core::wire::{AgentStats, ModulePart, StateAnswer, StateRequest};
 
@@ -309,7 +310,7 @@ impl Runtime {
                     _checks: checks,
                     _permit: permit,
                 };
-                self.0.tokio.spawn(live(guard, spec.source));
+                self.0.tokio.spawn(live(guard, spec.source, spec.limits));
             }
             Err(reason) => {
                 let report = AgentReport::Ended { reason };
@@ -541,7 +542,7 @@ impl Ground {
 }
 
 /// One run from admission to end.
-async fn live(mut guard: RunGuard, source: AgentSource) {
+async fn live(mut guard: RunGuard, source: AgentSource, limits: Confinement) {
     let (ground, agent, run) = (Arc::clone(&guard.ground), Arc::clone(&guard.agent), Arc::clone(&guard.run));
     let report = match source {
         AgentSource::Native { .. } => {
@@ -552,7 +553,7 @@ async fn live(mut guard: RunGuard, source: AgentSource) {
             AgentReport::Stopped
         }
         AgentSource::Process { protocol, command, args } => {
-            process::supervise(&ground, &agent, &run, Process { protocol, command, args }).await
+            process::supervise(&ground, &agent, &run, Process { protocol, command, args, limits }).await
         }
         AgentSource::Wasm(source) => wasm::supervise(&ground, &agent, &run, source).await,
     };

@@ -357,6 +357,12 @@ impl Supervision {
         if timeout(KILL_GRACE, self.child.wait()).await.is_err() {
             let _ = self.child.start_kill();
         }
+        // What it wrote against the protocol closed its stdout, which may have ended it before the fault was heard of.
+        while matches!(self.stage, Stage::Starting { .. } | Stage::Running)
+            && let Ok(fault) = self.faults.try_recv()
+        {
+            self.on_fault(fault);
+        }
         let reason = match self.stage {
             Stage::Draining { .. } | Stage::Ending { fault: None, .. } => return AgentReport::Stopped,
             Stage::Ending { fault: Some(fault), .. } => format!("{fault}, so it was ended"),
