@@ -296,8 +296,9 @@ impl Mesh {
             tracing::error!(slot = %step.slot, %epoch, "an order would not take the place of the one that holds");
             return true;
         }
-        let node = |post: &Option<Post>| post.as_ref().map(|post| post.node.clone());
-        let stays = before.filter(|known| known.post.is_some() && node(&known.post) == node(&step.post));
+        // One that is ordered to the node that has the slot leaves it there.
+        let to = step.post.as_ref().map(|post| &post.node);
+        let stays = before.filter(|known| to.is_some() && known.post.as_ref().map(|post| &post.node) == to);
         let since = stays.map_or(epoch, |known| known.since);
         let Step { slot, post, why, action: _ } = step;
         let value = encode_value(&Order { epoch, post, why, since });
