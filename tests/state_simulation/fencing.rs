@@ -139,6 +139,87 @@ fn what_an_instance_has_queued_that_nobody_has_replaced_is_applied() {
 }
 
 #[test]
+fn what_an_instance_has_queued_that_was_only_ordered_anew_where_it_was_is_applied() {
+    let mut world = healthy_mesh(3, 8);
+    apply(&mut world, 0, blueprint("one", Instances::PerNode, "v0"));
+    let end = world.now() + seconds(10);
+    world.run_until(end, |world| running(world, "one").len() == 3).expect("one on each node");
+    let on = 2;
+    let all = running(&world, "one");
+    let slot = all.iter().find(|(_, machines)| machines[0].0 == on).expect("it is there").0.to_string();
+    isolate(&mut world, on);
+    let end = world.now() + seconds(10);
+    world.run_until(end, |world| mode(world, on) == Mode::Degraded).expect("it is cut off");
+    let Ok(StateAnswer::Queued { ticket }) = write_by(&mut world, on, &slot, "k", "kept") else {
+        panic!("it is queued");
+    };
+    apply(&mut world, 0, blueprint("one", Instances::PerNode, "v1"));
+    world.run_for(seconds(20));
+    world.apply(&Fault::Heal);
+    let end = world.now() + seconds(60);
+    let is_new = |world: &World| {
+        let all = running(world, "one");
+        all.len() == 3 && all.values().all(|on| on.len() == 1 && on[0].1 == "v1")
+    };
+    world.run_until(end, is_new).expect("the next version is there, also where it was ordered last");
+    world.run_for(seconds(5));
+    assert_eq!(outcome(&mut world, on, &ticket), Outcome::Applied, "nobody else ever had the slot");
+    assert_eq!(get(&mut world, 0, "k").as_deref(), Some("kept"));
+    assert_eq!(world.broken(), [] as [String; 0]);
+}
+
+#[test]
+fn one_that_was_taken_for_lost_writes_nothing_while_it_ends_when_its_node_comes_back() {
+    for seed in 0..10 {
+        let (mut world, on) = with_one(PartitionConfig::default(), seed);
+        replaced(&mut world, on);
+        world.apply(&Fault::Heal);
+        let healed = world.now();
+        let mut asked = vec![];
+        while world.now() < healed + seconds(15) && (hosts(&world, "one#0").contains(&on) || asked.len() < 20)
+        {
+            let key = format!("late/{}", asked.len());
+            asked.push(put_by(&mut world, on, "one#0", &key, "old"));
+            world.run_for(Duration::from_millis(2));
+        }
+        world.run_for(seconds(20));
+        let made = asked.into_iter().filter(|id| is_written(&told(&mut world, on, *id))).count();
+        assert_eq!(made, 0, "seed {seed}: it finishes nothing, because nobody has relieved it");
+        for machine in 0..3 {
+            assert_eq!(
+                get(&mut world, machine, "late/0"),
+                None,
+                "seed {seed}: and what it has queued is rejected"
+            );
+        }
+        assert_eq!(world.broken(), [] as [String; 0], "seed {seed}");
+    }
+}
+
+#[test]
+fn one_whose_node_has_slept_while_another_began_writes_nothing_when_it_wakes() {
+    for seed in 0..20 {
+        let (mut world, on) = with_one(PartitionConfig::default(), seed);
+        world.pause(on, seconds(30));
+        // They were on their way to their node when the machine stood still.
+        let late: Vec<_> =
+            (0..5).map(|number| put_by(&mut world, on, "one#0", &format!("late/{number}"), "old")).collect();
+        world.run_for(seconds(60));
+        assert!(!hosts(&world, "one#0").contains(&on), "seed {seed}: another one has begun");
+        for id in late {
+            let answer = told(&mut world, on, id);
+            assert!(!is_written(&answer), "seed {seed}: {answer:?}");
+        }
+        for machine in 0..3 {
+            for number in 0..5 {
+                assert_eq!(get(&mut world, machine, &format!("late/{number}")), None, "seed {seed}");
+            }
+        }
+        assert_eq!(world.broken(), [] as [String; 0], "seed {seed}");
+    }
+}
+
+#[test]
 fn of_values_beside_each_other_that_of_the_later_instance_is_read_though_it_was_written_first() {
     let partition = PartitionConfig { strategy: Strategy::Availability, ..PartitionConfig::default() };
     for seed in 0..10 {
