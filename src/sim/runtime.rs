@@ -15,7 +15,8 @@ use crate::core::wire::{RequestBody, ResponseBody, StateAnswer, StateRequest};
 
 impl World {
     /// The runtime: native agents run; a process agent named `fails` does not start, one named `stalls@1` never begins on machine
-    /// 1, one named `ends` ends after a second, the health checks of one named `hangs` all fail, every other runs.
+    /// 1, one named `ends` ends after a second, the health checks of one named `hangs` all fail, one named `lingers` takes five seconds to
+    /// end, every other runs.
     pub(super) fn start_agent(&mut self, machine: usize, spec: AgentSpec, run: u64) {
         let agent = spec.name.clone();
         let command = match &spec.source {
@@ -52,11 +53,14 @@ impl World {
     }
 
     pub(super) fn stop_agent(&mut self, machine: usize, agent: &AgentName, run: u64) {
-        let takes = Duration::from_millis(20).mul_f64(self.rng.random());
+        let mut takes = Duration::from_millis(20).mul_f64(self.rng.random());
         if let Some(process) = &mut self.machines[machine].process
             && process.agents.get(agent).is_some_and(|(running, _)| *running == run)
+            && let Some((_, spec)) = process.agents.remove(agent)
+            && let AgentSource::Process { command, .. } = &spec.source
+            && command == "lingers"
         {
-            process.agents.remove(agent);
+            takes = Duration::from_secs(5);
         }
         let report = AgentReport::Stopped;
         self.input_after(takes, machine, Input::Agent { agent: agent.clone(), run, report });

@@ -171,16 +171,18 @@ fn what_an_instance_has_queued_that_was_only_ordered_anew_where_it_was_is_applie
 #[test]
 fn one_that_was_taken_for_lost_writes_nothing_while_it_ends_when_its_node_comes_back() {
     for seed in 0..10 {
-        let (mut world, on) = with_one(PartitionConfig::default(), seed);
+        let mut world = healthy_mesh(3, seed);
+        apply(&mut world, 0, blueprint("one", Instances::Count(1), "lingers"));
+        until_runs(&mut world, "one", 1, "lingers", seconds(10));
+        let on = hosts(&world, "one#0")[0];
         replaced(&mut world, on);
         world.apply(&Fault::Heal);
         let healed = world.now();
         let mut asked = vec![];
-        while world.now() < healed + seconds(15) && (hosts(&world, "one#0").contains(&on) || asked.len() < 20)
-        {
+        while world.now() < healed + seconds(10) {
             let key = format!("late/{}", asked.len());
             asked.push(put_by(&mut world, on, "one#0", &key, "old"));
-            world.run_for(Duration::from_millis(2));
+            world.run_for(Duration::from_millis(20));
         }
         world.run_for(seconds(20));
         let made = asked.into_iter().filter(|id| is_written(&told(&mut world, on, *id))).count();
