@@ -33,7 +33,8 @@
 //! 4. A node's name is the one in its certificate: a link, a SWIM packet and a record of its own that say
 //!    another are refused, and nothing of a peer is read before its hello was checked and accepted.
 //! 5. Every queue, map, frame and retry has a bound, by name, in [`core::limits`].
-//! 6. A message is delivered at most once, and one that cannot be delivered is an error with its reason.
+//! 6. A message is delivered at most once unless its sender wants it at least once, and one that cannot be delivered is an
+//!    error with its reason, or a dead letter with it.
 
 #[cfg(feature = "node")]
 pub mod api;

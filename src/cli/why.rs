@@ -91,8 +91,8 @@ pub(super) async fn run(args: &WhyArgs) -> Result<(), Failure> {
         }
     }
     Err(Failure::Refused(format!(
-        "no node and no agent named {:?} is known: see `shoal cluster members` and `shoal agent list` (messages \
-         and tickets are not explained by this version)",
+        "no node and no agent named {:?} is known: see `shoal cluster members` and `shoal agent list` (for a message: \
+         `shoal message trace ID`, for a ticket: `shoal state ticket ID`)",
         args.what
     )))
 }

@@ -216,7 +216,10 @@ fn of_disk(node: &NodeId, facts: &Facts) -> Option<Trouble> {
     } else {
         return None;
     };
-    let what = format!("the disk of {node} is nearly full: with a full one it takes no deployments");
+    let what = format!(
+        "the disk of {node} is nearly full: with a full one it takes no writes, messages at least once or deployments, \
+         and does not start"
+    );
     let advice = "make room on the file system of its data directory";
     Some(Trouble::new(severity, &[node], what, advice).with(format!("{} free", print::bytes(free))))
 }

@@ -80,7 +80,10 @@ pub enum RegisterError {
     #[error("{0}; nothing changed")]
     NotNow(String),
     /// Another node holds the lease, or nobody does. Nothing changed.
-    #[error("the roster is changed by the holder of the lease, {}: ask it; nothing changed", holder.as_ref().map_or("which nobody is at present", NodeId::as_str))]
+    #[error("{}; nothing changed", holder.as_ref().map_or_else(
+        || "the roster is changed by the holder of the lease, and there is none without a quorum: `shoal cluster status` says why".to_owned(),
+        |holder| format!("the roster is changed by the holder of the lease, {holder}: ask it"),
+    ))]
     NotHolder {
         /// The holder, as far as this node knows.
         holder: Option<NodeId>,
@@ -185,7 +188,7 @@ pub fn check_alone(roster: &Roster) -> Result<(), &'static str> {
     check_roster(roster)?;
     let quorum = roster.quorum();
     if quorum == 0 || quorum > roster.voter_count() {
-        return Err("so many voters as the quorum wants there are not");
+        return Err("the roster has fewer voters than that quorum");
     }
     if roster.can_split() && !roster.split_writes {
         return Err("two halves of the voters could both be a quorum: allow split writes if that is meant");
