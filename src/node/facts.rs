@@ -135,6 +135,7 @@ impl Witness {
             disk: self.history.disk(),
             loop_late_ms: u32::try_from(self.lateness.worst().as_millis()).unwrap_or(u32::MAX),
             members: members(&view),
+            mode: Some(view.mode),
             // Last, so that it is as close to the answer's way back as can be.
             unix_ms: clock::unix_ms(),
         }

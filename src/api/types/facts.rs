@@ -81,6 +81,9 @@ pub struct Facts {
     pub loop_late_seconds: f64,
     /// What it believes of the other nodes: status by name.
     pub members: BTreeMap<NodeId, String>,
+    /// Whether it is among a majority: `joining`, `healthy`, `degraded` or `recovering`; null from an earlier version.
+    #[serde(default)]
+    pub mode: Option<String>,
 }
 
 /// A certificate.
@@ -189,6 +192,7 @@ impl From<wire::NodeFacts> for Facts {
             database_bytes: facts.disk.database_bytes,
             loop_late_seconds: seconds(facts.loop_late_ms.into()),
             members: facts.members.into_iter().map(|m| (m.node, m.status.to_string())).collect(),
+            mode: facts.mode.map(|mode| mode.to_string()),
         }
     }
 }

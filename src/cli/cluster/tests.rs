@@ -75,6 +75,7 @@ fn mesh(count: usize) -> Vec<NodeReport> {
             disk_free_bytes: Some(50 << 30),
             disk_bytes: Some(100 << 30),
             loop_late_seconds: 0.001,
+            mode: Some("healthy".to_owned()),
             members: others(n).map(|other| (node(other), "alive".to_owned())).collect(),
             ..Facts::default()
         }),
@@ -244,8 +245,19 @@ fn each_figure_beyond_its_bound_is_a_trouble_that_tells_it() {
 }
 
 #[test]
+fn a_node_that_is_not_among_a_majority_is_a_trouble() {
+    let mut reports = mesh(3);
+    facts(&mut reports, 2).mode = Some("degraded".to_owned());
+    let trouble = only(&reports);
+    assert_eq!(trouble.severity, Severity::Problem);
+    assert!(trouble.what.contains("node-2 is degraded") && trouble.advice.contains("detect-partition"));
+}
+
+#[test]
 fn small_differences_are_no_trouble() {
     let mut reports = mesh(3);
+    facts(&mut reports, 1).mode = Some("recovering".to_owned());
+    facts(&mut reports, 2).mode = None;
     reports[1].clock_seconds = Some(6.0);
     reports[1].seconds = Some(4.0);
     facts(&mut reports, 2).links[0].age_seconds = 5.0;

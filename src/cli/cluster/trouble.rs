@@ -152,10 +152,21 @@ fn of_facts(node: &NodeId, facts: &Facts, now: u64, found: &mut Vec<Trouble>) {
             found.push(Trouble::new(severity, &[node], what, advice).with(format!("{days} days left")));
         }
     }
+    found.extend(of_mode(node, facts));
     found.extend(of_loop(node, facts));
     of_queues(node, facts, found);
     found.extend(of_disk(node, facts));
     facts.links.iter().filter(|link| link.in_use).for_each(|link| of_link(node, link, found));
+}
+
+/// What a node that is not among a majority cannot do. One that joins or recovers is about to be.
+fn of_mode(node: &NodeId, facts: &Facts) -> Option<Trouble> {
+    facts.mode.as_deref().filter(|mode| *mode == "degraded")?;
+    let what = format!("{node} is degraded: writes wait there, and nothing exclusive runs");
+    let advice = format!(
+        "`shoal cluster status` on {node} says why; `shoal cluster detect-partition` says which side is the majority"
+    );
+    Some(Trouble::new(Severity::Problem, &[node], what, advice))
 }
 
 pub(super) fn of_certificate(node: &NodeId, certificate: &ShownCertificate, now: u64) -> Option<Trouble> {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::ids::NodeId;
 use crate::core::limits;
-use crate::core::model::{Checkup, MemberStatus, Profile};
+use crate::core::model::{Checkup, MemberStatus, Mode, Profile};
 
 /// The facts of one node at one moment. What it cannot measure is `None`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +39,8 @@ pub struct NodeFacts {
     pub loop_late_ms: u32,
     /// What it believes of the other nodes, at most [`limits::PEERS_MAX`].
     pub members: Vec<MemberFacts>,
+    /// Whether it is among a majority; `None` from a version that does not say so.
+    pub mode: Option<Mode>,
 }
 
 /// A certificate as it concerns those who trust it.
