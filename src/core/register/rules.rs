@@ -188,7 +188,7 @@ pub fn check_alone(roster: &Roster) -> Result<(), &'static str> {
     check_roster(roster)?;
     let quorum = roster.quorum();
     if quorum == 0 || quorum > roster.voter_count() {
-        return Err("the roster has fewer voters than that quorum");
+        return Err("a quorum has one voter at least, and no more than there are");
     }
     if roster.can_split() && !roster.split_writes {
         return Err("two halves of the voters could both be a quorum: allow split writes if that is meant");

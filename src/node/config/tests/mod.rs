@@ -88,7 +88,7 @@ fn every_value_of_the_full_example_arrives() {
             region: "us-east".into(),
             zone: "a".into(),
             labels: [("gpu", "no"), ("rack", "r12")].map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
-            roles: vec!["worker".into()],
+            roles: vec!["voter".into(), "worker".into()],
         },
         partition: PartitionConfig::default(),
         custom_policy: None,
