@@ -1,4 +1,4 @@
-//! How fast instances are placed: `cargo bench --bench placement -- [--rounds 20] [--agents 3000] [--write]`.
+//! How fast instances are placed: `cargo bench --bench placement -- [--rounds 20] [--agents 600] [--write]`.
 //!
 //! In memory: a plan of 10,000 instances over 100 nodes, its check, and the plans after that. Durable: three real nodes on this
 //! machine are given a blueprint of so many native agents; it is noted when every node has all orders, each written to the disk of
@@ -201,7 +201,7 @@ fn main() {
         at.and_then(|at| args.get(at + 1)?.parse().ok()).unwrap_or(usual)
     };
     let (rounds, agents, planned) =
-        if is_bench { (number("--rounds", 20), number("--agents", 3000), 10_000) } else { (1, 30, 500) };
+        if is_bench { (number("--rounds", 20), number("--agents", 600), 10_000) } else { (1, 30, 500) };
     let memory = in_memory(rounds, 100, planned);
     let mesh = Mesh::new();
     let (mut ordered, mut running, mut raw) = (vec![], vec![], vec![]);
