@@ -84,15 +84,23 @@ impl Mesh {
     /// The last orders that this node has heard of for the slots that it runs, from their givers or from those who run by them.
     pub(in crate::core::mesh) fn heard_orders(&self) -> BTreeMap<AgentName, OrderEpoch> {
         let run = self.desired.followed.iter().chain(&self.desired.ending);
-        let heard = |(slot, followed): (&AgentName, &Followed)| {
-            if !self.may_finish(slot) {
-                return (slot.clone(), followed.epoch);
+        let mut heard: BTreeMap<_, _> = run.map(|(slot, run)| (slot.clone(), run.epoch)).collect();
+        for (slot, known) in heard.iter_mut().filter(|(slot, _)| self.may_finish(slot)) {
+            *known = self.desired.orders.get(slot).map_or(*known, |order| order.epoch.max(*known));
+        }
+        if heard.is_empty() {
+            return heard;
+        }
+        // It is asked for with each view: one pass over what is known, however much runs here.
+        for (slot, record) in self.registry.owners().flat_map(|(_, owner)| &owner.agents) {
+            if let Some(order) = record.order
+                && let Some(known) = heard.get_mut(slot).filter(|known| **known < order)
+                && self.may_finish(slot)
+            {
+                *known = order;
             }
-            let order = self.desired.orders.get(slot).map(|order| order.epoch);
-            let told = self.registry.owners().filter_map(|(_, owner)| owner.agents.get(slot)?.order).max();
-            (slot.clone(), followed.epoch.max(order.unwrap_or_default()).max(told.unwrap_or_default()))
-        };
-        run.map(heard).collect()
+        }
+        heard
     }
 
     /// Why a write that was queued here under a slot is not to be made, if it is not. A later order that names this node is no reason

@@ -1,4 +1,4 @@
-//! What should run, as this node knows it, and the three who act on it.
+//! What should run, as this node knows it, and those who act on it.
 //!
 //! Blueprints, orders and drained nodes are keys of the replicated state, below `_mesh/`: every node has them. This room
 //! keeps them decoded, and
@@ -7,6 +7,7 @@
 //! - `orders` gives orders, on the node that holds the lease and on no other: it plans, checks and executes, again and again;
 //! - `trials` lets a canary go on from step to step, on the same node, and counts messages for it, on each node;
 //! - `beside` lets the messages go from one version to another, on the same node;
+//! - `rollout` says how far a version has come;
 //! - `follow` does what is ordered, on each node, whoever gave the order;
 //! - `fence` says what an instance may write and send, and until when.
 //!

@@ -60,6 +60,7 @@ pub(super) struct Leading {
     watched: BTreeMap<AgentName, Watched>,
     /// The canaries that are under way, by blueprint.
     pub(super) trials: BTreeMap<AgentName, Trial>,
+    /// The versions that take messages beside the one before.
     pub(super) switched: Switched,
     planned: Instant,
     /// When a plan is made although nothing has changed.
